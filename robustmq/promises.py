@@ -1,0 +1,98 @@
+"""Continuations without an event loop.
+
+A `Promise` is a value that arrives later. Coroutines that await promises are driven by `start`: no task, no timer
+and no event loop is involved, so protocol and state-machine code can wait without importing asyncio, and runs the
+same under the simulation's scheduler. Whoever resolves the promise runs what waited for it, at once and in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class Promise(Generic[T]):
+    """A value or an error that is settled once; later settlements are ignored (the first answer counts)."""
+
+    __slots__ = ("_error", "_settled", "_value", "_waiters")
+
+    def __init__(self) -> None:
+        self._settled = False
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._waiters: list[Callable[[], None]] = []
+
+    @property
+    def settled(self) -> bool:
+        """True once a value or an error is there."""
+        return self._settled
+
+    def resolve(self, value: T) -> None:
+        """Settle with a value and run what waits for it."""
+        if not self._settled:
+            self._settled = True
+            self._value = value
+            self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Settle with an error, raised in whoever awaits."""
+        if not self._settled:
+            self._settled = True
+            self._error = error
+            self._wake()
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """Call back when settled, at once if it already is."""
+        if self._settled:
+            callback()
+        else:
+            self._waiters.append(callback)
+
+    def result(self) -> T:
+        """The value, or raise the error. Only for a settled promise."""
+        assert self._settled, "result() of a promise that is not settled"
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._value)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter()
+
+    def __await__(self) -> Generator[Promise[Any], None, T]:
+        if not self._settled:
+            yield self
+        return self.result()
+
+
+def resolved(value: T) -> Promise[T]:
+    """A promise that already holds its value."""
+    promise: Promise[T] = Promise()
+    promise.resolve(value)
+    return promise
+
+
+def start(coroutine: Coroutine[Promise[Any], None, T]) -> Promise[T]:
+    """Run a coroutine up to its first unsettled promise, and on from there as promises settle."""
+    outcome: Promise[T] = Promise()
+
+    def step() -> None:
+        try:
+            waiting = coroutine.send(None)
+        except StopIteration as finished:
+            outcome.resolve(finished.value)
+        except Exception as error:
+            outcome.fail(error)
+        else:
+            waiting.when_settled(step)
+
+    step()
+    return outcome
+
+
+async def gather(promises: list[Promise[T]]) -> list[T]:
+    """The values of all promises, in their order; raises the first error met in that order."""
+    return [await promise for promise in promises]
