@@ -1,0 +1,1 @@
+"""Durable machines of groups and producers: pure, executed by the shard runtime (contract.py)."""

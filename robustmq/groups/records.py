@@ -1,0 +1,69 @@
+"""What a group writes to the log: the records from which robustmq.groups.classic rebuilds itself.
+
+A record is a tagged msgspec array, so fields may be added at the end and old logs stay readable (docs/formats.md).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class MemberRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A member of a generation, as far as it outlives the owner."""
+
+    member_id: str
+    group_instance_id: str | None
+    client_id: str
+    client_host: str
+    session_timeout_ms: int
+    rebalance_timeout_ms: int
+    protocols: list[tuple[str, bytes]]
+    assignment: bytes
+
+
+class GenerationRecord(msgspec.Struct, frozen=True, tag="generation", array_like=True):
+    """The membership of a group from now on. No members: the group is empty."""
+
+    generation_id: int
+    protocol_type: str
+    protocol_name: str | None
+    leader: str | None
+    members: list[MemberRecord]
+
+
+class OffsetRecord(msgspec.Struct, frozen=True, tag="offset", array_like=True):
+    """A committed offset of one partition."""
+
+    topic: bytes
+    partition: int
+    offset: int
+    leader_epoch: int
+    metadata: str
+    timestamp_ms: int
+
+
+class OffsetDeletedRecord(msgspec.Struct, frozen=True, tag="offset-deleted", array_like=True):
+    """The offset of one partition is gone."""
+
+    topic: bytes
+    partition: int
+
+
+class GroupDeletedRecord(msgspec.Struct, frozen=True, tag="group-deleted", array_like=True):
+    """The group and all its offsets are gone."""
+
+
+GroupRecord = GenerationRecord | OffsetRecord | OffsetDeletedRecord | GroupDeletedRecord
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[GroupRecord] = msgspec.msgpack.Decoder(GroupRecord)
+
+
+def encode_record(record: GroupRecord) -> bytes:
+    """A record as bytes for the log."""
+    return _encoder.encode(record)
+
+
+def decode_record(data: bytes | memoryview) -> GroupRecord:
+    """The record in bytes from the log."""
+    return _decoder.decode(data)
