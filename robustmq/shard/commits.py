@@ -1,0 +1,56 @@
+"""One commit a shard and turn, whoever asked for it.
+
+Everything that a turn appends to a shard's log, blocks, inbox entries and records of machines, is committed together:
+one write and, where a persistent topic asks for it, one fdatasync. Whoever waits is called back in the order of asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from robustmq.storage.shard_store import ShardStore
+
+Callback = Callable[[], None]
+
+
+class Commits:
+    """The shards that this turn has appended to, and who waits for their commit."""
+
+    def __init__(self, stores: dict[int, ShardStore]) -> None:
+        self._stores = stores
+        self._dirty: dict[int, list[Callback]] = {}
+        self._sync: set[int] = set()
+        self._running = 0
+        self.committed: Callable[[int], None] = lambda shard: None
+
+    def mark(self, shard: int, sync: bool = False, callback: Callback | None = None) -> None:
+        """The shard has something to commit; `sync` asks for fdatasync; `callback` runs when it is done."""
+        waiting = self._dirty.get(shard)
+        if waiting is None:
+            waiting = self._dirty[shard] = []
+        if sync:
+            self._sync.add(shard)
+        if callback is not None:
+            waiting.append(callback)
+
+    def flush(self) -> None:
+        """Hand what the turn appended to the storage thread."""
+        if not self._dirty:
+            return
+        dirty, self._dirty = self._dirty, {}
+        sync, self._sync = self._sync, set()
+        for shard, waiting in dirty.items():
+            self._running += 1
+            promise = self._stores[shard].flush(shard in sync)
+            promise.when_settled(lambda shard=shard, waiting=waiting: self._done(shard, waiting))  # type: ignore[misc]
+
+    def _done(self, shard: int, waiting: list[Callback]) -> None:
+        self._running -= 1
+        for callback in waiting:
+            callback()
+        self.committed(shard)
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is being committed or waits to be (a drain waits for it)."""
+        return not self._dirty and not self._running

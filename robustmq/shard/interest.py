@@ -1,0 +1,209 @@
+"""Who wants a topic.
+
+Two tables. `LocalInterest` counts, on a subscriber's worker, how many of its clients want a filter, and says when the
+first comes or the last goes: only that is told to owners. `OwnerInterest` holds, on every worker, which **workers**
+want a filter (never which sessions), as bits of one integer: bit 2w for worker w, bit 2w+1 when one of its sessions is
+persistent, so that the owner must wait for it. Share groups are kept beside, with their members per worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from robustmq.core.filters import FilterTrie
+
+WANTED = 1
+PERSISTENT = 2
+
+MAX_CACHED_TOPICS = 65536
+
+
+def is_wildcard(filter_: bytes) -> bool:
+    """A filter that any owner may have topics for."""
+    return b"+" in filter_ or b"#" in filter_
+
+
+class LocalInterest:
+    """How many local subscriptions want each filter; tells what changed for others."""
+
+    def __init__(self) -> None:
+        self._counts: dict[bytes, list[int]] = {}
+
+    def add(self, filter_: bytes, persistent: bool) -> int | None:
+        """Count one more; the new flags when they changed, else None."""
+        counts = self._counts.setdefault(filter_, [0, 0])
+        before = _flags(counts)
+        counts[persistent] += 1
+        after = _flags(counts)
+        return after if after != before else None
+
+    def remove(self, filter_: bytes, persistent: bool) -> int | None:
+        """Count one less; the new flags (0: nobody) when they changed, else None."""
+        counts = self._counts[filter_]
+        before = _flags(counts)
+        counts[persistent] -= 1
+        assert min(counts) >= 0, "a subscription is removed once"
+        after = _flags(counts)
+        if not after:
+            del self._counts[filter_]
+        return after if after != before else None
+
+    def items(self) -> Iterator[tuple[bytes, int]]:
+        """All filters with their flags."""
+        return ((filter_, _flags(counts)) for filter_, counts in self._counts.items())
+
+
+def _flags(counts: list[int]) -> int:
+    if counts[1]:
+        return WANTED | PERSISTENT
+    return WANTED if counts[0] else 0
+
+
+class ShareMembers:
+    """The members of one share group by worker; picks workers in turn, in proportion to their members."""
+
+    __slots__ = ("filter", "group", "members", "persistent", "_turn", "_wheel")
+
+    def __init__(self, group: bytes, filter_: bytes) -> None:
+        self.group = group
+        self.filter = filter_
+        self.members: dict[int, int] = {}
+        self.persistent: dict[int, int] = {}
+        self._wheel: list[int] = []
+        self._turn = 0
+
+    def set(self, worker: int, members: int, persistent: int) -> None:
+        """Worker `worker` has so many members now."""
+        for table, count in ((self.members, members), (self.persistent, persistent)):
+            if count:
+                table[worker] = count
+            else:
+                table.pop(worker, None)
+        self._wheel = []
+
+    def pick(self) -> int | None:
+        """The worker of the next record; None when nobody is there."""
+        if not self._wheel:
+            self._wheel = _interleave(self.members)
+            self._turn = 0
+        if not self._wheel:
+            return None
+        self._turn = (self._turn + 1) % len(self._wheel)
+        return self._wheel[self._turn]
+
+
+def _interleave(members: dict[int, int]) -> list[int]:
+    """Each worker as often as it has members (at most 1024 in all), spread evenly."""
+    total = sum(members.values())
+    if not total:
+        return []
+    scale = min(1.0, 1024 / total)
+    slots: list[tuple[float, int]] = []
+    for worker in sorted(members):
+        count = max(1, int(members[worker] * scale))
+        slots.extend(((index + 0.5) / count, worker) for index in range(count))
+    return [worker for _, worker in sorted(slots)]
+
+
+class OwnerInterest:
+    """Which workers want a topic of ours; answers are kept per topic until the interest changes."""
+
+    def __init__(self) -> None:
+        self._trie = FilterTrie()
+        self._flags: dict[tuple[bytes, int], int] = {}
+        self._shares: dict[tuple[bytes, bytes], ShareMembers] = {}
+        self._share_trie = FilterTrie()
+        self.masks: dict[bytes, int] = {}
+        self._share_cache: dict[bytes, list[ShareMembers]] = {}
+
+    def set(self, worker: int, filter_: bytes, flags: int) -> None:
+        """Worker `worker` wants `filter_` with `flags` (0: no more)."""
+        key = (filter_, worker)
+        before = self._flags.get(key, 0)
+        if before == flags:
+            return
+        if before:
+            self._trie.remove(filter_, before << (2 * worker))
+        if flags:
+            self._trie.insert(filter_, flags << (2 * worker))
+            self._flags[key] = flags
+        else:
+            del self._flags[key]
+        self._forget_answers(filter_)
+
+    def set_share(self, worker: int, group: bytes, filter_: bytes, members: int, persistent: int) -> None:
+        """Worker `worker` has so many members of `$share/group/filter`."""
+        key = (group, filter_)
+        share = self._shares.get(key)
+        if share is None:
+            if not members:
+                return
+            share = self._shares[key] = ShareMembers(group, filter_)
+            self._share_trie.insert(filter_, share)
+        share.set(worker, members, persistent)
+        if not share.members:
+            del self._shares[key]
+            self._share_trie.remove(filter_, share)
+        self._share_cache.clear()
+
+    def reset(
+        self,
+        worker: int,
+        filters: Iterable[tuple[bytes, int]],
+        shares: Iterable[tuple[bytes, bytes, int, int]],
+    ) -> None:
+        """All that `worker` wants, replacing what it wanted before."""
+        wanted = dict(filters)
+        for filter_, peer in list(self._flags):
+            if peer == worker and filter_ not in wanted:
+                self.set(worker, filter_, 0)
+        for filter_, flags in wanted.items():
+            self.set(worker, filter_, flags)
+        groups = {(group, filter_): (members, persistent) for group, filter_, members, persistent in shares}
+        for key in list(self._shares):
+            if key not in groups and worker in self._shares[key].members:
+                self.set_share(worker, *key, 0, 0)
+        for (group, filter_), (members, persistent) in groups.items():
+            self.set_share(worker, group, filter_, members, persistent)
+
+    def only_persistent(self, worker: int) -> None:
+        """A worker went away: keep what its persistent sessions want, forget the rest."""
+        for (filter_, peer), flags in list(self._flags.items()):
+            if peer == worker and flags != WANTED | PERSISTENT:
+                self.set(worker, filter_, 0)
+        for share in list(self._shares.values()):
+            if worker in share.members:
+                # Members that are persistent stay; with none left the others take over.
+                count = share.persistent.get(worker, 0)
+                self.set_share(worker, share.group, share.filter, count, count)
+
+    def mask(self, topic: bytes) -> int:
+        """The bits of the workers that want a topic."""
+        mask = 0
+        for bits in self._trie.match(topic):
+            mask |= bits  # type: ignore[operator]
+        if len(self.masks) >= MAX_CACHED_TOPICS:
+            self.masks.clear()
+        self.masks[topic] = mask
+        return mask
+
+    @property
+    def has_shares(self) -> bool:
+        """True when any share group has members."""
+        return bool(self._shares)
+
+    def shares(self, topic: bytes) -> list[ShareMembers]:
+        """The share groups that want a topic."""
+        found = self._share_cache.get(topic)
+        if found is None:
+            found = self._share_trie.match(topic)  # type: ignore[assignment]
+            if len(self._share_cache) >= MAX_CACHED_TOPICS:
+                self._share_cache.clear()
+            self._share_cache[topic] = found
+        return found
+
+    def _forget_answers(self, filter_: bytes) -> None:
+        if is_wildcard(filter_):
+            self.masks.clear()
+        else:
+            self.masks.pop(filter_, None)

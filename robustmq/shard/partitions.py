@@ -1,0 +1,106 @@
+"""The partitions of declared topics that this worker holds.
+
+Opened when the cluster state says that a topic exists, dropped when it says that it does not. Their records live in an
+engine of their own (segment files or memory); what came over MQTT or from another worker also leaves a marker in the
+shard log, small and in the log's order, so that repeated frames are recognised and deliveries can be repeated.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from robustmq.core import blocks
+from robustmq.core.publish import build_entry
+from robustmq.errors import BrokerError, Fault
+from robustmq.shard.placement import ENTRY_DECLARED, Placement
+from robustmq.storage.engine import PartitionLog, PartitionSettings
+from robustmq.storage.shard_store import ShardStore
+
+
+class MarkedAppend(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a marker in the shard log says of one entry: where its batch lies and what the batch does not say."""
+
+    log_topic: bytes
+    partition: int
+    base_offset: int
+    topic: bytes
+    flags: int
+    origin: int
+
+
+_marker_encoder = msgspec.msgpack.Encoder()
+_marker_decoder = msgspec.msgpack.Decoder(list[MarkedAppend])
+
+MAX_MARKED_BATCH_BYTES = 128 * 1024 * 1024
+
+
+class Partitions:
+    """The open partition logs by (topic, partition)."""
+
+    def __init__(self, placement: Placement, stores: dict[int, ShardStore]) -> None:
+        self._placement = placement
+        self._stores = stores
+        self._open: dict[tuple[bytes, int], PartitionLog] = {}
+        self.leader_epoch = 0
+
+    def open(
+        self, topic: bytes, partition: int, topic_id: str, engine: str, settings: PartitionSettings
+    ) -> None:
+        """Open a partition if its shard is held here and it is not open yet; apply settings if it is."""
+        store = self._stores.get(self._placement.shard(topic, partition))
+        if store is None:
+            return
+        log = self._open.get((topic, partition))
+        if log is None:
+            self._open[topic, partition] = store.open_partition(
+                topic, partition, topic_id, engine, settings
+            )
+        else:
+            log.configure(settings)
+
+    def drop(self, topic: bytes) -> None:
+        """Free all partitions of a deleted topic."""
+        for key in [key for key in self._open if key[0] == topic]:
+            self._open.pop(key).delete()
+
+    def get(self, topic: bytes, partition: int) -> PartitionLog | None:
+        """The log of a partition held here."""
+        return self._open.get((topic, partition))
+
+    def append_entries(self, block: bytearray) -> bytes:
+        """Append every entry of a block of declared topics, in place; the marker for the shard log."""
+        marked: list[MarkedAppend] = []
+        for entry in blocks.entries(block):
+            log_topic = entry.log_name or entry.topic
+            log = self._open.get((log_topic, entry.partition))
+            if log is None:
+                raise BrokerError(Fault.OWNER_UNAVAILABLE, f"{log_topic!r} is not here")
+            batch = block[entry.batch_begin : entry.end]
+            base_offset = log.append(batch, self.leader_epoch)
+            blocks.set_base_offset(block, entry.begin, base_offset)
+            marked.append(
+                MarkedAppend(
+                    log_topic, entry.partition, base_offset, entry.topic, entry.flags, entry.origin
+                )
+            )
+        return _marker_encoder.encode(marked)
+
+    def read_marker(self, payload: bytes | memoryview) -> bytearray:
+        """The block that a marker stands for, read back from the partitions; what is gone is left out."""
+        block = bytearray()
+        for mark in _marker_decoder.decode(payload):
+            log = self._open.get((mark.log_topic, mark.partition))
+            if log is None:
+                continue
+            result = log.read(mark.base_offset, 1, committed=False)
+            batch = b"".join(bytes(part) for part in result.buffers)
+            if not batch:
+                continue
+            name = mark.log_topic if mark.log_topic != mark.topic else b""
+            flags = mark.flags | ENTRY_DECLARED
+            entry = bytearray(
+                build_entry(mark.topic, name, mark.partition, flags, mark.origin, 0, batch)
+            )
+            blocks.set_base_offset(entry, 0, mark.base_offset)
+            block += entry
+        return block

@@ -1,0 +1,170 @@
+"""Where a topic lives: the one place that answers.
+
+A light topic has one partition, kept in the shard log of hash(topic). A declared topic has partitions of its own; a
+publisher over MQTT always meets the same one (murmur2 of its topic name), so order per topic holds. A topic that
+matches a stream's filter lives in the stream's topic: one append, key = the MQTT topic, found by that key.
+Shards are held by workers by the shard map of the cluster state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from robustmq.core.filters import FilterTrie
+from robustmq.core.hashing import key_hash, murmur2, topic_hash
+from robustmq.core.publish import TopicRoute
+
+# What a block holds, so that one block is appended in one way.
+LIGHT, MEMORY, DECLARED = 0, 1, 2
+CLASSES = 3
+
+ENTRY_ACK = 1
+ENTRY_RETAIN = 2
+ENTRY_DECLARED = 4
+ENTRY_QOS2 = 8
+ENTRY_KAFKA = 16
+ENTRY_MEMORY = 32
+ENTRY_PERSISTENT = 64
+ENTRY_DUP = 128
+
+SESSION_KIND = b"session"
+GROUP_KIND = b"group"
+
+
+class Home(NamedTuple):
+    """Where the records of one MQTT topic are kept."""
+
+    log_topic: bytes
+    partition: int
+    shard: int
+    declared: bool
+    stream: bool
+
+
+class Placement:
+    """Answers where topics, sessions and groups live; knows streams, declared topics and storage rules."""
+
+    def __init__(
+        self,
+        worker_id: int,
+        shard_count: int,
+        shard_owner: Callable[[int], int],
+        default_mode: str,
+        rules: Iterable[tuple[str, str]],
+        streams: Iterable[tuple[str, str]],
+    ) -> None:
+        """`rules` are (filter, mode) in order of precedence; `streams` are (filter, canonical topic)."""
+        self.worker_id = worker_id
+        self.shard_count = shard_count
+        self.shard_owner = shard_owner
+        self.routes: dict[bytes, TopicRoute] = {}
+        self.declared: dict[bytes, tuple[int, str]] = {}
+        self._default_mode = default_mode
+        self._rules = FilterTrie()
+        self._rule_modes: list[str] = []
+        for number, (filter_, mode) in enumerate(rules):
+            self._rules.insert(filter_.encode(), number)
+            self._rule_modes.append(mode)
+        self._streams = FilterTrie()
+        self._stream_topics: list[bytes] = []
+        for number, (filter_, topic) in enumerate(streams):
+            self._streams.insert(filter_.encode(), number)
+            self._stream_topics.append(topic.encode())
+
+    @property
+    def has_streams(self) -> bool:
+        """True when any stream is configured."""
+        return bool(self._stream_topics)
+
+    def declare(self, topic: bytes, partitions: int, mode: str) -> None:
+        """A declared topic has so many partitions now and this mode ("" for the default)."""
+        self.declared[topic] = (partitions, mode)
+        self.routes.clear()
+
+    def forget(self, topic: bytes) -> None:
+        """A declared topic is gone."""
+        self.declared.pop(topic, None)
+        self.routes.clear()
+
+    def home(self, topic: bytes) -> Home:
+        """Where the records of an MQTT topic are kept."""
+        if self._stream_topics:
+            matched = self._streams.match(topic)
+            if matched:
+                log_topic = self._stream_topics[min(matched)]  # type: ignore[type-var]
+                if log_topic in self.declared:
+                    partition = self.partition_of_key(log_topic, topic)
+                    return Home(log_topic, partition, self.shard(log_topic, partition), True, True)
+        if topic in self.declared:
+            partition = self.partition_of_key(topic, topic)
+            return Home(topic, partition, self.shard(topic, partition), True, False)
+        return Home(topic, 0, self.shard(topic, 0), False, False)
+
+    def stream_filters_match(self, log_topic: bytes, topic: bytes) -> bool:
+        """Does the stream `log_topic` carry the MQTT topic (so a Kafka record with that key is a message of it)?"""
+        return any(self._stream_topics[number] == log_topic for number in self._streams.match(topic))  # type: ignore[index]
+
+    def is_stream(self, log_topic: bytes) -> bool:
+        """Is a declared topic fed by an MQTT filter?"""
+        return log_topic in self._stream_topics
+
+    def partition_of_key(self, topic: bytes, key: bytes) -> int:
+        """The partition of a key as Kafka's default partitioner has it."""
+        partitions = self.declared[topic][0]
+        return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+    def mode(self, topic: bytes) -> str:
+        """The storage mode of a topic: its own setting, else the first rule that matches, else the default."""
+        own = self.declared.get(topic)
+        if own is not None and own[1]:
+            return own[1]
+        matched = self._rules.match(topic) if self._rule_modes else []
+        return self._rule_modes[min(matched)] if matched else self._default_mode  # type: ignore[type-var]
+
+    def shard(self, topic: bytes, partition: int) -> int:
+        """The shard of a partition's log."""
+        return topic_hash(topic, partition) % self.shard_count
+
+    def worker(self, topic: bytes, partition: int) -> int:
+        """The worker that holds a partition's log."""
+        return self.shard_owner(self.shard(topic, partition))
+
+    def session_shard(self, client_id: bytes) -> int:
+        """The shard of a client's session."""
+        return key_hash(SESSION_KIND, client_id) % self.shard_count
+
+    def session_home(self, client_id: bytes) -> int:
+        """The worker on which a client's connection belongs."""
+        return self.shard_owner(self.session_shard(client_id))
+
+    def group_shard(self, group_id: str) -> int:
+        """The shard whose owner coordinates a group."""
+        return key_hash(GROUP_KIND, group_id.encode()) % self.shard_count
+
+    def route(self, topic: bytes) -> TopicRoute:
+        """What a publisher needs to know of a topic, made once and kept in `routes`."""
+        home = self.home(topic)
+        mode = self.mode(home.log_topic if home.declared else topic)
+        flags = {"memory": ENTRY_MEMORY, "persistent": ENTRY_PERSISTENT}.get(mode, 0)
+        kind = LIGHT
+        if home.declared:
+            flags |= ENTRY_DECLARED
+            kind = DECLARED
+        elif mode == "memory":
+            kind = MEMORY
+        route = TopicRoute(
+            topic,
+            home.shard,
+            home.shard * CLASSES + kind,
+            home.partition,
+            flags,
+            home.log_topic if home.stream else b"",
+        )
+        if len(self.routes) >= MAX_ROUTES:
+            self.routes.clear()
+        self.routes[topic] = route
+        return route
+
+
+MAX_ROUTES = 65536

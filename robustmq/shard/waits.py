@@ -1,0 +1,83 @@
+"""Readers that wait for an append: Kafka fetches at the end of a log.
+
+A waiting reader is one row here, woken by the commit of a shard that moves a high watermark it waits for, or by the
+time wheel. Nothing else waits: no task, no timer of its own, no connection's loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from robustmq.groups.timers import TimeWheel
+from robustmq.promises import Promise
+
+HighWatermark = Callable[[bytes, int], "int | None"]
+
+
+class _Waiter:
+    __slots__ = ("partitions", "promise", "shards")
+
+    def __init__(self, partitions: list[tuple[bytes, int, int]], shards: set[int]) -> None:
+        self.partitions = partitions
+        self.shards = shards
+        self.promise: Promise[None] = Promise()
+
+
+class AppendWaits:
+    """The readers that wait for partitions held on this worker."""
+
+    def __init__(
+        self,
+        wheel: TimeWheel[tuple[str, ...]],
+        monotonic_ms: Callable[[], int],
+        shard_of: Callable[[bytes, int], int],
+        high_watermark: HighWatermark,
+    ) -> None:
+        """`high_watermark(topic, partition)` is None for a partition that is not held here."""
+        self._wheel = wheel
+        self._monotonic_ms = monotonic_ms
+        self._shard_of = shard_of
+        self._high_watermark = high_watermark
+        self._waiters: dict[int, _Waiter] = {}
+        self._by_shard: dict[int, dict[int, None]] = {}
+        self._next = 1
+
+    def wait(self, partitions: Iterable[tuple[bytes, int, int]], timeout_ms: int) -> Promise[None]:
+        """(topic, partition, high watermark seen): settles when one is beyond it, or after the time."""
+        rows = list(partitions)
+        waiter = _Waiter(rows, {self._shard_of(topic, number) for topic, number, _ in rows})
+        if timeout_ms <= 0 or self._ready(waiter):
+            waiter.promise.resolve(None)
+            return waiter.promise
+        number = self._next
+        self._next += 1
+        self._waiters[number] = waiter
+        for shard in waiter.shards:
+            self._by_shard.setdefault(shard, {})[number] = None
+        self._wheel.set(("wait", str(number)), self._monotonic_ms() + timeout_ms)
+        return waiter.promise
+
+    def committed(self, shard: int) -> None:
+        """A shard's commit may have moved high watermarks."""
+        waiting = self._by_shard.get(shard)
+        if waiting:
+            for number in list(waiting):
+                if self._ready(self._waiters[number]):
+                    self._wheel.set(("wait", str(number)), None)
+                    self.fire(number)
+
+    def fire(self, number: int) -> None:
+        """Wake one reader."""
+        waiter = self._waiters.pop(number, None)
+        if waiter is None:
+            return
+        for shard in waiter.shards:
+            self._by_shard[shard].pop(number, None)
+        waiter.promise.resolve(None)
+
+    def _ready(self, waiter: _Waiter) -> bool:
+        for topic, partition, seen in waiter.partitions:
+            high_watermark = self._high_watermark(topic, partition)
+            if high_watermark is None or high_watermark > seen:
+                return True
+        return False

@@ -1,0 +1,216 @@
+"""The frames that workers exchange over the bus (docs/formats.md, "Bus").
+
+Hot frames are a fixed little-endian head and then a block (`core.blocks`) as it is; everything rare is a tagged
+msgspec struct in one MESSAGE frame: a call with an id, its answer, or a notice without one.
+
+Invariants: frames between two workers keep their order; a PUBLISH frame that wants a confirmation is kept by its
+sender until CONFIRM names its sequence; a DELIVER frame that wants one is answered by DELIVERED with its ticket once
+every persistent session it reached has it committed.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+PUBLISH = 1
+CONFIRM = 2
+DELIVER = 3
+DELIVERED = 4
+MESSAGE = 5
+
+# PUBLISH: shard, class of block, flags, sequence; then the block.
+PUBLISH_HEAD = struct.Struct("<HBBQ")
+# CONFIRM: shard, fault (index into `errors.Fault` + 1, 0 when committed), sequence.
+CONFIRM_HEAD = struct.Struct("<HHQ")
+# DELIVER: shard, flags, reserved, log position, ticket; then the block.
+DELIVER_HEAD = struct.Struct("<HBBQQ")
+# DELIVERED: ticket.
+DELIVERED_HEAD = struct.Struct("<Q")
+
+WANTS_CONFIRM = 1
+REPLAY = 2
+
+NO_POSITION = 2**64 - 1
+
+
+class InterestChange(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """What a worker's clients want, changed: `added` and `removed` hold (filter, flags) by `interest`."""
+
+    added: list[tuple[bytes, int]] = []
+    removed: list[tuple[bytes, int]] = []
+
+
+class InterestReset(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """All that a worker's clients want, after a link came up, and how far each of its shards has heard.
+
+    `shares` are (group, filter, members, persistent members). `cursors` maps a source shard to the log position
+    from which its entries must be delivered again; shards that are not named need no replay.
+    """
+
+    filters: list[tuple[bytes, int]]
+    shares: list[tuple[bytes, bytes, int, int]]
+    cursors: dict[int, int]
+
+
+class ShareChange(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A share group on a worker has now so many members (0: none), of which so many are persistent."""
+
+    group: bytes
+    filter: bytes
+    members: int
+    persistent: int
+
+
+class InterestSettled(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The answer to a change: from here on is delivered. The end position of each shard the worker owns."""
+
+    ends: dict[int, int]
+
+
+class RetainedQuery(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Retained values that match a filter, after a topic name, so many at most."""
+
+    filter: bytes
+    after: bytes
+    limit: int
+
+
+class RetainedPage(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Retained values as block entries of one record each; `more` when the query was cut by its limit."""
+
+    entries: list[tuple[bytes, bytes]]
+    more: bool
+
+
+class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Records of one entry for members of a share group on this worker: `indexes` of the entry's records."""
+
+    group: bytes
+    filter: bytes
+    shard: int
+    position: int
+    ticket: int
+    indexes: list[int]
+    entry: bytes
+
+
+class ReleasePacketIds(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """QoS 2 packet ids of a publisher that PUBREL has freed: the owner may forget them."""
+
+    shard: int
+    origin: int
+    packet_ids: list[int]
+
+
+class ProduceCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A Kafka batch for a partition that the receiver owns."""
+
+    topic: bytes
+    partition: int
+    batch: bytes
+    acks: int
+
+
+class ReadCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A Kafka read of a partition that the receiver owns."""
+
+    topic: bytes
+    partition: int
+    offset: int
+    max_bytes: int
+    isolation: int
+    leader_epoch: int
+
+
+class AppendWait(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Answer when one of these partitions has grown past its offset, or after the time."""
+
+    partitions: list[tuple[bytes, int, int]]
+    timeout_ms: int
+
+
+class OffsetCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A Kafka ListOffsets question for one partition."""
+
+    topic: bytes
+    partition: int
+    timestamp_ms: int
+    leader_epoch: int
+
+
+class GroupCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """An event for the coordinator of a group; the answer is its encoded reply."""
+
+    group_id: str
+    event: bytes
+
+
+class GroupsListCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The groups that the receiver coordinates."""
+
+
+class LightTopicCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Look up, create or delete a light topic at its owner."""
+
+    topic: bytes
+    action: str
+
+
+class LightTopicsList(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Names of light topics on the receiver, so many at most."""
+
+    limit: int
+
+
+class TopicDropped(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A declared topic is gone: free its partitions."""
+
+    topic: bytes
+
+
+Message = (
+    InterestChange
+    | InterestReset
+    | ShareChange
+    | InterestSettled
+    | RetainedQuery
+    | RetainedPage
+    | ShareDelivery
+    | ReleasePacketIds
+    | ProduceCall
+    | ReadCall
+    | AppendWait
+    | OffsetCall
+    | GroupCall
+    | GroupsListCall
+    | LightTopicCall
+    | LightTopicsList
+    | TopicDropped
+)
+
+
+class Envelope(msgspec.Struct, array_like=True, gc=False):
+    """One MESSAGE frame: a call (`call` > 0), a notice (`call` = 0) or an answer (`answers` > 0)."""
+
+    call: int
+    answers: int
+    fault: str = ""
+    message: Message | None = None
+    value: Any = None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """One MESSAGE frame's payload."""
+    return _encoder.encode(envelope)
+
+
+def decode(payload: bytes | memoryview) -> Envelope:
+    """Raises msgspec.ValidationError when the peer runs another version (the hello should have told)."""
+    return _decoder.decode(payload)
