@@ -22,13 +22,17 @@ class MemberRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class GenerationRecord(msgspec.Struct, frozen=True, tag="generation", array_like=True):
-    """The membership of a group from now on. No members: the group is empty."""
+    """The membership of a group from now on. No members: the group is empty.
+
+    `settled` False: the generation began, and its leader has not yet given the assignments.
+    """
 
     generation_id: int
     protocol_type: str
     protocol_name: str | None
     leader: str | None
     members: list[MemberRecord]
+    settled: bool = True
 
 
 class OffsetRecord(msgspec.Struct, frozen=True, tag="offset", array_like=True):

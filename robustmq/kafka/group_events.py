@@ -83,11 +83,9 @@ class CommitOffsets(msgspec.Struct, frozen=True, tag="commit", array_like=True):
 
 
 class FetchOffsets(msgspec.Struct, frozen=True, tag="fetch-offsets", array_like=True):
-    """Ask for stored offsets; `partitions` None: all there are. member_id None: not checked (before version 9)."""
+    """Ask for stored offsets; `partitions` None: all there are."""
 
     partitions: list[tuple[bytes, int]] | None
-    member_id: str | None = None
-    member_epoch: int = -1
 
 
 class DescribeGroup(msgspec.Struct, frozen=True, tag="describe", array_like=True):
