@@ -1,0 +1,79 @@
+# cython: annotation_typing=False
+"""Hashes that are stored or sent: they never change, and do not depend on the machine.
+
+`topic_hash` and `key_hash` say which shard a log or a durable machine lives in, so a data directory depends on them.
+`murmur2` is the one of Kafka's default partitioner. `mix` is the 64-bit hash under the first two: eight bytes a
+step, each step a bijection of the state, with murmur3's finaliser.
+"""
+
+from __future__ import annotations
+
+import robustmq.core.memory as memory
+
+MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def mix(data: bytes, seed: int) -> int:
+    """A 64-bit hash of bytes under a 64-bit seed."""
+    source = data
+    length = len(data)
+    state = (seed ^ (length * 0x9E3779B97F4A7C15)) & MASK
+    at = 0
+    while at + 8 <= length:
+        state = ((state ^ memory.get64(source, at)) * 0xBF58476D1CE4E5B9) & MASK
+        state ^= state >> 29
+        at += 8
+    word = 0
+    shift = 0
+    while at < length:
+        byte = source[at]
+        word |= byte << shift
+        shift += 8
+        at += 1
+    state = ((state ^ word) * 0x94D049BB133111EB) & MASK
+    state ^= state >> 33
+    state = (state * 0xFF51AFD7ED558CCD) & MASK
+    state ^= state >> 33
+    state = (state * 0xC4CEB9FE1A85EC53) & MASK
+    return state ^ state >> 33
+
+
+def topic_hash(topic: bytes, partition: int) -> int:
+    """The hash of a log; partition 0 hashes the topic alone."""
+    return mix(topic, partition)
+
+
+def key_hash(kind: bytes, name: bytes) -> int:
+    """The hash of a durable machine: kind is b"session", b"group", b"transaction"..."""
+    return mix(name, mix(kind, 1))
+
+
+def crc32c(buffer: bytes | bytearray, begin: int, end: int) -> int:
+    """CRC-32C (Castagnoli) of a part of a buffer."""
+    assert 0 <= begin <= end <= len(buffer), "a checksum is asked of bytes that are there"
+    return memory.checksum(buffer, begin, end)
+
+
+def murmur2(key: bytes) -> int:
+    """Kafka's murmur2 (Utils.murmur2), made positive as its default partitioner does."""
+    source = key
+    length = len(key)
+    state = (0x9747B28C ^ length) & 0xFFFFFFFF
+    at = 0
+    while at + 4 <= length:
+        word = memory.get32(source, at)
+        word = (word * 0x5BD1E995) & 0xFFFFFFFF
+        word ^= word >> 24
+        word = (word * 0x5BD1E995) & 0xFFFFFFFF
+        state = ((state * 0x5BD1E995) & 0xFFFFFFFF) ^ word
+        at += 4
+    rest = length - at
+    if rest == 3:
+        state ^= source[at + 2] << 16
+    if rest >= 2:
+        state ^= source[at + 1] << 8
+    if rest >= 1:
+        state = ((state ^ source[at]) * 0x5BD1E995) & 0xFFFFFFFF
+    state ^= state >> 13
+    state = (state * 0x5BD1E995) & 0xFFFFFFFF
+    return (state ^ state >> 15) & 0x7FFFFFFF
