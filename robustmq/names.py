@@ -67,7 +67,7 @@ def topic_id(topic: bytes, generation: int) -> uuid.UUID:
     digest = hashlib.blake2b(
         _ID_NAMESPACE + generation.to_bytes(8, "little") + topic, digest_size=16
     )
-    return uuid.UUID(bytes=digest.digest(), version=8 if hasattr(uuid, "uuid8") else 5)
+    return uuid.UUID(bytes=digest.digest(), version=5)
 
 
 def validate_topic(topic: bytes) -> None:
