@@ -187,6 +187,11 @@ class OwnerInterest:
         self.masks[topic] = mask
         return mask
 
+    def wants(self, topic: bytes) -> bool:
+        """Does anybody want the topic?"""
+        mask = self.masks.get(topic)
+        return bool(self.mask(topic) if mask is None else mask) or bool(self.shares(topic))
+
     @property
     def has_shares(self) -> bool:
         """True when any share group has members."""

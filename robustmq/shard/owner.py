@@ -20,6 +20,7 @@ from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
+from robustmq.shard.deliverable import deliverable
 from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import (
@@ -32,8 +33,9 @@ from robustmq.shard.placement import (
     ENTRY_RETAIN,
     LIGHT,
     MEMORY,
+    Placement,
 )
-from robustmq.shard.retained import retain
+from robustmq.shard.retained import clear_if_tombstone, retain
 from robustmq.shard.rpc import Bus
 from robustmq.storage.shard_store import BLOCK, DECLARED_MARKER, ShardStore
 
@@ -42,6 +44,8 @@ Confirm = Callable[[Fault | None], None]
 MAX_REMEMBERED_PACKET_IDS = 65536
 REMEMBERED_LOG_BYTES = 16 * 1024 * 1024
 REPLAY_SLICE_BYTES = 1024 * 1024
+
+REPEATED = -1
 
 
 class LocalDelivery(Protocol):
@@ -95,6 +99,7 @@ class Owner:
         self,
         worker_id: int,
         worker_count: int,
+        placement: Placement,
         stores: dict[int, ShardStore],
         commits: Commits,
         partitions: Partitions,
@@ -107,6 +112,7 @@ class Owner:
         """`stores` are the shards held here; `later` runs a function in a following loop turn."""
         self._worker_id = worker_id
         self._workers = range(worker_count)
+        self._placement = placement
         self._stores = stores
         self._commits = commits
         self._partitions = partitions
@@ -137,16 +143,13 @@ class Owner:
             mask, same, flags = blocks.split(block, self._interest.masks, self._interest.mask)
             if flags & ENTRY_QOS2:
                 block = self._without_repeated(shard, block)
-            position = self._append(store, kind, block, source, sequence) if block else -1
+            position = self._append(store, kind, block, source, sequence) if block else REPEATED
         except BrokerError as error:
             if confirm is not None:
                 confirm(error.fault)
             return
-        commit = _Commit(confirm) if confirm is not None else None
-        self._commits.mark(
-            shard, bool(flags & ENTRY_PERSISTENT), commit.step if commit is not None else None
-        )
-        if position == -1:
+        commit = self._commit_of(shard, flags, confirm)
+        if position == REPEATED:
             return
         if flags & ENTRY_RETAIN:
             retain(store, block)
@@ -155,10 +158,43 @@ class Owner:
         if self._interest.has_shares:
             self._tell_shares(shard, position, block, commit)
 
+    def append_batch(
+        self,
+        shard: int,
+        kind: int,
+        topic: bytes,
+        partition: int,
+        flags: int,
+        batch: bytes,
+        confirm: Confirm | None,
+    ) -> int:
+        """Append a Kafka batch to a shard held here and deliver it; its base offset. Raises BrokerError."""
+        block = bytearray(build_entry(topic, b"", partition, flags, 0, 0, batch))
+        position = self._append(self._stores[shard], kind, block, 0, 0)
+        commit = self._commit_of(shard, flags, confirm)
+        base_offset = blocks.base_offset(block, 0)
+        if topic in self._placement.compacted:
+            clear_if_tombstone(self._stores[shard], topic, batch)
+        shown = deliverable(block, self._placement, self._interest)
+        if shown:
+            mask, same, _ = blocks.split(shown, self._interest.masks, self._interest.mask)
+            if mask:
+                self._tell(shard, position, shown, mask, same, flags, commit)
+            if self._interest.has_shares:
+                self._tell_shares(shard, position, shown, commit)
+        return base_offset
+
+    def _commit_of(self, shard: int, flags: int, confirm: Confirm | None) -> _Commit | None:
+        """Mark the shard for this turn's commit; what waits for it."""
+        commit = _Commit(confirm) if confirm is not None else None
+        step = commit.step if commit is not None else None
+        self._commits.mark(shard, bool(flags & ENTRY_PERSISTENT), step)
+        return commit
+
     def _append(
         self, store: ShardStore, kind: int, block: bytearray, source: int, sequence: int
     ) -> int:
-        """The log position, NO_POSITION in memory, or -1 when the frame was appended before."""
+        """The log position, NO_POSITION in memory, or REPEATED when the frame was appended before."""
         if kind == LIGHT:
             return store.append_block(block, source, sequence, self._wall_ms())
         if kind == MEMORY:
@@ -166,25 +202,9 @@ class Owner:
             return wire.NO_POSITION
         assert kind == DECLARED, "a block is light, memory or declared"
         if store.seen(source, sequence):
-            return -1
+            return REPEATED
         marker = self._partitions.append_entries(block)
         return store.append(DECLARED_MARKER, marker, source, sequence, self._wall_ms())
-
-    def append_entry(self, shard: int, kind: int, entry: bytes, confirm: Confirm | None) -> int:
-        """Append one entry (a Kafka batch, a will) to a shard held here; its base offset."""
-        block = bytearray(entry)
-        failed: list[Fault] = []
-
-        def note(fault: Fault | None) -> None:
-            if fault is not None:
-                failed.append(fault)
-            if confirm is not None:
-                confirm(fault)
-
-        self.publish(shard, kind, block, 0, 0, note)
-        if failed:
-            raise BrokerError(failed[0])
-        return blocks.base_offset(block, 0)
 
     def _without_repeated(self, shard: int, block: bytearray) -> bytearray:
         """Leave out QoS 2 messages that a publisher sent again and that are in the log (4.3.3)."""
@@ -381,6 +401,7 @@ class Owner:
                 block = self._partitions.read_marker(payload)
             elif kind != BLOCK:
                 continue
+            block = deliverable(block, self._placement, self._interest)
             blocks.split(block, self._interest.masks, self._interest.mask)
             part = blocks.select(block, self._interest.masks, persistent)
             ticket = tickets.pop(entry_position, 0)
@@ -400,10 +421,3 @@ class Owner:
     def ends(self) -> dict[int, int]:
         """The end position of each shard held here."""
         return {shard: store.end_position for shard, store in self._stores.items()}
-
-
-def entry_of_batch(
-    topic: bytes, log_name: bytes, partition: int, flags: int, batch: bytes, origin: int = 0
-) -> bytes:
-    """A block of one entry."""
-    return build_entry(topic, log_name, partition, flags, origin, 0, batch)

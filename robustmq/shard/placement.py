@@ -60,6 +60,7 @@ class Placement:
         self.shard_owner = shard_owner
         self.routes: dict[bytes, TopicRoute] = {}
         self.declared: dict[bytes, tuple[int, str]] = {}
+        self.compacted: set[bytes] = set()
         self._default_mode = default_mode
         self._rules = FilterTrie()
         self._rule_modes: list[str] = []
@@ -82,9 +83,14 @@ class Placement:
         self.declared[topic] = (partitions, mode)
         self.routes.clear()
 
+    def compact(self, topic: bytes, compacted: bool) -> None:
+        """Is the topic's cleanup.policy compact, so that a tombstone clears its retained value?"""
+        (self.compacted.add if compacted else self.compacted.discard)(topic)
+
     def forget(self, topic: bytes) -> None:
         """A declared topic is gone."""
         self.declared.pop(topic, None)
+        self.compacted.discard(topic)
         self.routes.clear()
 
     def home(self, topic: bytes) -> Home:

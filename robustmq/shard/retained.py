@@ -41,6 +41,13 @@ def retain(store: ShardStore, block: bytearray | bytes) -> None:
         )
 
 
+def clear_if_tombstone(store: ShardStore, topic: bytes, batch: bytes) -> None:
+    """A Kafka tombstone clears the retained value of a compacted topic (design section 7)."""
+    records = batches.parse(batch)
+    if records and records[-1].value is None:
+        store.set_retained(topic, None)
+
+
 def page(
     store: ShardStore, filter_: bytes, after: bytes, limit: int, is_wildcard: Callable[[bytes], bool]
 ) -> list[tuple[bytes, bytes]]:

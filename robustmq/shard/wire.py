@@ -159,6 +159,12 @@ class LightTopicCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     action: str
 
 
+class LightTopicById(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The name of a light topic of the receiver by its Kafka topic id (16 bytes); answered None if unknown."""
+
+    topic_id: bytes
+
+
 class LightTopicsList(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Names of light topics on the receiver, so many at most."""
 
@@ -187,6 +193,7 @@ Message = (
     | GroupCall
     | GroupsListCall
     | LightTopicCall
+    | LightTopicById
     | LightTopicsList
     | TopicDropped
 )
