@@ -1,0 +1,532 @@
+"""Settings: what can be configured, its defaults, and how a file and the environment become one
+checked value.
+
+The structs below are the one table: default, range, unit, why, and whether SIGHUP takes a change
+over. config.toml and docs/reference/settings.md are written from them by scripts/make_reference.py.
+Reading is strict: an unknown key, a wrong type or a value out of range is a `ConfigError` that
+names the key and says what to do. Precedence: defaults, then the file, then
+`ROBUSTMQ_<SECTION>__<KEY>` from the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
+
+Mode = Literal["memory", "hybrid", "persistent"]
+MODES: tuple[str, ...] = ("memory", "hybrid", "persistent")
+ENVIRONMENT_PREFIX = "ROBUSTMQ_"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message names the key and the remedy."""
+
+
+class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """This node: where its data is and how many processes it runs."""
+
+    data_dir: Annotated[
+        str, text("Everything the broker keeps; relative to the working directory.", ".+")
+    ] = "shards"
+    workers: Annotated[
+        int,
+        bound(
+            "processes",
+            "Worker processes. 0: one per core that the process may use.",
+            0,
+            256,
+            reloadable=False,
+        ),
+    ] = 0
+    profile: Annotated[
+        Literal["server", "edge"], choice("edge: everything in one process, for small machines.")
+    ] = "server"
+    shards: Annotated[
+        int,
+        bound(
+            "shards",
+            "Parts of the key space; fixed when the data directory is made.",
+            1,
+            1024,
+            reloadable=False,
+        ),
+    ] = 16
+    drain_timeout_ms: Annotated[
+        int,
+        bound(
+            "ms", "After SIGTERM: finish acknowledgements and commit within this time.", 0, 600_000
+        ),
+    ] = 10_000
+    open_files: Annotated[
+        int,
+        bound(
+            "descriptors",
+            "Wanted limit of open files. 0: as many as the system lets us have.",
+            0,
+            reloadable=False,
+        ),
+    ] = 0
+
+
+class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The MQTT listener and what it offers."""
+
+    bind: Annotated[
+        tuple[str, ...],
+        choice("Addresses to listen on, IPv4 or IPv6. Other than loopback needs [security]."),
+    ] = ("127.0.0.1",)
+    port: Annotated[
+        int, bound("port", "TCP port; 0 lets the system choose.", 0, 65_535, reloadable=False)
+    ] = 1883
+    backlog: Annotated[
+        int,
+        bound(
+            "connections",
+            "Connections that the kernel holds until they are accepted.",
+            1,
+            65_535,
+            reloadable=False,
+        ),
+    ] = 4_096
+    sys_interval_s: Annotated[
+        int, bound("s", "How often $SYS/broker/... is published. 0: never.", 0, 86_400)
+    ] = 10
+
+
+class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The Kafka listener, the topics it makes and its groups."""
+
+    bind: Annotated[
+        tuple[str, ...],
+        choice(
+            "Addresses to listen on. Other than loopback needs security.allow_anonymous = true."
+        ),
+    ] = ("127.0.0.1",)
+    port: Annotated[
+        int,
+        bound(
+            "port",
+            "Bootstrap port, shared by all workers; 0 lets the system choose.",
+            0,
+            65_535,
+            reloadable=False,
+        ),
+    ] = 9092
+    worker_port_base: Annotated[
+        int,
+        bound(
+            "port",
+            "Worker n also listens on this + n. 0: ports that the system chooses.",
+            0,
+            65_535,
+            reloadable=False,
+        ),
+    ] = 0
+    advertised_host: Annotated[
+        str,
+        text("Host that clients are sent to. Empty: the bound address; host name if that is any."),
+    ] = ""
+    single_port: Annotated[
+        bool,
+        choice("Advertise the bootstrap port only (behind NAT); costs a hop inside the node."),
+    ] = False
+    backlog: Annotated[
+        int,
+        bound(
+            "connections",
+            "Connections that the kernel holds until they are accepted.",
+            1,
+            65_535,
+            reloadable=False,
+        ),
+    ] = 1_024
+    auto_create: Annotated[
+        bool,
+        choice("Make a topic when a client asks for it by name, as Kafka does.", reloadable=True),
+    ] = True
+    default_partitions: Annotated[
+        int,
+        bound("partitions", "Partitions of a topic that is created without a number.", 1, 1_000),
+    ] = 1
+    listed_light_topics: Annotated[
+        int,
+        bound(
+            "topics",
+            "How many topics made by MQTT a full topic list shows; by name each is found.",
+            0,
+            1_000_000,
+        ),
+    ] = 1_000
+    group_min_session_timeout_ms: Annotated[
+        int,
+        bound(
+            "ms", "Shortest session timeout of a consumer; Kafka's name and default.", 1, 3_600_000
+        ),
+    ] = 6_000
+    group_max_session_timeout_ms: Annotated[
+        int,
+        bound(
+            "ms", "Longest session timeout of a consumer; Kafka's name and default.", 1, 86_400_000
+        ),
+    ] = 1_800_000
+    group_initial_rebalance_delay_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "How long the first rebalance waits for more members. Kafka waits 3000.",
+            0,
+            60_000,
+        ),
+    ] = 100
+    group_max_size: Annotated[
+        int, bound("members", "Members of one consumer group.", 1, 1_000_000)
+    ] = 10_000
+    offsets_retention_s: Annotated[
+        int,
+        bound(
+            "s", "Offsets of a group without members are kept so long; Kafka keeps them 7 days.", 1
+        ),
+    ] = 7 * 86_400
+
+
+class StorageRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Topics that match `filter` use `mode`; the first rule that matches counts."""
+
+    filter: str
+    mode: Mode
+
+
+class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How messages are kept."""
+
+    default_mode: Annotated[
+        Mode,
+        choice(
+            "memory: lost on restart; hybrid: acked after the write; persistent: after fdatasync."
+        ),
+    ] = "hybrid"
+    sync: Annotated[
+        Literal["os", "disk"],
+        choice("What hybrid waits for: os survives the death of a process, disk a power loss."),
+    ] = "os"
+    segment_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "Size of one log file; whole files are removed by retention.",
+            1 * MIB,
+            2_147_483_647,
+            reloadable=False,
+        ),
+    ] = 64 * MIB
+    hot_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "Recent records that one worker keeps in memory for readers.",
+            1 * MIB,
+            reloadable=False,
+        ),
+    ] = 32 * MIB
+    memory_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "All topics of mode memory in one worker; the oldest records make way.",
+            1 * MIB,
+            reloadable=False,
+        ),
+    ] = 64 * MIB
+    checkpoint_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "Log written in a shard between snapshots; bounds the replay after a crash.",
+            1 * MIB,
+            reloadable=False,
+        ),
+    ] = 64 * MIB
+    index_interval_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "One entry of the sparse offset index per so many bytes of a segment.",
+            512,
+            1 * MIB,
+            reloadable=False,
+        ),
+    ] = 4 * KIB
+    leveldb_cache_bytes: Annotated[
+        int, bound("bytes", "LevelDB block cache of one shard.", 64 * KIB, reloadable=False)
+    ] = 1 * MIB
+    leveldb_write_buffer_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "LevelDB write buffer of one shard; larger is faster and takes memory.",
+            64 * KIB,
+            reloadable=False,
+        ),
+    ] = 2 * MIB
+    rules: tuple[StorageRule, ...] = ()
+
+
+class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A declared topic (MQTT spelling) fed by an MQTT filter; the key of its records is the MQTT
+    topic."""
+
+    filter: str
+    topic: str
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
+    mode: Literal["", "memory", "hybrid", "persistent"] = ""
+
+
+class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may connect."""
+
+    allow_anonymous: Annotated[
+        bool | Literal["loopback"],
+        choice(
+            "true, false, or loopback: as long as all listen on loopback without a password file."
+        ),
+    ] = "loopback"
+    password_file: Annotated[
+        str,
+        text(
+            "User names with argon2 hashes, made by `robustmq passwd`. Empty: none.",
+            reloadable=True,
+        ),
+    ] = ""
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The HTTP endpoint for /metrics and /health."""
+
+    bind: Annotated[
+        str,
+        text("Address to listen on. Other than loopback needs security.allow_anonymous = true."),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, bound("port", "TCP port. 0 lets the system choose.", 0, 65_535, reloadable=False)
+    ] = 9464
+    enabled: Annotated[bool, choice("Whether to listen at all.")] = True
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged, to standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        choice("Least level that is written.", reloadable=True),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "text", "json"],
+        choice("auto: text on a terminal, JSON otherwise.", reloadable=True),
+    ] = "auto"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of a node."""
+
+    node: NodeSettings = NodeSettings()
+    mqtt: MqttSettings = MqttSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    storage: StorageSettings = StorageSettings()
+    security: SecuritySettings = SecuritySettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
+    limits: Limits = Limits()
+    streams: tuple[Stream, ...] = ()
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers to run; never more than shards, since a worker without one owns
+        nothing."""
+        if self.node.profile == "edge":
+            return 1
+        wanted = self.node.workers or len(os.sched_getaffinity(0))
+        return max(1, min(wanted, self.node.shards))
+
+    @property
+    def anonymous_allowed(self) -> bool:
+        """May MQTT clients connect without a user name?"""
+        if self.security.allow_anonymous == "loopback":
+            return not self.security.password_file
+        return bool(self.security.allow_anonymous)
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "node": NodeSettings,
+    "mqtt": MqttSettings,
+    "kafka": KafkaSettings,
+    "storage": StorageSettings,
+    "security": SecuritySettings,
+    "metrics": MetricsSettings,
+    "log": LogSettings,
+    "limits": Limits,
+}
+
+
+def load(path: str | Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read a file (None: defaults alone) and the environment (None: the process's); raises
+    ConfigError."""
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read {path}: {error.strerror}; give another with --config"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    override(raw, os.environ if environment is None else environment)
+    return parse(raw)
+
+
+def parse(raw: Mapping[str, Any]) -> Settings:
+    """Checked settings from the tables of a TOML file."""
+    unknown = sorted(set(raw) - set(SECTIONS) - {"streams"})
+    if unknown:
+        raise ConfigError(
+            f"unknown section [{unknown[0]}]; the sections are {', '.join(SECTIONS)}, streams"
+        )
+    try:
+        settings = msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error))) from None
+    check(settings)
+    return settings
+
+
+def override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put `ROBUSTMQ_<SECTION>__<KEY>` variables over the tables; values are TOML, or else plain
+    strings."""
+    for name in sorted(environment):
+        section, divider, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not name.startswith(ENVIRONMENT_PREFIX) or not divider:
+            continue
+        if section not in SECTIONS:
+            raise ConfigError(f"environment variable {name}: there is no section [{section}]")
+        known = msgspec.structs.fields(SECTIONS[section])
+        fields = {field.encode_name: field.type for field in known}
+        if key not in fields:
+            raise ConfigError(f"environment variable {name}: there is no setting {section}.{key}")
+        table = raw.setdefault(section, {})
+        table[key] = environment[name] if _is_text(fields[key]) else _toml_value(environment[name])
+
+
+def check(settings: Settings) -> None:
+    """Rules that hold between settings; raises ConfigError."""
+    security = settings.security
+    for section, addresses in (
+        ("mqtt", settings.mqtt.bind),
+        ("kafka", settings.kafka.bind),
+        ("metrics", (settings.metrics.bind,)),
+    ):
+        for address in addresses:
+            if is_loopback(address, f"{section}.bind") or security.allow_anonymous is True:
+                continue
+            if section == "mqtt" and security.password_file:
+                continue
+            if section == "metrics" and not settings.metrics.enabled:
+                continue
+            remedy = (
+                " or set security.password_file (see `robustmq passwd`)"
+                if section == "mqtt"
+                else ""
+            )
+            raise ConfigError(
+                f"{section}.bind = {address!r} lets other machines in without a password:"
+                f" bind 127.0.0.1, or allow it with security.allow_anonymous = true{remedy}"
+            )
+    if not settings.mqtt.bind and not settings.kafka.bind:
+        raise ConfigError("mqtt.bind and kafka.bind are both empty: nothing to listen on")
+    if settings.kafka.group_min_session_timeout_ms > settings.kafka.group_max_session_timeout_ms:
+        raise ConfigError(
+            "kafka.group_min_session_timeout_ms is above kafka.group_max_session_timeout_ms"
+        )
+    topics = [stream.topic for stream in settings.streams]
+    if len(set(topics)) != len(topics):
+        raise ConfigError("two [[streams]] have the same topic; give each a topic of its own")
+    if any(
+        not stream.topic or not stream.filter or set(stream.topic) & set("+#")
+        for stream in settings.streams
+    ):
+        raise ConfigError("each of [[streams]] needs a filter, and a topic without wildcards")
+
+
+def is_loopback(address: str, key: str) -> bool:
+    """True for an address that only this machine can reach; a name other than localhost is an
+    error."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        raise ConfigError(
+            f"{key} = {address!r} is not an IP address; host names are not looked up"
+        ) from None
+
+
+def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
+    """What a reload changes: (settings that are taken over, settings that need a restart), as
+    `section.key`."""
+    applied: list[str] = []
+    needs_restart: list[str] = []
+    for section, struct in SECTIONS.items():
+        before, after = getattr(old, section), getattr(new, section)
+        for row in rows(struct):
+            if getattr(before, row.name) != getattr(after, row.name):
+                (applied if row.reloadable else needs_restart).append(f"{section}.{row.name}")
+    if old.storage.rules != new.storage.rules:
+        needs_restart.append("storage.rules")
+    if old.streams != new.streams:
+        needs_restart.append("streams")
+    return applied, needs_restart
+
+
+def merge(old: Settings, new: Settings) -> Settings:
+    """The settings in force after a reload: reloadable ones from `new`, all others from `old`."""
+    sections = {}
+    for section, struct in SECTIONS.items():
+        after = getattr(new, section)
+        taken = {row.name: getattr(after, row.name) for row in rows(struct) if row.reloadable}
+        sections[section] = msgspec.structs.replace(getattr(old, section), **taken)
+    return msgspec.structs.replace(old, **sections)
+
+
+def _toml_value(written: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        return written
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or getattr(kind, "__origin__", None) is str
+
+
+def _explain(message: str) -> str:
+    """msgspec's message with the key first: `storage.sync: Invalid enum value 'x'`."""
+    place = re.search(r" - at `\$\.?([^`]*)`", message)
+    where = place.group(1) if place else ""
+    what = message[: place.start()] if place else message
+    unknown = re.search(r"unknown field `(\w+)`", what)
+    if unknown:
+        section = where.split("[")[0]
+        known = (
+            ", ".join(row.name for row in rows(SECTIONS[section])) if section in SECTIONS else ""
+        )
+        key = f"{where}.{unknown.group(1)}" if where else unknown.group(1)
+        return f"unknown setting {key}" + (f"; settings of [{section}]: {known}" if known else "")
+    return f"{where}: {what}" if where else what
