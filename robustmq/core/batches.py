@@ -402,3 +402,8 @@ def _check_snappy(block: bytes, bound: int) -> None:
             break
     if size > bound:
         raise BrokerError(Fault.CORRUPT_RECORD, "compressed records are larger than the bound")
+
+
+def record_count(buffer: bytes | bytearray, begin: int) -> int:
+    """How many records the batch that begins there says it has."""
+    return memory.get32be(buffer, begin + 57)

@@ -112,3 +112,8 @@ def put64be(target: bytearray, at: int, value: int) -> None:
 def checksum(data: Buffer, begin: int, end: int) -> int:
     """CRC-32C (Castagnoli) of an area."""
     return crc32c.crc32c(memoryview(data)[begin:end])
+
+
+def flat(buffer: Buffer | memoryview) -> Buffer:
+    """The buffer itself, or a copy of what is neither `bytes` nor `bytearray`."""
+    return buffer if isinstance(buffer, (bytes, bytearray)) else bytes(buffer)

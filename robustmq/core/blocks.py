@@ -1,0 +1,241 @@
+# cython: annotation_typing=False
+"""The block: one layout from the socket over the bus to the disk (docs/formats.md, "Blocks").
+
+A block is a sequence of entries; an entry holds what one publisher sent to one topic in one turn, as one Kafka record
+batch. Little-endian, but for the batch:
+
+    0 entry_length u32   4 flags u8   5 reserved u8   6 topic_length u16   8 partition u32
+    12 packet_id u16     14 log_name_length u16       16 origin u64        24 previous position u64
+    32 base_offset u64   40 topic, log name, record batch v2
+
+Blocks are made by this process or come from one of ours over the bus or the disk, whose checksums are tested there:
+a bad length here is CORRUPT_RECORD, never a read past the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import robustmq.core.batches as batches
+import robustmq.core.memory as memory
+from robustmq.errors import BrokerError, Fault
+
+ENTRY_HEADER = 40
+NO_POSITION = 0xFFFFFFFFFFFFFFFF
+
+ACK = 1
+RETAIN = 2
+DECLARED = 4
+QOS2 = 8
+KAFKA = 16
+MEMORY_MODE = 32
+PERSISTENT = 64
+DUP = 128
+
+
+class EntryView(NamedTuple):
+    """One entry of a block; `begin`, `batch_begin` and `end` are offsets in the block."""
+
+    begin: int
+    end: int
+    flags: int
+    topic: bytes
+    log_name: bytes
+    partition: int
+    packet_id: int
+    origin: int
+    base_offset: int
+    previous: int
+    batch_begin: int
+
+
+class BlockBuilder:
+    """A block that grows: the entries of one turn for one shard and class."""
+
+    def __init__(self, shard: int, memory: bool) -> None:
+        """`memory`: its entries are of topics in memory mode."""
+        self.shard = shard
+        self.memory = memory
+        self.data = bytearray()
+
+    @property
+    def size(self) -> int:
+        """Bytes gathered."""
+        return len(self.data)
+
+    def append_entry(self, entry: bytes | bytearray) -> None:
+        """Add one whole entry (or a whole block)."""
+        self.data += entry
+
+    def take(self) -> bytearray | None:
+        """Hand over the block and begin a new one; None when it is empty."""
+        if not self.data:
+            return None
+        data = self.data
+        self.data = bytearray()
+        return data
+
+
+def check_entry(source: bytes | bytearray, begin: int, end: int) -> int:
+    """The end of the entry that begins there; CORRUPT_RECORD when it does not fit or holds no batch."""
+    if end - begin >= ENTRY_HEADER + batches.HEADER_SIZE:
+        length = memory.get32(source, begin)
+        batch = ENTRY_HEADER + memory.get16(source, begin + 6) + memory.get16(source, begin + 14)
+        if batch + batches.HEADER_SIZE <= length <= end - begin:
+            return begin + length
+    raise BrokerError(Fault.CORRUPT_RECORD, "an entry of a block is cut short")
+
+
+def batch_begin(source: bytes | bytearray, begin: int) -> int:
+    """Where the batch of an entry begins."""
+    return begin + ENTRY_HEADER + memory.get16(source, begin + 6) + memory.get16(source, begin + 14)
+
+
+def entries(block: bytes | bytearray | memoryview) -> list[EntryView]:
+    """All entries of a block."""
+    data = memory.flat(block)
+    source = data
+    views: list[EntryView] = []
+    begin = 0
+    size = len(data)
+    while begin < size:
+        end = check_entry(source, begin, size)
+        name = begin + ENTRY_HEADER + memory.get16(source, begin + 6)
+        batch = batch_begin(source, begin)
+        views.append(
+            EntryView(
+                begin,
+                end,
+                source[begin + 4],
+                memory.cut(source, begin + ENTRY_HEADER, name),
+                memory.cut(source, name, batch),
+                memory.get32(source, begin + 8),
+                memory.get16(source, begin + 12),
+                memory.get64(source, begin + 16),
+                memory.get64(source, begin + 32),
+                memory.get64(source, begin + 24),
+                batch,
+            )
+        )
+        begin = end
+    return views
+
+
+def base_offset(block: bytes | bytearray, begin: int) -> int:
+    """The base offset of the entry that begins there."""
+    return memory.get64(memory.flat(block), begin + 32)
+
+
+def set_base_offset(block: bytearray, begin: int, base_offset: int) -> None:
+    """Patch the base offset of an entry, in its head and in its batch."""
+    target = block
+    memory.put64(target, begin + 32, base_offset)
+    memory.put64be(target, batch_begin(target, begin), base_offset)
+
+
+def split(
+    block: bytes | bytearray | memoryview,
+    cache: dict[bytes, int],
+    resolve: Callable[[bytes], int],
+) -> tuple[int, bool, int]:
+    """Who wants a block: the union of the entries' masks, whether all are the same, the union of their flags.
+
+    `cache` maps topics to masks; `resolve` gives the mask of a topic that is not there (and may store it).
+    """
+    data = memory.flat(block)
+    source = data
+    union = 0
+    first = -1
+    same = True
+    flags = 0
+    begin = 0
+    size = len(data)
+    while begin < size:
+        end = check_entry(source, begin, size)
+        name = begin + ENTRY_HEADER
+        topic = memory.cut(source, name, name + memory.get16(source, begin + 6))
+        mask = cache.get(topic)
+        if mask is None:
+            mask = resolve(topic)
+        if begin == 0:
+            first = mask
+            union = mask
+        elif mask != first:
+            same = False
+            union = union | mask
+        flags |= source[begin + 4]
+        begin = end
+    return union, same, flags
+
+
+def select(
+    block: bytes | bytearray | memoryview, cache: dict[bytes, int], bit: int
+) -> bytearray:
+    """The entries whose mask has any of `bit`. A topic that the cache has dropped meanwhile is kept: who is not
+    interested finds no subscriber for it.
+    """
+    data = memory.flat(block)
+    source = data
+    chosen = bytearray()
+    begin = 0
+    size = len(data)
+    while begin < size:
+        end = check_entry(source, begin, size)
+        name = begin + ENTRY_HEADER
+        topic = memory.cut(source, name, name + memory.get16(source, begin + 6))
+        mask = cache.get(topic)
+        if mask is None or mask & bit:
+            at = len(chosen)
+            memory.resize(chosen, at + end - begin)
+            memory.copy(chosen, at, source, begin, end - begin)
+        begin = end
+    return chosen
+
+
+def write_head(
+    target: bytearray,
+    begin: int,
+    end: int,
+    flags: int,
+    topic: bytes,
+    log_name: bytes,
+    partition: int,
+    packet_id: int,
+    origin: int,
+) -> int:
+    """Write the head and the names of an entry; where its batch begins."""
+    memory.put32(target, begin, end - begin)
+    target[begin + 4] = flags
+    target[begin + 5] = 0
+    memory.put16(target, begin + 6, len(topic))
+    memory.put32(target, begin + 8, partition)
+    memory.put16(target, begin + 12, packet_id)
+    memory.put16(target, begin + 14, len(log_name))
+    memory.put64(target, begin + 16, origin)
+    memory.put64(target, begin + 24, NO_POSITION)
+    memory.put64(target, begin + 32, 0)
+    at = begin + ENTRY_HEADER
+    memory.copy(target, at, topic, 0, len(topic))
+    at += len(topic)
+    memory.copy(target, at, log_name, 0, len(log_name))
+    return at + len(log_name)
+
+
+def build_entry(
+    topic: bytes,
+    log_name: bytes,
+    partition: int,
+    flags: int,
+    origin: int,
+    packet_id: int,
+    batch: bytes | bytearray,
+) -> bytes:
+    """One entry around a batch that exists: Kafka's produce, wills, delayed messages."""
+    assert len(topic) <= 0xFFFF and len(log_name) <= 0xFFFF, "a name fits its length field"
+    size = ENTRY_HEADER + len(topic) + len(log_name) + len(batch)
+    entry = bytearray(size)
+    at = write_head(entry, 0, size, flags, topic, log_name, partition, packet_id, origin)
+    memory.copy(entry, at, batch, 0, len(batch))
+    memory.put64(entry, 32, memory.get64be(entry, at))
+    return bytes(entry)
