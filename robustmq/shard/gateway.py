@@ -77,6 +77,7 @@ class KafkaGateway:
         unique: Callable[[], uuid.UUID],
         count: Callable[[str, int], None],
         first_session_id: int,
+        turn: Callable[[], None],
     ) -> None:
         """`unique` gives random UUIDs: randomness is passed in, so that the simulation repeats."""
         self.cluster_id = cluster.cluster_id
@@ -96,6 +97,7 @@ class KafkaGateway:
         self._wall_ms = wall_ms
         self._unique = unique
         self._count = count
+        self._turn = turn
         self._producer_ids: list[int] = []
 
     def now_ms(self) -> int:
@@ -213,6 +215,7 @@ class KafkaGateway:
     ) -> Promise[ProduceResult]:
         """Append a validated batch at its owner."""
         worker = self._placement.worker(topic, partition)
+        self._turn()
         if worker == self.node_id:
             return self._logs.produce(topic, partition, batch, acks, info)
         call = wire.ProduceCall(topic, partition, bytes(batch), acks)
@@ -285,6 +288,7 @@ class KafkaGateway:
     def group(self, group_id: str, event: GroupEvent) -> Promise[GroupReply]:
         """Run an event on the group's machine at its owner."""
         worker = self._placement.shard_owner(self._placement.group_shard(group_id))
+        self._turn()
         if worker == self.node_id:
             return self._groups.handle(group_id, event)
         return start(self._remote_group(worker, group_id, event))

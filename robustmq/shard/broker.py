@@ -1,0 +1,405 @@
+"""One worker's broker: its parts, put together, and the turn that drives them.
+
+A turn is one round of the event loop. What the connections read in it is gathered; at its end, in this order, blocks
+go to their owners, appended shards to the storage thread, sessions into sinks, and sinks into sockets. Everything outside is
+injected (bus, clocks, storage, the loop's `call_soon`), so the whole worker runs under the simulation's scheduler.
+"""
+
+from __future__ import annotations
+
+import uuid
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from robustmq.config import Settings
+from robustmq.core.publish import Publisher
+from robustmq.errors import BrokerError, Fault
+from robustmq.groups.timers import TimeWheel
+from robustmq.promises import Promise, resolved
+from robustmq.shard import wire
+from robustmq.shard.client import TABLE_ROWS, MqttClient
+from robustmq.shard.cluster_view import ClusterView
+from robustmq.shard.commits import Commits
+from robustmq.shard.delivery import Delivery
+from robustmq.shard.gateway import KafkaGateway
+from robustmq.shard.inbox import Inbox
+from robustmq.shard.interest import OwnerInterest, is_wildcard
+from robustmq.shard.local_log import LocalLogs
+from robustmq.shard.owner import Owner
+from robustmq.shard.partitions import Partitions
+from robustmq.shard.placement import Placement
+from robustmq.shard.recovery import Recovery
+from robustmq.shard.retained import page
+from robustmq.shard.router import FAULTS, Router
+from robustmq.shard.rpc import Bus, Rpc
+from robustmq.shard.runtime import GroupRuntime
+from robustmq.shard.sessions import Authenticator, Sessions, capabilities_of
+from robustmq.shard.waits import AppendWaits
+from robustmq.storage.shard_store import ShardStore
+
+if TYPE_CHECKING:
+    from robustmq.shard.subscriber import Subscriber
+
+
+class Surroundings:
+    """What a worker is given: everything that is not a decision of its own."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        monotonic_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
+        call_soon: Callable[[Callable[[], None]], object],
+        unique: Callable[[], uuid.UUID],
+        count: Callable[[str, int], None],
+        log: Callable[..., None],
+        authenticator: Authenticator,
+    ) -> None:
+        """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text, **fields)`."""
+        self.bus = bus
+        self.monotonic_ms = monotonic_ms
+        self.wall_ms = wall_ms
+        self.call_soon = call_soon
+        self.unique = unique
+        self.count = count
+        self.log = log
+        self.authenticator = authenticator
+
+
+class Broker:
+    """The shards, clients and machines of one worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: int,
+        worker_count: int,
+        cluster: ClusterView,
+        around: Surroundings,
+        open_store: Callable[[int, Recovery], ShardStore],
+    ) -> None:
+        """Opens (and so recovers) the shards that the shard map gives this worker."""
+        self.settings = settings
+        self.limits = settings.limits
+        self.worker_id = worker_id
+        self.worker_count = worker_count
+        self.cluster = cluster
+        self.around = around
+        self.monotonic_ms = around.monotonic_ms
+        self.wall_ms = around.wall_ms
+        self.count = around.count
+        self.capabilities = capabilities_of(settings)
+        self.frame_table = array("i", bytes(4 * 4 * TABLE_ROWS))
+        self.clients: set[MqttClient] = set()
+        self.wheel: TimeWheel[tuple[str, ...]] = TimeWheel()
+        self._turning = False
+        self._to_write: list[MqttClient] = []
+        self._to_pump: dict[Subscriber, None] = {}
+        self._held = False
+        self.draining = False
+        self.placement = Placement(
+            worker_id,
+            cluster.shard_count,
+            cluster.shard_owner,
+            settings.storage.default_mode,
+            [(rule.filter, rule.mode) for rule in settings.storage.rules],
+            [(stream.filter, stream.topic) for stream in settings.streams],
+        )
+        self.stores: dict[int, ShardStore] = {}
+        self.commits = Commits(self.stores)
+        self.partitions = Partitions(self.placement, self.stores)
+        self.interest = OwnerInterest()
+        self.inbox = Inbox(self.stores)
+        self.delivery = Delivery(
+            self.stores,
+            self.commits,
+            self.inbox,
+            around.wall_ms,
+            around.monotonic_ms,
+            self.to_pump,
+            around.count,
+        )
+        self.owner = Owner(
+            worker_id,
+            worker_count,
+            self.placement,
+            self.stores,
+            self.commits,
+            self.partitions,
+            self.interest,
+            self.delivery,
+            around.bus,
+            around.wall_ms,
+            around.call_soon,
+        )
+        self.router = Router(
+            worker_id, self.placement, around.bus, self.owner, self.limits.max_bus_bytes
+        )
+        self.rpc = Rpc(worker_id, around.bus, self._on_message)
+        self.groups = GroupRuntime(
+            settings,
+            self.placement,
+            self.stores,
+            self.commits,
+            self.wheel,
+            around.monotonic_ms,
+            around.wall_ms,
+        )
+        self.logs = LocalLogs(
+            self.placement,
+            self.stores,
+            self.partitions,
+            self.owner,
+            cluster.leader_epoch,
+            around.wall_ms,
+        )
+        self.waits = AppendWaits(
+            self.wheel, around.monotonic_ms, self.placement.shard, self.logs.high_watermark
+        )
+        self.commits.committed = self.waits.committed
+        self.sessions = Sessions(self)
+        self.delivery.subscribers = self.sessions.get
+        self.gateway = KafkaGateway(
+            settings,
+            self.placement,
+            cluster,
+            self.logs,
+            self.groups,
+            self.waits,
+            self.rpc,
+            around.monotonic_ms,
+            around.wall_ms,
+            around.unique,
+            around.count,
+            around.unique().int & 0x3FFFFFFF | 1,
+            self.turn,
+        )
+        cluster.on_change = self._cluster_changed
+        self._recover(open_store)
+
+    def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
+        recovery = Recovery(self.groups, self.sessions, self.delivery)
+        for shard in range(self.placement.shard_count):
+            if self.placement.shard_owner(shard) == self.worker_id:
+                self.stores[shard] = open_store(shard, recovery)
+        self._cluster_changed()
+        recovery.finish(self.placement, self.stores)
+        self.groups.resume()
+        self.sessions.resume_all()
+        self.turn()
+
+    # -- the turn ----------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Something was gathered: see that the turn's end comes."""
+        if not self._turning:
+            self._turning = True
+            self.around.call_soon(self._end_turn)
+
+    def to_pump(self, subscriber: Subscriber) -> None:
+        """A session has something to send."""
+        self._to_pump[subscriber] = None
+        self.turn()
+
+    def to_write(self, client: MqttClient) -> None:
+        """A client's sink has bytes."""
+        if not client.writing:
+            client.writing = True
+            self._to_write.append(client)
+            self.turn()
+
+    def _end_turn(self) -> None:
+        self._turning = False
+        self.router.flush()
+        if self._to_pump:
+            pumped, self._to_pump = self._to_pump, {}
+            for subscriber in pumped:
+                if subscriber.peer is not None:
+                    self.sessions.pump(subscriber)
+        self.commits.flush()
+        if self._to_write:
+            writing, self._to_write = self._to_write, []
+            for client in writing:
+                client.writing = False
+                client.flush()
+        self._back_pressure()
+
+    def _back_pressure(self) -> None:
+        """Above a high-water mark clients are not read; the bus always is (design, section 4)."""
+        held = self.router.congested
+        if held != self._held:
+            self._held = held
+            for client in self.clients:
+                client.hold(held)
+
+    def tick(self) -> None:
+        """Time has passed: timers, keep-alive. The shell calls it a few times a second."""
+        now = self.monotonic_ms()
+        for key in self.wheel.due(now):
+            kind, *rest = key
+            if kind == "wait":
+                self.waits.fire(int(rest[0]))
+            elif kind == "group":
+                self.groups.fire((rest[0], rest[1]))
+            elif kind == "session":
+                self.sessions.fire(rest[0])
+
+    def check_keep_alive(self) -> None:
+        """End clients that have been silent for too long; the shell calls it once a second."""
+        now = self.monotonic_ms()
+        for client in list(self.clients):
+            client.check_keep_alive(now, self.limits.connect_timeout_ms)
+
+    def checkpoint(self, force: bool = False) -> None:
+        """Snapshot the shards that have written enough since their last one; one a call."""
+        for shard, store in self.stores.items():
+            if force or store.needs_checkpoint:
+                store.checkpoint(self._machines(shard))
+                if not force:
+                    return
+
+    def _machines(self, shard: int) -> Any:
+        yield from self.groups.snapshot(shard)
+        yield from self.sessions.snapshot(shard)
+
+    # -- connections -------------------------------------------------------------------------------
+
+    def publisher(self, version: int, origin: int) -> Publisher:
+        """The compiled decoder of one connection's PUBLISH packets."""
+        return Publisher(
+            version,
+            origin,
+            self.placement.routes,
+            self.placement.route,
+            self.router.builders,
+            self.limits.topic_alias_maximum,
+            self.limits.max_topic_bytes,
+            self.limits.max_topic_levels,
+        )
+
+    def fault(self, client: MqttClient, error: BrokerError) -> None:
+        """A connection ends by a fault: one log line and a counter (invariant 6)."""
+        self.count("mqtt_faults", 1)
+        self.around.log(
+            "info", "connection ended", peer=client.address, fault=error.fault.name, why=str(error)
+        )
+
+    # -- the bus -----------------------------------------------------------------------------------
+
+    def on_frame(self, worker: int, kind: int, payload: memoryview | bytes) -> None:
+        """A frame of another worker."""
+        if kind == wire.DELIVER:
+            self._on_deliver(worker, payload)
+        elif kind == wire.PUBLISH:
+            self._on_publish(worker, payload)
+        elif kind == wire.CONFIRM:
+            self.router.confirmed(payload)
+        elif kind == wire.DELIVERED:
+            self.owner.delivered(worker, wire.DELIVERED_HEAD.unpack(payload)[0])
+        elif kind == wire.MESSAGE:
+            self.rpc.receive(worker, payload)
+        self.turn()
+
+    def _on_publish(self, worker: int, payload: memoryview | bytes) -> None:
+        shard, kind, flags, sequence = wire.PUBLISH_HEAD.unpack_from(payload)
+        block = bytearray(payload[wire.PUBLISH_HEAD.size :])
+        confirm = None
+        if flags & wire.WANTS_CONFIRM:
+
+            def confirm(fault: Fault | None) -> None:
+                code = FAULTS.index(fault) + 1 if fault is not None else 0
+                head = wire.CONFIRM_HEAD.pack(shard, code, sequence)
+                self.around.bus.send(worker, wire.CONFIRM, head)
+
+        source = self.cluster.incarnation(worker)
+        self.owner.publish(shard, kind, block, source, sequence, confirm)
+
+    def _on_deliver(self, worker: int, payload: memoryview | bytes) -> None:
+        shard, flags, _, position, ticket = wire.DELIVER_HEAD.unpack_from(payload)
+        done = None
+        if flags & wire.WANTS_CONFIRM:
+
+            def done() -> None:
+                head = wire.DELIVERED_HEAD.pack(ticket)
+                self.around.bus.send(worker, wire.DELIVERED, head)
+
+        block = bytes(payload[wire.DELIVER_HEAD.size :])
+        self.delivery.deliver(shard, position, block, bool(flags & wire.REPLAY), done)
+
+    def on_worker_up(self, worker: int, incarnation: int) -> None:
+        """The link to a worker is there: tell it what is wanted here, and send what it has not confirmed."""
+        self.cluster.worker_up(worker, incarnation)
+        self.rpc.notify(worker, self.sessions.interest_of(worker))
+        self.router.worker_up(worker)
+        self.turn()
+
+    def on_worker_down(self, worker: int) -> None:
+        """The link to a worker is gone."""
+        self.rpc.worker_down(worker)
+        self.owner.worker_down(worker)
+
+    def _on_message(self, worker: int, message: wire.Message) -> Promise[Any] | None:
+        match message:
+            case wire.ShareDelivery():
+                ticket = message.ticket
+                done = (lambda: self._share_done(worker, ticket)) if ticket else None
+                self.delivery.deliver_share(message, done)
+                return None
+            case wire.InterestChange():
+                for filter_, flags in message.added:
+                    self.interest.set(worker, filter_, flags)
+                for filter_, flags in message.removed:
+                    self.interest.set(worker, filter_, flags)
+                return resolved(wire.InterestSettled(self.owner.ends()))
+            case wire.ShareChange():
+                self.interest.set_share(
+                    worker, message.group, message.filter, message.members, message.persistent
+                )
+                return resolved(wire.InterestSettled(self.owner.ends()))
+            case wire.InterestReset():
+                self.interest.reset(worker, message.filters, message.shares)
+                self.owner.replay(worker, message.cursors)
+                return None
+            case wire.RetainedQuery():
+                return resolved(self._retained(message))
+            case wire.ReleasePacketIds():
+                self.owner.release(message)
+                return None
+            case wire.TopicDropped():
+                self._topic_dropped(message.topic)
+                return None
+        return self.gateway.serve(message)
+
+    def _share_done(self, worker: int, ticket: int) -> None:
+        self.around.bus.send(worker, wire.DELIVERED, wire.DELIVERED_HEAD.pack(ticket))
+
+    def _retained(self, query: wire.RetainedQuery) -> wire.RetainedPage:
+        found: list[tuple[bytes, bytes]] = []
+        for store in self.stores.values():
+            found.extend(page(store, query.filter, query.after, query.limit, is_wildcard))
+        found.sort()
+        return wire.RetainedPage(found[: query.limit], len(found) > query.limit)
+
+    # -- the cluster's state -----------------------------------------------------------------------
+
+    def _cluster_changed(self) -> None:
+        """Declared topics came, went or changed."""
+        self.cluster.apply_to(self.placement, self.partitions)
+
+    def _topic_dropped(self, topic: bytes) -> None:
+        self.placement.routes.pop(topic, None)
+        self.groups.forget_topic(topic)
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """True when everything that was accepted is committed and acknowledged."""
+        return self.router.idle and self.commits.idle and not self._turning
+
+    def drain(self) -> None:
+        """Stop serving clients: what they were promised is kept."""
+        self.draining = True
+        for client in list(self.clients):
+            client.end(Fault.SERVER_SHUTTING_DOWN)

@@ -1,0 +1,462 @@
+"""The server's side of one MQTT connection, without I/O: bytes in, effects on the broker, bytes out.
+
+The hot packets never become objects: runs of PUBLISH go through the compiled `Publisher` into the router's builders,
+runs of acknowledgements into arrays of packet identifiers. All others are decoded by `mqtt.codec` and handled here.
+
+Invariants: acknowledgements leave in the order of the packets that they answer [MQTT-4.6.0-2 to -4]; nothing
+but CONNECT is handled before it is accepted [MQTT-3.1.0-1], and what a client sends after it in the same breath
+waits; a fault ends this connection alone, with the protocol's reason code.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from robustmq.core import fanout, frames
+from robustmq.core.publish import Publisher
+from robustmq.errors import BrokerError, Fault
+from robustmq.mqtt import codec
+from robustmq.mqtt.packets import (
+    MQTT_5_0,
+    Ack,
+    Connect,
+    Disconnect,
+    Packet,
+    PacketType,
+    PingReq,
+    PingResp,
+    Properties,
+    SubAck,
+    Subscribe,
+    UnsubAck,
+    Unsubscribe,
+)
+from robustmq.promises import start
+from robustmq.shard.router import AckGroup
+
+if TYPE_CHECKING:
+    from robustmq.shard.broker import Broker
+    from robustmq.shard.subscriber import Subscriber
+
+TABLE_ROWS = 4096
+READ_SUSPENDED_BYTES = 1024 * 1024
+
+PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 3, 4, 5, 6, 7
+
+
+class Transport(Protocol):
+    """What carries the bytes."""
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Queue bytes for the client."""
+        ...
+
+    def close(self) -> None:
+        """Close after what is queued has been sent."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Stop reading: the client is slowed down by TCP."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        ...
+
+
+class MqttClient:
+    """One connection. The shell calls `received`, `lost` and `check_keep_alive`; the broker calls the rest."""
+
+    __slots__ = (
+        "_acks",
+        "_broker",
+        "_connect",
+        "_connecting",
+        "_held",
+        "_publisher",
+        "_rest",
+        "_transport",
+        "_unacked",
+        "_version",
+        "address",
+        "closed",
+        "keep_alive_ms",
+        "last_packet_ms",
+        "subscriber",
+        "writing",
+    )
+
+    def __init__(self, broker: Broker, transport: Transport, address: str, now_ms: int) -> None:
+        self._broker = broker
+        self._transport = transport
+        self.address = address
+        self.subscriber: Subscriber | None = None
+        self.closed = False
+        self.writing = False
+        self._connecting = False
+        self._rest = b""
+        self._version = 0
+        self._connect: Connect | None = None
+        self._publisher: Publisher | None = None
+        self._acks: deque[AckGroup] = deque()
+        self._unacked = 0
+        self._held = False
+        self.last_packet_ms = now_ms
+        self.keep_alive_ms = 0
+
+    # -- bytes in ----------------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self.closed:
+            return
+        if self._connecting:
+            self._rest += data
+            return
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        self.last_packet_ms = self._broker.monotonic_ms()
+        try:
+            self._scan(data)
+        except BrokerError as error:
+            self._finish_acks()
+            self.end_with(error)
+
+    def _scan(self, data: bytes) -> None:
+        limits = self._broker.limits
+        begin, end = 0, len(data)
+        table = self._broker.frame_table
+        while begin < end and not self.closed:
+            connected = self._publisher is not None
+            largest = limits.max_packet_bytes if connected else limits.max_connect_bytes
+            count, consumed = frames.scan(data, begin, end, table, largest)
+            if not count:
+                break
+            row = self._handle(data, table, count)
+            begin = consumed if row == count else table[4 * row + 3]
+            if self._connecting:
+                break
+        self._finish_acks()
+        if begin < end and not self.closed:
+            self._rest = data[begin:]
+
+    def _handle(self, data: bytes, table: array[int], count: int) -> int:
+        """Handle frames of the table; the first row that must wait (for CONNECT to be accepted)."""
+        row = 0
+        while row < count and not self.closed:
+            kind = table[4 * row] >> 4
+            if kind == PUBLISH and self._publisher is not None:
+                row = self._publishes(data, table, row, count)
+            elif PUBACK <= kind <= PUBCOMP and self.subscriber is not None:
+                row = self._acknowledgements(data, table, row, count, kind)
+            else:
+                self._packet(data, table, row)
+                row += 1
+                if self._connecting:
+                    return row
+        return count
+
+    def _packet(self, data: bytes, table: array[int], row: int) -> None:
+        header, begin, end = table[4 * row], table[4 * row + 1], table[4 * row + 2]
+        if self._publisher is None and header >> 4 != PacketType.CONNECT:
+            raise BrokerError(Fault.PROTOCOL_ERROR, "the first packet is not CONNECT")
+        self._packets(codec.decode(header, data, begin, end, self._version))
+
+    def _packets(self, packet: Packet) -> None:
+        match packet:
+            case Connect():
+                self._on_connect(packet)
+            case Subscribe():
+                start(self._subscribe(packet))
+            case Unsubscribe():
+                start(self._unsubscribe(packet))
+            case PingReq():
+                self._send(PingResp())
+            case Disconnect():
+                self._on_disconnect(packet)
+            case _:
+                raise BrokerError(Fault.PROTOCOL_ERROR, f"unexpected {type(packet).__name__}")
+
+    # -- publishing --------------------------------------------------------------------------------
+
+    def _publishes(self, data: bytes, table: array[int], row: int, count: int) -> int:
+        publisher = self._publisher
+        assert publisher is not None, "PUBLISH is handled after CONNECT"
+        self._broker.turn()
+        after = publisher.absorb(data, table, row, count, self._broker.wall_ms())
+        if after < count and table[4 * after] >> 4 == PUBLISH:
+            self._publish_one(publisher, data, table, after)
+            after += 1
+        if self._unacked + len(publisher.packet_ids) > self._broker.capabilities.receive_maximum:
+            raise BrokerError(Fault.RECEIVE_MAXIMUM_EXCEEDED)
+        return after
+
+    def _publish_one(
+        self, publisher: Publisher, data: bytes, table: array[int], row: int
+    ) -> None:
+        """QoS 2, or QoS 1 that may not be published: what the compiled core leaves to us."""
+        self._finish_acks()
+        subscriber = self.subscriber
+        assert subscriber is not None, "PUBLISH is handled after CONNECT"
+        _, qos, _, dup, packet_id = publisher.peek(data, table, row)
+        if qos == 2 and not subscriber.session.receive_qos2(packet_id, dup):
+            self._queue_group(AckGroup(array("H", [packet_id]), 2, self._group_done), [])
+            return
+        _, _, builder = publisher.absorb_one(data, table, row, self._broker.wall_ms())
+        group = AckGroup(array("H", [packet_id]), qos, self._group_done)
+        if builder < 0:
+            group.fault = Fault.NOT_AUTHORIZED
+        self._queue_group(group, [builder] if builder >= 0 else [])
+
+    def _finish_acks(self) -> None:
+        """The QoS 1 packets read so far are one group: it waits for the blocks that they went into."""
+        publisher = self._publisher
+        if publisher is None or not publisher.packet_ids:
+            return
+        group = AckGroup(publisher.packet_ids, 1, self._group_done)
+        publisher.packet_ids = array("H")
+        builders = list(publisher.ack_builders)
+        publisher.ack_builders.clear()
+        self._queue_group(group, builders)
+
+    def _queue_group(self, group: AckGroup, builders: list[int]) -> None:
+        self._acks.append(group)
+        self._unacked += len(group.packet_ids)  # type: ignore[arg-type]
+        if builders:
+            self._broker.turn()
+            self._broker.router.await_ack(group, builders)
+        else:
+            self._group_done(group)
+
+    def _group_done(self, _group: AckGroup) -> None:
+        """Send the acknowledgements whose turn has come."""
+        while self._acks and not self._acks[0].remaining:
+            group = self._acks.popleft()
+            self._unacked -= len(group.packet_ids)  # type: ignore[arg-type]
+            if self.closed or self.subscriber is None:
+                continue
+            if group.fault is not None:
+                self._refuse(group)
+            elif group.qos == 1:
+                self._write_acks(PUBACK, group.packet_ids)  # type: ignore[arg-type]
+            else:
+                self._broker.sessions.received_qos2(
+                    self.subscriber, group.packet_ids, self._write_received  # type: ignore[arg-type]
+                )
+
+    def _write_received(self, packet_ids: array[int]) -> None:
+        self._write_acks(PUBREC, packet_ids)
+
+    def _refuse(self, group: AckGroup) -> None:
+        """The publish failed: 5.0 says why in the acknowledgement, 3.x can only end the connection."""
+        assert group.fault is not None, "only a failed group is refused"
+        if self._version != MQTT_5_0:
+            self.end_with(BrokerError(group.fault))
+            return
+        kind = PUBACK if group.qos == 1 else PUBREC
+        for packet_id in group.packet_ids:  # type: ignore[attr-defined]
+            if group.qos == 2 and self.subscriber is not None:
+                self.subscriber.session.forget_qos2(packet_id)
+            self._send(Ack(kind, packet_id, group.fault.mqtt5))
+
+    # -- acknowledgements --------------------------------------------------------------------------
+
+    def _acknowledgements(
+        self, data: bytes, table: array[int], row: int, count: int, kind: int
+    ) -> int:
+        subscriber = self.subscriber
+        assert subscriber is not None, "acknowledgements are handled after CONNECT"
+        packet_ids: array[int] = array("H")
+        after = fanout.parse_acks(data, table, row, count, kind, packet_ids)
+        sessions = self._broker.sessions
+        if packet_ids:
+            if kind == PUBREL:
+                sessions.released_qos2(subscriber, packet_ids, self._write_completed)
+            else:
+                sessions.acknowledged(subscriber, kind, packet_ids)
+        if after == row or not packet_ids:
+            header, begin, end = table[4 * row], table[4 * row + 1], table[4 * row + 2]
+            packet = codec.decode(header, data, begin, end, self._version)
+            assert isinstance(packet, Ack), "the kind says so"
+            self._one_acknowledgement(subscriber, packet)
+            after = row + 1
+        return after
+
+    def _one_acknowledgement(self, subscriber: Subscriber, packet: Ack) -> None:
+        """An acknowledgement with a reason code or properties."""
+        sessions = self._broker.sessions
+        packet_ids = array("H", [packet.packet_id])
+        if packet.kind == PUBREL:
+            sessions.released_qos2(subscriber, packet_ids, self._write_completed)
+        elif packet.reason_code >= 0x80:
+            sessions.refused(subscriber, packet.packet_id)
+        else:
+            sessions.acknowledged(subscriber, packet.kind, packet_ids)
+
+    def _write_completed(self, packet_ids: array[int]) -> None:
+        self._write_acks(PUBCOMP, packet_ids)
+
+    def _write_acks(self, kind: int, packet_ids: array[int]) -> None:
+        if not self.closed:
+            self._queue(fanout.acks(kind, packet_ids, 0, len(packet_ids)))
+
+    # -- connecting --------------------------------------------------------------------------------
+
+    def _on_connect(self, packet: Connect) -> None:
+        if self._connect is not None:
+            raise BrokerError(Fault.PROTOCOL_ERROR, "a second CONNECT [MQTT-3.1.0-2]")
+        self._connect = packet
+        self._version = packet.version
+        self._connecting = True
+        start(self._connect_session(packet))
+
+    async def _connect_session(self, packet: Connect) -> None:
+        try:
+            opened = await self._broker.sessions.connect(self, packet)
+        except BrokerError as error:
+            self._connecting = False
+            self.refuse_connect(error)
+            return
+        self._connecting = False
+        if self.closed:
+            self._broker.sessions.disconnected(opened.subscriber, self, None)
+            return
+        subscriber = self.subscriber = opened.subscriber
+        self._publisher = self._broker.publisher(packet.version, subscriber.origin)
+        keep_alive_s = opened.keep_alive
+        self.keep_alive_ms = keep_alive_s * 1500
+        self._send(opened.connack)
+        self._broker.sessions.resume(subscriber)
+        rest, self._rest = self._rest, b""
+        if rest:
+            self.received(rest)
+
+    def refuse_connect(self, error: BrokerError) -> None:
+        """CONNACK with the reason, then close [MQTT-3.2.2-7]."""
+        self._broker.fault(self, error)
+        if not self.closed and self._version:
+            refusal = codec.refusal(self._version, error.fault)
+            if refusal is not None:
+                self._transport.write(codec.encode(refusal, self._version))
+        self._close()
+
+    # -- subscribing -------------------------------------------------------------------------------
+
+    async def _subscribe(self, packet: Subscribe) -> None:
+        subscriber = self.subscriber
+        assert subscriber is not None, "SUBSCRIBE is handled after CONNECT"
+        try:
+            outcome = await self._broker.sessions.subscribe(subscriber, packet)
+        except BrokerError as error:
+            self.end_with(error)
+            return
+        if self.closed:
+            return
+        self._send(SubAck(packet.packet_id, outcome.reason_codes))
+        outcome.deliver_retained()
+
+    async def _unsubscribe(self, packet: Unsubscribe) -> None:
+        subscriber = self.subscriber
+        assert subscriber is not None, "UNSUBSCRIBE is handled after CONNECT"
+        try:
+            codes = await self._broker.sessions.unsubscribe(subscriber, packet)
+        except BrokerError as error:
+            self.end_with(error)
+            return
+        if not self.closed:
+            self._send(UnsubAck(packet.packet_id, codes))
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def _on_disconnect(self, packet: Disconnect) -> None:
+        subscriber, self.subscriber = self.subscriber, None
+        self.closed = True
+        assert subscriber is not None, "DISCONNECT is handled after CONNECT"
+        try:
+            self._broker.sessions.disconnected(subscriber, self, packet)
+        except BrokerError as error:
+            self.subscriber, self.closed = subscriber, False
+            raise error
+        self._flush(subscriber)
+        self._close()
+
+    def end(self, fault: Fault) -> None:
+        """The broker ends the connection (taken over, shutting down)."""
+        self.end_with(BrokerError(fault))
+
+    def end_with(self, error: BrokerError) -> None:
+        """End with the protocol's own word: DISCONNECT in 5.0, CONNACK before, a close in 3.x."""
+        if self.closed:
+            return
+        if self._publisher is None:
+            self.refuse_connect(error)
+            return
+        self._broker.fault(self, error)
+        subscriber = self.subscriber
+        if subscriber is not None:
+            self._flush(subscriber)
+        if self._version == MQTT_5_0:
+            self._transport.write(
+                codec.encode(Disconnect(error.fault.mqtt5, Properties()), self._version)
+            )
+        self._close()
+
+    def _close(self) -> None:
+        self.closed = True
+        self._transport.close()
+        self.lost()
+
+    def lost(self) -> None:
+        """The transport is gone, by whoever's will."""
+        self.closed = True
+        self._acks.clear()
+        subscriber, self.subscriber = self.subscriber, None
+        if subscriber is not None:
+            self._broker.sessions.disconnected(subscriber, self, None)
+        self._broker.clients.discard(self)
+
+    def check_keep_alive(self, now_ms: int, connect_timeout_ms: int) -> None:
+        """End a client that has been silent for too long [MQTT-3.1.2-22], or never said CONNECT."""
+        silent_ms = now_ms - self.last_packet_ms
+        if self._publisher is None:
+            if silent_ms > connect_timeout_ms and not self._connecting:
+                self._broker.fault(self, BrokerError(Fault.KEEP_ALIVE_TIMEOUT, "no CONNECT"))
+                self._close()
+        elif self.keep_alive_ms and silent_ms > self.keep_alive_ms:
+            self.end(Fault.KEEP_ALIVE_TIMEOUT)
+
+    # -- bytes out ---------------------------------------------------------------------------------
+
+    def _send(self, packet: Packet) -> None:
+        self._queue(codec.encode(packet, self._version))
+
+    def _queue(self, data: bytes | bytearray) -> None:
+        """Bytes go out through the sink, in order with the messages, at the end of the turn."""
+        if self.subscriber is None:
+            self._transport.write(data)
+        else:
+            self.subscriber.sink.append(data)
+            self.sink_ready()
+
+    def sink_ready(self) -> None:
+        """There are bytes in the sink: write them at the end of the turn."""
+        self._broker.to_write(self)
+
+    def flush(self) -> None:
+        """Write what the turn has put into the sink."""
+        if self.subscriber is not None:
+            self._flush(self.subscriber)
+
+    def _flush(self, subscriber: Subscriber) -> None:
+        data = subscriber.sink.take()
+        if data:
+            self._transport.write(data)
+
+    def hold(self, held: bool) -> None:
+        """Back-pressure: stop or go on reading this client."""
+        if held != self._held and not self.closed:
+            self._held = held
+            (self._transport.pause_reading if held else self._transport.resume_reading)()

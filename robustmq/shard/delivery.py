@@ -1,0 +1,484 @@
+"""The subscriber's side: from a delivered block to the clients of this worker.
+
+A block is matched once a topic (`DeliveryRoute`, kept until a subscription changes). Copies of QoS 0 are encoded straight into the
+sinks by the compiled core, once for each variant. For QoS 1 and 2 a message is queued in the session: for a session that ends with
+its connection as a reference into memory, for a persistent one as a reference to an inbox entry in the log of its
+shard, and `done` is called when those are committed (invariant 1). Each client gets one copy of a message, however many of
+its subscriptions match, with the highest QoS and all identifiers [MQTT-3.3.4-2, -4].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from robustmq.core import blocks, fanout
+from robustmq.core.fanout import DeliveryRoute, Sink, Variant
+from robustmq.core.filters import FilterTrie
+from robustmq.mqtt.inflight import Delivery as Outgoing
+from robustmq.mqtt.subscriptions import Subscription, merge
+from robustmq.shard import wire
+from robustmq.shard.commits import Commits
+from robustmq.shard.inbox import (
+    Inbox,
+    InboxEntry,
+    InboxPart,
+    Recipient,
+    encode_inbox,
+    reference,
+)
+from robustmq.shard.subscriber import Subscriber
+from robustmq.storage.shard_store import INBOX, ShardStore
+
+MAX_ROUTES = 65536
+RETAIN_FLAG = 1
+UNLIMITED_PACKET = 0
+
+
+class LocalSubscription:
+    """A subscription of a local client: what the trie holds."""
+
+    __slots__ = ("filter", "subscriber", "subscription")
+
+    def __init__(self, filter_: bytes, subscriber: Subscriber, subscription: Subscription) -> None:
+        self.filter = filter_
+        self.subscriber = subscriber
+        self.subscription = subscription
+
+
+class Wanted:
+    """What one client gets of a topic's records with QoS above 0."""
+
+    __slots__ = ("identifiers", "no_local", "qos", "retain_as_published", "subscriber")
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        qos: int,
+        retain_as_published: bool,
+        no_local: bool,
+        identifiers: tuple[int, ...],
+    ) -> None:
+        self.subscriber = subscriber
+        self.qos = qos
+        self.retain_as_published = retain_as_published
+        self.no_local = no_local
+        self.identifiers = identifiers
+
+
+class _Pending:
+    """The inbox parts that one delivery brings to one shard."""
+
+    __slots__ = ("parts", "queued")
+
+    def __init__(self) -> None:
+        self.parts: list[InboxPart] = []
+        self.queued: list[tuple[int, list[tuple[Wanted, list[int], list[int]]]]] = []
+
+
+class ShareGroup:
+    """The local members of one share group; each takes its turn."""
+
+    __slots__ = ("filter", "group", "members", "turn")
+
+    def __init__(self, group: bytes, filter_: bytes) -> None:
+        self.group = group
+        self.filter = filter_
+        self.members: list[LocalSubscription] = []
+        self.turn = 0
+
+    def pick(self) -> LocalSubscription | None:
+        """The next member: a connected one if there is any."""
+        count = len(self.members)
+        for step in range(1, count + 1):
+            member = self.members[(self.turn + step) % count]
+            if member.subscriber.peer is not None:
+                self.turn = (self.turn + step) % count
+                return member
+        for member in self.members:
+            if member.subscriber.persistent:
+                return member
+        return None
+
+
+class Delivery:
+    """Hands delivered blocks to the clients of this worker."""
+
+    def __init__(
+        self,
+        stores: dict[int, ShardStore],
+        commits: Commits,
+        inbox: Inbox,
+        wall_ms: Callable[[], int],
+        monotonic_ms: Callable[[], int],
+        ready: Callable[[Subscriber], None],
+        count: Callable[[str, int], None],
+    ) -> None:
+        """`ready(subscriber)` says that its session has something to send at the end of the turn."""
+        self._stores = stores
+        self._commits = commits
+        self._inbox = inbox
+        self._wall_ms = wall_ms
+        self._monotonic_ms = monotonic_ms
+        self._ready = ready
+        self._count = count
+        self._trie = FilterTrie()
+        self._routes: dict[bytes, DeliveryRoute] = {}
+        self._wanted: dict[bytes, list[Wanted]] = {}
+        self._shares: dict[tuple[bytes, bytes], ShareGroup] = {}
+        self._dirty: list[Sink] = []
+        self._complex: list[tuple[int, DeliveryRoute]] = []
+        self.cursors: dict[int, dict[int, int]] = {}
+        self.subscribers: Callable[[bytes], Subscriber | None] = lambda client_id: None
+
+    # -- subscriptions -----------------------------------------------------------------------------
+
+    def add(self, local: LocalSubscription) -> None:
+        """A client wants a filter."""
+        self._trie.insert(local.filter, local)
+        self.forget_routes()
+
+    def remove(self, local: LocalSubscription) -> None:
+        """A client no longer wants a filter."""
+        self._trie.remove(local.filter, local)
+        self.forget_routes()
+
+    def share(self, group: bytes, filter_: bytes) -> ShareGroup:
+        """The local part of a share group, made when it is first asked for."""
+        found = self._shares.get((group, filter_))
+        if found is None:
+            found = self._shares[group, filter_] = ShareGroup(group, filter_)
+        return found
+
+    def shares(self) -> list[ShareGroup]:
+        """All local share groups."""
+        return list(self._shares.values())
+
+    def drop_share(self, share: ShareGroup) -> None:
+        """A share group has no members here."""
+        self._shares.pop((share.group, share.filter), None)
+
+    def forget_routes(self) -> None:
+        """What clients want has changed."""
+        self._routes.clear()
+        self._wanted.clear()
+
+    def _resolve(self, topic: bytes) -> DeliveryRoute:
+        """Who gets a topic's messages: made once, until a subscription changes."""
+        by_client: dict[int, tuple[Subscriber, list[Subscription]]] = {}
+        for local in self._trie.match(topic):
+            subscriber = local.subscriber  # type: ignore[attr-defined]
+            row = by_client.setdefault(id(subscriber), (subscriber, []))
+            row[1].append(local.subscription)  # type: ignore[attr-defined]
+        always: dict[tuple[object, ...], Variant] = {}
+        when_qos0: dict[tuple[object, ...], Variant] = {}
+        wanted: list[Wanted] = []
+        for subscriber, subscriptions in by_client.values():
+            # Overlapping subscriptions: those without No Local still get the client's own messages.
+            merged = merge(subscriptions, False)
+            own = merge(subscriptions, True)
+            if merged is None:
+                continue
+            qos, retain_as_published, identifiers = merged
+            no_local = own is None
+            table = when_qos0 if qos else always
+            key = (subscriber.session.version, retain_as_published, identifiers)
+            if no_local:
+                key += (subscriber.origin,)
+            variant = table.get(key)
+            if variant is None:
+                variant = table[key] = Variant(
+                    subscriber.session.version,
+                    subscriber.origin if no_local else 0,
+                    retain_as_published,
+                    fanout.identifiers_property(identifiers),
+                )
+            variant.sinks.append(subscriber.sink)
+            if qos:
+                wanted.append(
+                    Wanted(subscriber, qos, retain_as_published, no_local, identifiers)
+                )
+        route = DeliveryRoute(topic, list(always.values()), list(when_qos0.values()), bool(wanted))
+        if len(self._routes) >= MAX_ROUTES:
+            self.forget_routes()
+        self._routes[topic] = route
+        self._wanted[topic] = wanted
+        return route
+
+    # -- delivering --------------------------------------------------------------------------------
+
+    def deliver(
+        self,
+        shard: int,
+        position: int,
+        block: bytes | bytearray | memoryview,
+        replay: bool,
+        done: Callable[[], None] | None,
+    ) -> None:
+        """Hand a block to the local clients; `done` when persistent sessions have it committed."""
+        pending: dict[int, _Pending] = {}
+        if replay:
+            for entry in blocks.entries(block):
+                route = self._routes.get(entry.topic) or self._resolve(entry.topic)
+                self._deliver_above_0(block, entry.begin, route, shard, position, True, pending)
+        else:
+            delivered = fanout.deliver(
+                block, self._routes, self._resolve, self._dirty, self._complex, self._wall_ms()
+            )
+            if delivered:
+                self._count("mqtt_messages_sent", delivered)
+            if self._dirty:
+                self._wake_sinks()
+            if self._complex:
+                rows, self._complex = self._complex, []
+                for begin, route in rows:
+                    self._deliver_above_0(block, begin, route, shard, position, False, pending)
+        self._commit(shard, position, pending, done)
+
+    def _wake_sinks(self) -> None:
+        for sink in self._dirty:
+            peer = sink.owner.peer
+            if peer is not None:
+                peer.sink_ready()
+        self._dirty.clear()
+
+    def _deliver_above_0(
+        self,
+        block: bytes | bytearray | memoryview,
+        begin: int,
+        route: DeliveryRoute,
+        shard: int,
+        position: int,
+        replay: bool,
+        pending: dict[int, _Pending],
+    ) -> None:
+        """Queue one entry's records in the sessions that want them with QoS above 0."""
+        records = fanout.record_levels(block, begin)
+        origin = blocks.origin(block, begin)
+        data: bytes | None = None
+        for wanted in self._wanted[route.topic]:
+            subscriber = wanted.subscriber
+            if wanted.no_local and subscriber.origin == origin:
+                continue
+            if replay and (not subscriber.persistent or self._heard(subscriber, shard, position)):
+                continue
+            if data is None:
+                data = blocks.entry_bytes(block, begin)
+            self._queue(data, wanted, records, None, pending)
+
+    def _heard(self, subscriber: Subscriber, shard: int, position: int) -> bool:
+        """Has this subscriber's shard committed what the source had at `position`?"""
+        return self.cursors.get(subscriber.shard, {}).get(shard, -1) >= position
+
+    def _queue(
+        self,
+        data: bytes,
+        wanted: Wanted,
+        records: list[int],
+        indexes: list[int] | None,
+        pending: dict[int, _Pending],
+    ) -> None:
+        """`records` holds for each record its QoS and, as 4, its RETAIN flag; `indexes` selects some."""
+        subscriber = wanted.subscriber
+        chosen = range(len(records)) if indexes is None else indexes
+        if subscriber.persistent:
+            above = [index for index in chosen if records[index] & 3]
+            if above:
+                self._into_inbox(data, wanted, above, records, pending)
+            if len(above) == len(chosen):
+                return
+            chosen = [index for index in chosen if not records[index] & 3]
+        elif subscriber.peer is None:
+            return
+        for index in chosen:
+            qos = min(records[index] & 3, wanted.qos)
+            retain = RETAIN_FLAG if wanted.retain_as_published and records[index] & 4 else 0
+            held = self._inbox.hold(data, index)
+            dropped = subscriber.session.offer(held, qos, retain, wanted.identifiers)
+            if dropped is not None:
+                self._inbox.drop(dropped)
+                self._count("mqtt_messages_dropped", 1)
+        self._ready(subscriber)
+
+    def _into_inbox(
+        self,
+        data: bytes,
+        wanted: Wanted,
+        indexes: list[int],
+        records: list[int],
+        pending: dict[int, _Pending],
+    ) -> None:
+        shard = wanted.subscriber.shard
+        inbox = pending.get(shard)
+        if inbox is None:
+            inbox = pending[shard] = _Pending()
+        if not inbox.parts or inbox.parts[-1].entry is not data:
+            inbox.parts.append(InboxPart(data, []))
+            inbox.queued.append((len(inbox.parts) - 1, []))
+        inbox.parts[-1].recipients.append(
+            Recipient(
+                wanted.subscriber.client_id,
+                wanted.qos,
+                wanted.retain_as_published,
+                wanted.identifiers,
+                None if len(indexes) == len(records) else tuple(indexes),
+            )
+        )
+        inbox.queued[-1][1].append((wanted, indexes, records))
+
+    def _commit(
+        self,
+        shard: int,
+        position: int,
+        pending: dict[int, _Pending],
+        done: Callable[[], None] | None,
+    ) -> None:
+        """Write the inbox entries; queue them in their sessions when they are committed."""
+        if not pending:
+            if done is not None:
+                done()
+            return
+        remaining = len(pending)
+
+        def step(home: int, inbox_position: int, inbox: _Pending) -> None:
+            nonlocal remaining
+            self._offer(home, inbox_position, inbox)
+            remaining -= 1
+            if not remaining and done is not None:
+                done()
+
+        known = position != wire.NO_POSITION
+        for home, inbox in pending.items():
+            entry = InboxEntry(shard if known else -1, position if known else 0, inbox.parts)
+            inbox_position = self._stores[home].append(
+                INBOX, encode_inbox(entry), 0, 0, self._wall_ms()
+            )
+            if known:
+                self.cursors.setdefault(home, {})[shard] = position
+            self._commits.mark(
+                home,
+                False,
+                lambda home=home, at=inbox_position, inbox=inbox: step(home, at, inbox),  # type: ignore[misc]
+            )
+
+    def _offer(self, home: int, inbox_position: int, inbox: _Pending) -> None:
+        firsts = self._inbox.remember(home, inbox_position, inbox.parts)
+        for part, rows in inbox.queued:
+            for wanted, indexes, records in rows:
+                session = wanted.subscriber.session
+                for index in indexes:
+                    qos = min(records[index] & 3, wanted.qos)
+                    retain = RETAIN_FLAG if wanted.retain_as_published and records[index] & 4 else 0
+                    session.offer(
+                        reference(inbox_position, firsts[part] + index),
+                        qos,
+                        retain,
+                        wanted.identifiers,
+                    )
+                self._ready(wanted.subscriber)
+
+    def deliver_share(
+        self, delivery: wire.ShareDelivery, done: Callable[[], None] | None
+    ) -> None:
+        """Hand records to members of a share group, each to one."""
+        share = self._shares.get((delivery.group, delivery.filter))
+        pending: dict[int, _Pending] = {}
+        if share is not None:
+            records = fanout.record_levels(delivery.entry, 0)
+            chosen: dict[int, tuple[LocalSubscription, list[int]]] = {}
+            for index in delivery.indexes:
+                member = share.pick()
+                if member is not None:
+                    chosen.setdefault(id(member), (member, []))[1].append(index)
+            for member, indexes in chosen.values():
+                self._queue(delivery.entry, _wanted_of(member), records, indexes, pending)
+        self._commit(delivery.shard, wire.NO_POSITION, pending, done)
+
+    def deliver_retained(self, local: LocalSubscription, entry: bytes) -> None:
+        """Send a retained value to one new subscription: RETAIN is 1 [MQTT-3.3.1-8]."""
+        wanted = _wanted_of(local)
+        wanted.retain_as_published = True
+        records = [level | 4 for level in fanout.record_levels(entry, 0)]
+        pending: dict[int, _Pending] = {}
+        self._queue(entry, wanted, records, None, pending)
+        self._commit(0, wire.NO_POSITION, pending, None)
+
+    def replay_inbox(self, position: int, entry: InboxEntry, home: int) -> None:
+        """Recovery: queue again what an inbox entry says; what a session has finished it ignores."""
+        if entry.source_shard >= 0:
+            cursors = self.cursors.setdefault(home, {})
+            cursors[entry.source_shard] = max(
+                entry.source_position, cursors.get(entry.source_shard, -1)
+            )
+        first = 0
+        for part in entry.parts:
+            records = fanout.record_levels(part.entry, 0)
+            for recipient in part.recipients:
+                subscriber = self.subscribers(recipient.client_id)
+                if subscriber is None:
+                    continue
+                indexes = recipient.indexes if recipient.indexes is not None else range(len(records))
+                for index in indexes:
+                    retain = (
+                        RETAIN_FLAG if recipient.retain_as_published and records[index] & 4 else 0
+                    )
+                    subscriber.session.offer(
+                        reference(position, first + index),
+                        min(records[index] & 3, recipient.qos),
+                        retain,
+                        recipient.identifiers,
+                    )
+            first += len(records)
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def pump(self, subscriber: Subscriber) -> None:
+        """Move what the client's window allows from its session to its sink."""
+        self.send(subscriber, subscriber.session.pump(self._monotonic_ms()))
+
+    def send(self, subscriber: Subscriber, deliveries: list[Outgoing]) -> None:
+        """Encode deliveries (new or repeated) into the sink of a connected client."""
+        if subscriber.peer is None or not deliveries:
+            return
+        now = self._wall_ms()
+        version = subscriber.session.version
+        sink = subscriber.sink
+        sent = 0
+        for delivery in deliveries:
+            located = self._inbox.locate(subscriber.shard, delivery.reference)
+            frame = b""
+            if located is not None:
+                frame = fanout.encode(
+                    located.entry,
+                    0,
+                    located.index,
+                    version,
+                    delivery.qos,
+                    delivery.dup,
+                    bool(delivery.flags & RETAIN_FLAG),
+                    delivery.packet_id,
+                    delivery.subscription_ids,
+                    now,
+                )
+            if not delivery.qos:
+                self._inbox.drop(delivery.reference)
+            if not frame or (subscriber.max_packet_size and len(frame) > subscriber.max_packet_size):
+                if delivery.qos:
+                    subscriber.session.discard(delivery.packet_id)
+                continue
+            sink.append(frame)
+            sent += 1
+        if sent:
+            self._count("mqtt_messages_sent", sent)
+            subscriber.peer.sink_ready()
+
+
+def _wanted_of(local: LocalSubscription) -> Wanted:
+    subscription = local.subscription
+    identifier = subscription.subscription_identifier
+    return Wanted(
+        local.subscriber,
+        subscription.qos,
+        subscription.retain_as_published,
+        False,
+        (identifier,) if identifier else (),
+    )
