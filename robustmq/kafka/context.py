@@ -1,0 +1,58 @@
+"""What a handler knows of the request beside its fields, and the few things that all handlers do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import msgspec
+
+from robustmq.errors import BrokerError
+
+T = TypeVar("T")
+
+NO_OPERATIONS = -(1 << 31)
+"""Authorized operations that were not asked for."""
+CLUSTER_OPERATIONS = sum(1 << operation for operation in (5, 7, 8, 9, 10, 11, 12))
+TOPIC_OPERATIONS = sum(1 << operation for operation in (3, 4, 5, 6, 7, 8, 10, 11))
+GROUP_OPERATIONS = sum(1 << operation for operation in (3, 6, 8))
+
+_NAME_LIMIT = 249
+_LEGAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+class ConnectionState(msgspec.Struct):
+    """What is known of a Kafka connection; the shell makes one for each and gives it to `dispatch`."""
+
+    client_host: str
+    client_software_name: str = ""
+    client_software_version: str = ""
+
+
+class RequestContext(msgspec.Struct, frozen=True):
+    """The header of a request and the connection it came by."""
+
+    api_key: int
+    api_version: int
+    client_id: str
+    connection: ConnectionState
+
+
+def legal_name(name: str | None) -> bool:
+    """Whether Kafka allows a topic of this name."""
+    if not name or len(name) > _NAME_LIMIT or name in (".", ".."):
+        return False
+    return _LEGAL.issuperset(name)
+
+
+async def settled(promise: Awaitable[T]) -> T | BrokerError:
+    """The value of a gateway's promise, or the fault with which it failed."""
+    try:
+        return await promise
+    except BrokerError as error:
+        return error
+
+
+def kafka_code(error: BrokerError) -> int:
+    """What a Kafka client is told of a fault."""
+    return error.fault.kafka

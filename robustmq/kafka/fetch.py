@@ -1,0 +1,189 @@
+"""Fetch: whole stored batches, at once or after a wait (protocol guide, Fetch; KIP-74 sizes, KIP-227 sessions).
+
+- The first batch found always goes whole, however small the bounds; after it the response bound is kept.
+- A partition's error, or min_bytes reached, answers at once. Else the request waits for an append behind what it
+  saw; it holds nothing meanwhile but its own list of partitions.
+- In an incremental session only partitions with records, errors or moved offsets are answered, and those served
+  go to the end of the order, so that a small bound starves none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from robustmq import names
+from robustmq.errors import BrokerError, KafkaCode
+from robustmq.kafka import messages
+from robustmq.kafka.context import RequestContext, kafka_code, settled
+from robustmq.kafka.fetch_sessions import FetchPartition, Opened, PartitionKey
+from robustmq.kafka.gateway import AppendWait, Gateway, ReadResult
+from robustmq.promises import Promise
+
+TOPIC_ID_VERSION = 13
+MAX_WAIT_MS = 300_000
+RESPONSE_MAX_BYTES = 64 << 20
+_LEADER_ERRORS = (KafkaCode.NOT_LEADER_OR_FOLLOWER, KafkaCode.FENCED_LEADER_EPOCH)
+
+
+class _Target(msgspec.Struct):
+    """A partition of the request, its topic's key (None: unknown), and what was read."""
+
+    wanted: FetchPartition
+    topic: bytes | None
+    result: ReadResult
+
+
+async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one Fetch."""
+    by_id = context.api_version >= TOPIC_ID_VERSION
+    opened = gateway.fetch_sessions.open(
+        request.session_id,
+        request.session_epoch,
+        _wanted(request, by_id),
+        _forgotten(request, by_id),
+        gateway.now_ms(),
+    )
+    if opened.error:
+        return messages.FetchResponse(error_code=int(opened.error), session_id=0, responses=[])
+    targets = [await _target(wanted, gateway) for wanted in opened.partitions]
+    max_bytes = min(max(request.max_bytes, 0), RESPONSE_MAX_BYTES)
+    deadline_ms = gateway.now_ms() + min(max(request.max_wait_ms, 0), MAX_WAIT_MS)
+    while True:
+        size = await _read_all(targets, max_bytes, request.isolation_level, gateway)
+        left_ms = deadline_ms - gateway.now_ms()
+        waits = [
+            AppendWait(target.topic, target.wanted.key[1], target.result.high_watermark)
+            for target in targets
+            if target.topic is not None
+        ]
+        failed = any(target.result.error for target in targets)
+        if size >= request.min_bytes or failed or left_ms <= 0 or not waits:
+            break
+        if isinstance(await settled(gateway.wait_for_append(waits, left_ms)), BrokerError):
+            break
+    gateway.count("kafka_bytes_out", size)
+    return _response(opened, targets, request.isolation_level)
+
+
+def _wanted(request: Any, by_id: bool) -> list[FetchPartition]:
+    return [
+        FetchPartition(
+            (topic.topic_id if by_id else topic.topic, part.partition),
+            part.fetch_offset,
+            part.partition_max_bytes,
+            part.current_leader_epoch,
+        )
+        for topic in request.topics
+        for part in topic.partitions
+    ]
+
+
+def _forgotten(request: Any, by_id: bool) -> list[PartitionKey]:
+    return [
+        (topic.topic_id if by_id else topic.topic, partition)
+        for topic in request.forgotten_topics_data
+        for partition in topic.partitions
+    ]
+
+
+async def _target(wanted: FetchPartition, gateway: Gateway) -> _Target:
+    name = wanted.key[0]
+    if isinstance(name, UUID):
+        info = await settled(gateway.topic_by_id(name))
+        if info is None or isinstance(info, BrokerError):
+            return _Target(wanted, None, ReadResult(error=KafkaCode.UNKNOWN_TOPIC_ID))
+        return _Target(wanted, info.name, ReadResult())
+    return _Target(wanted, names.from_kafka(name), ReadResult())
+
+
+async def _read_all(targets: list[_Target], max_bytes: int, isolation: int, gateway: Gateway) -> int:
+    """Read every partition within the response's bound; the bytes found."""
+    size = 0
+    for target in targets:
+        if target.topic is None:
+            continue
+        room = min(target.wanted.max_bytes, max_bytes - size)
+        outcome = gateway.read(
+            target.topic,
+            target.wanted.key[1],
+            target.wanted.offset,
+            max(room, 0),
+            isolation,
+            target.wanted.leader_epoch,
+        )
+        if isinstance(outcome, Promise):
+            answer = await settled(outcome)
+            if isinstance(answer, BrokerError):
+                answer = ReadResult(error=kafka_code(answer))
+            outcome = answer
+        found = sum(len(buffer) for buffer in outcome.buffers)
+        if size and found and size + found > max_bytes:
+            outcome = msgspec.structs.replace(outcome, buffers=[])
+            found = 0
+        target.result = outcome
+        size += found
+    return size
+
+
+def _response(opened: Opened, targets: list[_Target], isolation: int) -> Any:
+    topics: dict[str | UUID, list[Any]] = {}
+    served = []
+    for target in targets:
+        result, wanted = target.result, target.wanted
+        told = (result.high_watermark, result.last_stable_offset, result.log_start_offset)
+        quiet = not result.buffers and not result.error and told == wanted.told
+        wanted.told = (-1, -1, -1) if result.error else told
+        if result.buffers:
+            served.append(wanted.key)
+        if not (opened.incremental and quiet):
+            topics.setdefault(wanted.key[0], []).append(_partition(target, isolation))
+    session = opened.session
+    if session is not None and served:
+        session_order(opened, served)
+    return messages.FetchResponse(
+        session_id=opened.session_id,
+        responses=[_topic(name, partitions) for name, partitions in topics.items()],
+    )
+
+
+def session_order(opened: Opened, served: list[PartitionKey]) -> None:
+    """Partitions that were given records stand behind the others in their session next time."""
+    assert opened.session is not None, "only a session has an order"
+    for key in served:
+        if key in opened.session.partitions:
+            opened.session.partitions.move_to_end(key)
+
+
+def _topic(name: str | UUID, partitions: list[Any]) -> Any:
+    if isinstance(name, UUID):
+        return messages.FetchableTopicResponse(topic_id=name, partitions=partitions)
+    return messages.FetchableTopicResponse(topic=name, partitions=partitions)
+
+
+def _partition(target: _Target, isolation: int) -> Any:
+    result = target.result
+    aborted = None
+    if isolation:
+        aborted = [
+            messages.AbortedTransaction(
+                producer_id=transaction.producer_id, first_offset=transaction.first_offset
+            )
+            for transaction in result.aborted
+        ]
+    answer = messages.PartitionData(
+        partition_index=target.wanted.key[1],
+        error_code=int(result.error),
+        high_watermark=result.high_watermark,
+        last_stable_offset=result.last_stable_offset,
+        log_start_offset=result.log_start_offset,
+        aborted_transactions=aborted,
+        records=result.buffers,
+    )
+    if result.error in _LEADER_ERRORS and result.leader >= 0:
+        answer.current_leader = messages.LeaderIdAndEpoch(
+            leader_id=result.leader, leader_epoch=result.leader_epoch
+        )
+    return answer

@@ -1,0 +1,143 @@
+"""Metadata and DescribeCluster: who is there, and who leads what (protocol guide; KIP-516 topic ids).
+
+A null list of topics means all (all declared, and light ones up to `kafka.listed_light_topics`), an empty one none; in
+version 0 the empty list means all. A topic asked for by name is made when the request and the settings allow
+it. Names that Kafka forbids are 17.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from robustmq import names
+from robustmq.errors import BrokerError, KafkaCode
+from robustmq.kafka import messages
+from robustmq.kafka.context import (
+    CLUSTER_OPERATIONS,
+    NO_OPERATIONS,
+    TOPIC_OPERATIONS,
+    RequestContext,
+    kafka_code,
+    legal_name,
+    settled,
+)
+from robustmq.kafka.gateway import Gateway, TopicInfo
+
+AUTO_CREATE_VERSION = 4
+_NO_ID = UUID(int=0)
+_BROKERS = 1
+
+
+async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one Metadata."""
+    wanted = request.topics
+    if wanted is None or (context.api_version == 0 and not wanted):
+        topics = await _all_topics(request, gateway)
+    else:
+        create = gateway.auto_create and (
+            context.api_version < AUTO_CREATE_VERSION or request.allow_auto_topic_creation
+        )
+        topics = [await _one_topic(topic, create, request, gateway) for topic in wanted]
+    operations = NO_OPERATIONS
+    if request.include_cluster_authorized_operations:
+        operations = CLUSTER_OPERATIONS
+    return messages.MetadataResponse(
+        brokers=[
+            messages.MetadataResponseBroker(
+                node_id=node.node_id, host=node.host, port=node.port, rack=node.rack
+            )
+            for node in gateway.nodes()
+        ],
+        cluster_id=gateway.cluster_id,
+        controller_id=gateway.controller_id(),
+        topics=topics,
+        cluster_authorized_operations=operations,
+    )
+
+
+async def _all_topics(request: Any, gateway: Gateway) -> list[Any]:
+    listed = await gateway.list_topics(gateway.listed_light_topics)
+    shown = []
+    for info in listed:
+        name = names.to_kafka(info.name)
+        if name is not None:
+            shown.append(_topic(name, info, request))
+    return shown
+
+
+async def _one_topic(topic: Any, create: bool, request: Any, gateway: Gateway) -> Any:
+    if topic.name is None:
+        info = await settled(gateway.topic_by_id(topic.topic_id))
+        if info is None or isinstance(info, BrokerError):
+            code = kafka_code(info) if info else KafkaCode.UNKNOWN_TOPIC_ID
+            return _failed(None, topic.topic_id, code)
+        return _topic(names.to_kafka(info.name), info, request)
+    if not legal_name(topic.name):
+        return _failed(topic.name, _NO_ID, KafkaCode.INVALID_TOPIC_EXCEPTION)
+    info = await settled(gateway.topic(names.from_kafka(topic.name), create))
+    if info is None or isinstance(info, BrokerError):
+        code = kafka_code(info) if info else KafkaCode.UNKNOWN_TOPIC_OR_PARTITION
+        return _failed(topic.name, _NO_ID, code)
+    return _topic(topic.name, info, request)
+
+
+def _failed(name: str | None, topic_id: UUID, code: int) -> Any:
+    return messages.MetadataResponseTopic(
+        error_code=int(code),
+        name=name,
+        topic_id=topic_id,
+        partitions=[],
+        topic_authorized_operations=NO_OPERATIONS,
+    )
+
+
+def _topic(name: str | None, info: TopicInfo, request: Any) -> Any:
+    operations = NO_OPERATIONS
+    if request.include_topic_authorized_operations:
+        operations = TOPIC_OPERATIONS
+    return messages.MetadataResponseTopic(
+        error_code=0,
+        name=name,
+        topic_id=info.topic_id,
+        is_internal=info.internal,
+        partitions=[
+            messages.MetadataResponsePartition(
+                error_code=int(KafkaCode.LEADER_NOT_AVAILABLE) if part.leader < 0 else 0,
+                partition_index=index,
+                leader_id=part.leader,
+                leader_epoch=part.leader_epoch,
+                replica_nodes=[] if part.leader < 0 else [part.leader],
+                isr_nodes=[] if part.leader < 0 else [part.leader],
+                offline_replicas=[],
+            )
+            for index, part in enumerate(info.partitions)
+        ],
+        topic_authorized_operations=operations,
+    )
+
+
+async def handle_describe_cluster(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one DescribeCluster; endpoint type 2 (controllers) is not served by brokers."""
+    if context.api_version >= 1 and request.endpoint_type != _BROKERS:
+        return messages.DescribeClusterResponse(
+            error_code=int(KafkaCode.INVALID_REQUEST),
+            error_message="only endpoint type 1 (brokers) is served here",
+            endpoint_type=request.endpoint_type,
+            cluster_id=gateway.cluster_id,
+            brokers=[],
+        )
+    operations = NO_OPERATIONS
+    if request.include_cluster_authorized_operations:
+        operations = CLUSTER_OPERATIONS
+    return messages.DescribeClusterResponse(
+        cluster_id=gateway.cluster_id,
+        controller_id=gateway.controller_id(),
+        brokers=[
+            messages.DescribeClusterBroker(
+                broker_id=node.node_id, host=node.host, port=node.port, rack=node.rack
+            )
+            for node in gateway.nodes()
+        ],
+        cluster_authorized_operations=operations,
+    )

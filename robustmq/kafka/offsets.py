@@ -1,0 +1,76 @@
+"""ListOffsets: where a partition begins and ends, and where a time is in it (protocol guide, ListOffsets).
+
+The special times -3, -4 and -5 came with versions 7, 8 and 9; asked for in an older version they are 35.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustmq import names
+from robustmq.errors import BrokerError, KafkaCode
+from robustmq.kafka import messages
+from robustmq.kafka.context import RequestContext, kafka_code, settled
+from robustmq.kafka.gateway import (
+    EARLIEST_LOCAL_TIMESTAMP,
+    LATEST_TIERED_TIMESTAMP,
+    MAX_TIMESTAMP,
+    Gateway,
+    ListedOffset,
+)
+from robustmq.promises import Promise, resolved
+
+_SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL_TIMESTAMP: 8, LATEST_TIERED_TIMESTAMP: 9}
+
+
+async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one ListOffsets; all partitions are asked before the first answer is awaited."""
+    seen: set[tuple[str, int]] = set()
+    started: list[tuple[str, list[tuple[int, Promise[ListedOffset]]]]] = []
+    for topic in request.topics:
+        promises = []
+        for part in topic.partitions:
+            key = (topic.name, part.partition_index)
+            if key in seen:
+                promise = resolved(ListedOffset(error=KafkaCode.INVALID_REQUEST))
+            else:
+                promise = _start(topic.name, part, request.isolation_level, context, gateway)
+            seen.add(key)
+            promises.append((part.partition_index, promise))
+        started.append((topic.name, promises))
+    topics = [
+        messages.ListOffsetsTopicResponse(
+            name=name, partitions=[await _answer(index, promise) for index, promise in promises]
+        )
+        for name, promises in started
+    ]
+    return messages.ListOffsetsResponse(topics=topics)
+
+
+def _start(
+    name: str, part: Any, isolation: int, context: RequestContext, gateway: Gateway
+) -> Promise[ListedOffset]:
+    timestamp_ms = part.timestamp
+    oldest = _SINCE.get(timestamp_ms, 0)
+    if context.api_version < oldest or timestamp_ms < LATEST_TIERED_TIMESTAMP:
+        return resolved(ListedOffset(error=KafkaCode.UNSUPPORTED_VERSION))
+    return gateway.list_offset(
+        names.from_kafka(name),
+        part.partition_index,
+        timestamp_ms,
+        isolation,
+        part.current_leader_epoch,
+    )
+
+
+async def _answer(index: int, promise: Promise[ListedOffset]) -> Any:
+    found = await settled(promise)
+    if isinstance(found, BrokerError):
+        found = ListedOffset(error=kafka_code(found))
+    return messages.ListOffsetsPartitionResponse(
+        partition_index=index,
+        error_code=int(found.error),
+        timestamp=found.timestamp_ms,
+        offset=found.offset,
+        leader_epoch=found.leader_epoch,
+    )
