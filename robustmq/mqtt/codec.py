@@ -1,12 +1,14 @@
 """One control packet to a struct and back (MQTT 5.0 chapter 3, 3.1.1 chapter 3, MQTT 3.1).
 
-`decode` takes the first byte of the fixed header and the body that the framing found; it accepts exactly what a
-peer may send in that version and raises `BrokerError` with the reason for anything else. `encode` writes whole
-packets. `from_client` says which direction is read: some packets and properties go one way only.
+`decode` takes the first byte of the fixed header and the body that the framing found; it accepts
+exactly what a peer may send in that version and raises `BrokerError` with the reason for anything
+else. `encode` writes whole packets. `from_client` says which direction is read: some packets and
+properties go one way only.
 
-What differs by version: 3.x has no properties and no reason codes but in CONNACK and SUBACK; 3.1 alone allows DUP
-in the fixed header of SUBSCRIBE, UNSUBSCRIBE and PUBREL, and user name flags without the fields behind them.
-Client identifiers longer than 23 characters are taken in 3.1 too, as every broker does.
+What differs by version: 3.x has no properties and no reason codes but in CONNACK and SUBACK; 3.1
+alone allows DUP in the fixed header of SUBSCRIBE, UNSUBSCRIBE and PUBREL, and user name flags
+without the fields behind them. Client identifiers longer than 23 characters are taken in 3.1 too,
+as every broker does.
 """
 
 from __future__ import annotations
@@ -84,10 +86,10 @@ class Peek(msgspec.Struct, frozen=True, gc=False):
 
 
 def peek_connect(buffer: Buffer, maximum_bytes: int = PEEK_MAXIMUM_BYTES) -> Peek | None:
-    """Client identifier and version of the CONNECT that begins the buffer; None if more bytes are needed.
+    """What the CONNECT at the begin of the buffer says of itself; None if more bytes are needed.
 
-    Raises when the first packet is no CONNECT, is larger than `maximum_bytes`, or is malformed as far as looked
-    at; the connection that reads it properly finds the rest.
+    Raises when the first packet is no CONNECT, is larger than `maximum_bytes`, or is malformed as far
+    as looked at; the connection that reads it properly finds the rest.
     """
     if len(buffer) < 2:
         if buffer and buffer[0] != 0x10:

@@ -1,7 +1,8 @@
 """The control packets of MQTT as data (MQTT 5.0 chapter 3; 3.1.1 and 3.1 are subsets).
 
-Names are the specification's. Topic names, topic filters and client identifiers are the UTF-8 bytes that came on
-the wire, already checked; payloads are opaque. A packet of 3.x has no properties and reason code 0.
+Names are the specification's. Topic names, topic filters and client identifiers are the UTF-8 bytes
+that came on the wire, already checked; payloads are opaque. A packet of 3.x has no properties and
+reason code 0.
 """
 
 from __future__ import annotations

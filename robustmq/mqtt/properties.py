@@ -1,9 +1,10 @@
 """The table of MQTT 5.0 properties (section 2.2.2) and the code that walks it.
 
-One row a property: identifier, name, type, the packets that may carry it, and the values it may have. A property
-that its packet may not carry is malformed [section 2.2.2.2]; a second copy of a single property, or a value outside
-its range, is a protocol error, and a topic alias of 0 has its own reason code [MQTT-3.3.2-8]. Only User Property
-may be repeated anywhere, and Subscription Identifier in a PUBLISH of the server.
+One row a property: identifier, name, type, the packets that may carry it, and the values it may
+have. A property that its packet may not carry is malformed [section 2.2.2.2]; a second copy of a
+single property, or a value outside its range, is a protocol error, and a topic alias of 0 has its
+own reason code [MQTT-3.3.2-8]. Only User Property may be repeated anywhere, and Subscription
+Identifier in a PUBLISH of the server.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ def _read_one(reader: Reader, packet: int, values: dict[str, Any]) -> None:
     if row.type is Type.TOPIC and (not value or b"+" in value or b"#" in value):
         raise protocol_error(f"{row.name} is no topic name")
     if row.name in _REPEATED:
-        if row.name in values and packet == PacketType.SUBSCRIBE and row.type is not Type.STRING_PAIR:
+        single = packet == PacketType.SUBSCRIBE and row.type is not Type.STRING_PAIR
+        if single and row.name in values:
             raise protocol_error(f"{row.name} comes twice")
         values.setdefault(row.name, []).append(value)
     elif row.name in values:

@@ -1,8 +1,8 @@
 """The data types of MQTT on the wire (MQTT 5.0 section 1.5; 3.1.1 section 1.5 and 2.2.3).
 
-`Reader` walks one packet's body and never reads past its end: what is cut short or not well formed raises
-MALFORMED_PACKET. The `put_*` functions are its inverse; a value that does not fit a field is a bug of the caller
-and fails an assertion.
+`Reader` walks one packet's body and never reads past its end: what is cut short or not well formed
+raises MALFORMED_PACKET. The `put_*` functions are its inverse; a value that does not fit a field is
+a bug of the caller and fails an assertion.
 """
 
 from __future__ import annotations
