@@ -1,0 +1,214 @@
+"""Counters in shared memory: one row of int64 for each worker, no locks.
+
+The supervisor makes the memory before it forks; every process inherits it. A row has one writer,
+its worker; whoever reads may see a value that is a moment old, never a torn one (aligned 8-byte
+stores). Counters survive the restart of their worker, so that they never step back; gauges are set
+to 0 by `begin`. `COUNTERS` is the one table: a name that is not in it does not exist, and
+docs/reference/metrics.md is written from it.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Literal, NamedTuple
+
+CELL = 8
+Labels = tuple[tuple[str, str], ...]
+
+
+class Counter(NamedTuple):
+    """One cell of a row: how code names it, and how Prometheus shows it."""
+
+    name: str
+    metric: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: Labels = ()
+
+
+def _counter(name: str, help_text: str, metric: str = "", **labels: str) -> Counter:
+    return Counter(
+        name, metric or f"robustmq_{name}_total", "counter", help_text, tuple(labels.items())
+    )
+
+
+def _gauge(name: str, help_text: str, metric: str = "", **labels: str) -> Counter:
+    return Counter(name, metric or f"robustmq_{name}", "gauge", help_text, tuple(labels.items()))
+
+
+_MESSAGES = "Messages taken in, or delivered to a subscriber or consumer."
+_BYTES = "Bytes read from and written to sockets."
+_CONNECTIONS = "Open client connections."
+_OPENED = "Client connections accepted since the start."
+
+COUNTERS: tuple[Counter, ...] = (
+    _counter(
+        "mqtt_messages_received",
+        _MESSAGES,
+        "robustmq_messages_total",
+        protocol="mqtt",
+        direction="in",
+    ),
+    _counter(
+        "mqtt_messages_sent", _MESSAGES, "robustmq_messages_total", protocol="mqtt", direction="out"
+    ),
+    _counter(
+        "kafka_messages_received",
+        _MESSAGES,
+        "robustmq_messages_total",
+        protocol="kafka",
+        direction="in",
+    ),
+    _counter(
+        "kafka_messages_sent",
+        _MESSAGES,
+        "robustmq_messages_total",
+        protocol="kafka",
+        direction="out",
+    ),
+    _counter(
+        "mqtt_bytes_received", _BYTES, "robustmq_bytes_total", protocol="mqtt", direction="in"
+    ),
+    _counter("mqtt_bytes_sent", _BYTES, "robustmq_bytes_total", protocol="mqtt", direction="out"),
+    _counter(
+        "kafka_bytes_received", _BYTES, "robustmq_bytes_total", protocol="kafka", direction="in"
+    ),
+    _counter("kafka_bytes_sent", _BYTES, "robustmq_bytes_total", protocol="kafka", direction="out"),
+    _gauge("mqtt_connections", _CONNECTIONS, "robustmq_connections", protocol="mqtt"),
+    _gauge("kafka_connections", _CONNECTIONS, "robustmq_connections", protocol="kafka"),
+    _counter(
+        "mqtt_connections_opened", _OPENED, "robustmq_connections_opened_total", protocol="mqtt"
+    ),
+    _counter(
+        "kafka_connections_opened", _OPENED, "robustmq_connections_opened_total", protocol="kafka"
+    ),
+    _counter("connections_refused", "Connections closed by an accept limit."),
+    _counter("connections_handed_over", "MQTT connections passed to their home worker."),
+    _counter("mqtt_publish_received", "PUBLISH packets received."),
+    _counter("mqtt_publish_sent", "PUBLISH packets sent."),
+    _counter(
+        "mqtt_publish_dropped", "Messages not delivered: full queue, slow client, or expired."
+    ),
+    _counter("mqtt_publish_denied", "PUBLISH packets to topics the client may not write."),
+    _counter("mqtt_connect_refused", "CONNECT packets answered with an error."),
+    _counter("mqtt_authentication_failures", "CONNECT packets with a bad user name or password."),
+    _counter("mqtt_takeovers", "Connections closed because their session was taken over."),
+    _counter("mqtt_wills_published", "Wills published."),
+    _counter(
+        "mqtt_protocol_errors",
+        "Connections ended by bad input.",
+        "robustmq_protocol_errors_total",
+        protocol="mqtt",
+    ),
+    _counter(
+        "kafka_protocol_errors",
+        "Connections ended by bad input.",
+        "robustmq_protocol_errors_total",
+        protocol="kafka",
+    ),
+    _gauge("mqtt_sessions", "Sessions, connected or not."),
+    _gauge("mqtt_subscriptions", "Subscriptions of all sessions."),
+    _gauge("mqtt_shared_subscriptions", "Subscriptions of $share groups."),
+    _gauge("mqtt_retained", "Retained messages."),
+    _gauge("mqtt_queued_messages", "Messages that wait in sessions."),
+    _gauge("mqtt_queued_bytes", "Bytes that wait in sessions."),
+    _gauge("mqtt_inflight", "QoS 1 and 2 messages sent and not acknowledged."),
+    _counter("kafka_requests", "Kafka requests answered."),
+    _counter("kafka_requests_failed", "Kafka requests that ended in an error of ours."),
+    _counter("kafka_unsupported_versions", "Kafka requests in a version that is not offered."),
+    _gauge("kafka_requests_parked", "Kafka requests that wait (fetch, join, sync)."),
+    _gauge("kafka_groups", "Consumer groups."),
+    _counter("kafka_group_rebalances", "Rebalances of consumer groups."),
+    _gauge("topics", "Topics whose log is owned here, light ones included."),
+    _gauge("partitions", "Partitions of declared topics owned here."),
+    _counter("storage_appends", "Batches appended to logs."),
+    _counter("storage_bytes_written", "Bytes appended to logs."),
+    _counter("storage_commits", "Group commits."),
+    _counter("storage_syncs", "Group commits with fdatasync."),
+    _counter(
+        "storage_commit_us",
+        "Microseconds spent in commits.",
+        "robustmq_storage_commit_microseconds_total",
+    ),
+    _counter("storage_corrupt_records", "Bad records found and quarantined."),
+    _counter("storage_errors", "Disk errors."),
+    _gauge("storage_pending_bytes", "Bytes appended and not yet committed."),
+    _gauge("storage_log_bytes", "Bytes of logs on disk."),
+    _counter("bus_frames_sent", "Frames sent to other workers."),
+    _counter("bus_bytes_sent", "Bytes sent to other workers."),
+    _gauge("bus_queued_bytes", "Bytes that wait for other workers."),
+    _counter("bus_reconnects", "Links to other workers made again."),
+    _gauge("shards", "Shards owned here."),
+    _counter("loop_slow_turns", "Turns of the event loop longer than 5 ms."),
+    _gauge("ready", "1 when the worker has recovered its shards and listens."),
+    _gauge("pid", "Process id of the worker.", "robustmq_worker_pid"),
+    _counter("starts", "Starts of the worker.", "robustmq_worker_starts_total"),
+    _gauge(
+        "heartbeat_ms",
+        "Wall clock of the worker's last sign of life.",
+        "robustmq_worker_heartbeat_milliseconds",
+    ),
+)
+
+INDEX: dict[str, int] = {counter.name: place for place, counter in enumerate(COUNTERS)}
+
+
+class Row:
+    """One worker's cells. `cells[INDEX[name]] += n` is the fast way, `add` the easy one."""
+
+    __slots__ = ("cells",)
+
+    def __init__(self, cells: memoryview) -> None:
+        self.cells = cells
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Add to a counter or gauge; an unknown name is ignored."""
+        place = INDEX.get(name)
+        if place is not None:
+            self.cells[place] += amount
+
+    def set(self, name: str, value: int) -> None:
+        """Set a gauge; an unknown name is ignored."""
+        place = INDEX.get(name)
+        if place is not None:
+            self.cells[place] = value
+
+    def get(self, name: str) -> int:
+        """The value of one cell."""
+        return int(self.cells[INDEX[name]])
+
+    def begin(self, pid: int) -> None:
+        """A worker starts on this row: gauges to 0, counters stay."""
+        for place, counter in enumerate(COUNTERS):
+            if counter.kind == "gauge":
+                self.cells[place] = 0
+        self.set("pid", pid)
+        self.add("starts")
+
+
+class Counters:
+    """All rows, in anonymous memory shared with every process forked afterwards."""
+
+    def __init__(self, workers: int) -> None:
+        assert workers > 0, "counters need at least one worker"
+        self.workers = workers
+        self._memory = mmap.mmap(-1, workers * len(COUNTERS) * CELL)
+        self._cells = memoryview(self._memory).cast("q")
+
+    def row(self, worker: int) -> Row:
+        """The row that worker `worker` writes."""
+        assert 0 <= worker < self.workers, "no row for this worker"
+        width = len(COUNTERS)
+        return Row(self._cells[worker * width : (worker + 1) * width])
+
+    def value(self, name: str, worker: int) -> int:
+        """One cell."""
+        return int(self._cells[worker * len(COUNTERS) + INDEX[name]])
+
+    def total(self, name: str) -> int:
+        """The sum over all workers."""
+        return sum(self.value(name, worker) for worker in range(self.workers))
+
+    def totals(self) -> dict[str, int]:
+        """The sums of all counters by name."""
+        return {counter.name: self.total(counter.name) for counter in COUNTERS}

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Write config.toml and docs/reference/*.md from the tables in the code.
+
+`scripts/make_reference.py` writes, `scripts/make_reference.py --check` only says what has drifted (exit code 1).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from robustmq.config import SECTIONS  # noqa: E402
+from robustmq.errors import Fault, KafkaCode  # noqa: E402
+from robustmq.limits import Row, rows  # noqa: E402
+
+NOTE = "<!-- Written by scripts/make_reference.py from the code; do not edit. -->\n\n"
+EXAMPLES = """\
+# Topics that match a filter use a mode of their own; the first rule that matches counts.
+# [[storage.rules]]
+# filter = "metrics/#"
+# mode = "memory"          # memory, hybrid or persistent
+
+# A stream: MQTT topics that match a filter are one Kafka topic, keyed by the MQTT topic.
+# [[streams]]
+# filter = "sensors/+/temp"
+# topic = "sensors-temp"
+# partitions = 6           # default 1
+# mode = ""                # default: by the rules above
+"""
+
+
+def toml(value: Any) -> str:
+    """A default as TOML."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def note(row: Row) -> str:
+    """The line above a setting: why, unit, whether SIGHUP takes it over."""
+    marks = [row.unit] if row.unit else []
+    marks += ["reloadable"] if row.reloadable else []
+    return f"# {row.why}" + (f" [{', '.join(marks)}]" if marks else "")
+
+
+def config_text() -> str:
+    """config.toml: every setting with its default, unit and one line of why."""
+    parts = [
+        "# Every setting of RobustMQ with its default. Written by scripts/make_reference.py.",
+        "# ROBUSTMQ_<SECTION>__<KEY> in the environment goes before this file;",
+        "# SIGHUP takes over what is marked reloadable.",
+    ]
+    for section, struct in SECTIONS.items():
+        about = (struct.__doc__ or "").strip()
+        parts += ["", f"# {about}", f"[{section}]"]
+        for row in rows(struct):
+            parts += [note(row), f"{row.name} = {toml(row.default)}"]
+    return "\n".join(parts) + "\n\n" + EXAMPLES
+
+
+def settings_text() -> str:
+    """docs/reference/settings.md."""
+    parts = [NOTE + "# Settings\n", "config.toml holds all of them with their defaults.\n"]
+    for section, struct in SECTIONS.items():
+        parts += [f"## [{section}]\n", (struct.__doc__ or "").strip() + "\n"]
+        parts += ["| setting | default | unit | range | reload | why |", "|---|---|---|---|---|---|"]
+        for row in rows(struct):
+            low = "" if row.low is None else str(row.low)
+            high = "" if row.high is None else str(row.high)
+            span = f"{low}..{high}" if low or high else ""
+            reload = "yes" if row.reloadable else "restart"
+            parts.append(
+                f"| {row.name} | `{toml(row.default)}` | {row.unit} | {span} | {reload} | {row.why} |"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+def metrics_text() -> str:
+    """docs/reference/metrics.md."""
+    from robustmq.observability.counters import COUNTERS
+
+    parts = [NOTE + "# Metrics\n", "| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for counter in COUNTERS:
+        labels = ", ".join(f"{name}={value}" for name, value in counter.labels)
+        parts.append(f"| {counter.metric} | {counter.kind} | {labels} | {counter.help} |")
+    return "\n".join(parts) + "\n"
+
+
+def errors_text() -> str:
+    """docs/reference/errors.md."""
+    parts = [
+        NOTE + "# Errors\n",
+        "| fault | MQTT 5.0 reason | MQTT 3.x CONNACK | Kafka code | HTTP |",
+        "|---|---|---|---|---|",
+    ]
+    for name, fault in Fault.__members__.items():
+        kafka = KafkaCode(fault.kafka)
+        parts.append(
+            f"| {name} | 0x{fault.mqtt5:02x} | {fault.mqtt3 or 'close'} | {int(kafka)} {kafka.name}"
+            f" | {fault.http} |"
+        )
+    return "\n".join(parts) + "\n"
+
+
+def apis_text() -> str:
+    """docs/reference/kafka.md: the APIs that are offered, with their versions."""
+    table = importlib.import_module("robustmq.kafka.apis").APIS
+    entries = table.values() if isinstance(table, dict) else table
+    parts = [NOTE + "# Kafka APIs\n", "| key | API | versions |", "|---|---|---|"]
+    for api in sorted(entries, key=lambda entry: entry.key):
+        parts.append(f"| {api.key} | {api.name} | {api.min_version}-{api.max_version} |")
+    return "\n".join(parts) + "\n"
+
+
+DOCUMENTS: dict[str, Callable[[], str]] = {
+    "config.toml": config_text,
+    "docs/reference/settings.md": settings_text,
+    "docs/reference/metrics.md": metrics_text,
+    "docs/reference/errors.md": errors_text,
+    "docs/reference/kafka.md": apis_text,
+}
+
+
+def drifted() -> list[str]:
+    """Documents that are not what the code says."""
+    return [
+        path
+        for path, write in DOCUMENTS.items()
+        if not (ROOT / path).exists() or (ROOT / path).read_text(encoding="utf-8") != write()
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check all documents."""
+    changed = drifted()
+    for path in changed:
+        print(f"{path} has drifted" if "--check" in arguments else f"wrote {path}")
+        if "--check" not in arguments:
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / path).write_text(DOCUMENTS[path](), encoding="utf-8")
+    return 1 if changed and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

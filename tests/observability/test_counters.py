@@ -1,0 +1,80 @@
+"""Counters, metrics, logs and $SYS topics."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+
+from robustmq.observability import logs
+from robustmq.observability.counters import COUNTERS, Counters
+from robustmq.observability.prometheus import metrics_text
+from robustmq.observability.sys_topics import LoadAverages, sys_topics
+
+
+def test_a_forked_worker_counts_in_memory_that_the_parent_reads() -> None:
+    counters = Counters(2)
+    child = os.fork()
+    if child == 0:
+        counters.row(1).add("mqtt_messages_received", 7)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert counters.value("mqtt_messages_received", 1) == 7
+    assert counters.total("mqtt_messages_received") == 7
+    assert counters.value("mqtt_messages_received", 0) == 0
+
+
+def test_a_restarted_worker_keeps_counters_and_loses_gauges() -> None:
+    row = Counters(1).row(0)
+    row.begin(10)
+    row.add("kafka_requests", 3)
+    row.set("mqtt_connections", 5)
+    row.add("no_such_counter")
+    row.begin(11)
+    assert (row.get("kafka_requests"), row.get("mqtt_connections"), row.get("starts")) == (3, 0, 2)
+
+
+def test_the_table_has_no_name_twice_and_one_help_text_a_metric() -> None:
+    assert len({counter.name for counter in COUNTERS}) == len(COUNTERS)
+    series = {(counter.metric, counter.labels) for counter in COUNTERS}
+    assert len(series) == len(COUNTERS)
+    for metric in {counter.metric for counter in COUNTERS}:
+        assert len({(c.help, c.kind) for c in COUNTERS if c.metric == metric}) == 1
+
+
+def test_metrics_show_every_counter_with_its_labels() -> None:
+    counters = Counters(2)
+    counters.row(1).begin(os.getpid())
+    counters.row(1).add("mqtt_messages_received", 4)
+    text = metrics_text(counters).decode()
+    wanted = 'robustmq_messages_total{direction="in",protocol="mqtt",worker="1"} 4.0'
+    assert wanted in text
+    assert all(f"# HELP {counter.metric} " in text for counter in COUNTERS)
+    assert 'robustmq_worker_resident_bytes{worker="1"}' in text
+
+
+def test_a_peer_cannot_forge_a_log_line() -> None:
+    for form in ("text", "json"):
+        stream = io.StringIO()
+        logs.configure("info", form, stream)
+        log = logs.get_logger("net")
+        log.debug("not shown")
+        log.info("refused", client=b"x\n2026 forged\xff", count=3)
+        lines = stream.getvalue().splitlines()
+        assert len(lines) == 1
+        if form == "json":
+            entry = json.loads(lines[0])
+            assert (entry["event"], entry["count"], entry["source"]) == ("refused", 3, "net")
+    logs.configure("error", "text")
+
+
+def test_sys_topics_have_mosquittos_names() -> None:
+    totals = Counters(1).totals() | {"mqtt_connections": 2, "mqtt_sessions": 5}
+    shown = dict(sys_topics(totals, "1.0", 12))
+    assert shown[b"$SYS/broker/clients/connected"] == b"2"
+    assert shown[b"$SYS/broker/clients/disconnected"] == b"3"
+    assert shown[b"$SYS/broker/uptime"] == b"12 seconds"
+    loads = LoadAverages()
+    assert loads.update(totals, 0) == []
+    later = dict(loads.update(totals | {"mqtt_publish_received": 600}, 60_000))
+    assert 370 < float(later[b"$SYS/broker/load/publish/received/1min"]) < 390
