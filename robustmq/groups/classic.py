@@ -73,10 +73,13 @@ class GroupSettings(msgspec.Struct, frozen=True):
     empty_retention_ms: int = 600_000
 
 
+DEFAULT_SETTINGS = GroupSettings()
+
+
 class ClassicGroup:
     """One group. `handle` decides, `replay` and `snapshot` rebuild (robustmq.groups.contract)."""
 
-    def __init__(self, group_id: str, settings: GroupSettings) -> None:
+    def __init__(self, group_id: str, settings: GroupSettings = DEFAULT_SETTINGS) -> None:
         self.group_id = group_id
         self.settings = settings
         self.state = State.DEAD

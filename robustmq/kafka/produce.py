@@ -16,6 +16,7 @@ connection, which is how such a producer learns of it.
 from __future__ import annotations
 
 import struct
+from array import array
 from typing import Any
 from uuid import UUID
 
@@ -31,37 +32,56 @@ from robustmq.promises import Promise, resolved
 TOPIC_ID_VERSION = 13
 _HEADER = 61
 _MAGIC = 16
-_COMPRESSIONS = 5
-_TRANSACTIONAL = 0x10
-_CONTROL = 0x20
+_ZSTD = 4
+_SLICE = 1024
+"""Records that are looked at with one offset table."""
 
 
-def check_records(records: bytes | memoryview | None) -> tuple[ProduceResult | None, BatchInfo | None]:
-    """Exactly one of both: why the records of a partition are refused, or what was read of their one batch."""
+def check_records(records: bytes | None) -> ProduceResult | BatchInfo:
+    """What was read of the one batch of a partition, or why its records are refused."""
     if records is None or len(records) < _HEADER:
-        return _refused(KafkaCode.INVALID_RECORD, "no record batch"), None
+        return _refused(KafkaCode.INVALID_RECORD, "no record batch")
     (length,) = struct.unpack_from(">i", records, 8)
     if records[_MAGIC] != 2:
-        return _refused(KafkaCode.INVALID_RECORD, "magic is not 2"), None
+        return _refused(KafkaCode.INVALID_RECORD, "magic is not 2")
     if length + 12 != len(records):
-        return _refused(KafkaCode.INVALID_RECORD, "not exactly one record batch"), None
-    (attributes,) = struct.unpack_from(">h", records, 21)
-    if attributes & 7 >= _COMPRESSIONS:
-        return _refused(KafkaCode.UNKNOWN_SERVER_ERROR, "unknown compression"), None
-    if attributes & _CONTROL:
-        return _refused(KafkaCode.INVALID_RECORD, "clients may not write control batches"), None
-    if attributes & _TRANSACTIONAL:
-        return _refused(KafkaCode.INVALID_TXN_STATE, "no transaction is open"), None
+        return _refused(KafkaCode.INVALID_RECORD, "not exactly one record batch")
     try:
         info = batches.validate(records, 0, len(records))
+        if not info.crc_ok:
+            return _refused(KafkaCode.CORRUPT_MESSAGE, "the checksum is wrong")
+        if info.attributes & batches.COMPRESSION_MASK > _ZSTD:
+            return _refused(KafkaCode.UNKNOWN_SERVER_ERROR, "unknown compression")
+        if info.attributes & batches.CONTROL:
+            return _refused(KafkaCode.INVALID_RECORD, "clients may not write control batches")
+        if info.attributes & batches.TRANSACTIONAL:
+            return _refused(KafkaCode.INVALID_TXN_STATE, "no transaction is open")
+        _check_structure(records, info)
     except BrokerError as error:
-        code = KafkaCode.INVALID_RECORD
-        if error.fault is Fault.CORRUPT_RECORD:
-            code = KafkaCode.CORRUPT_MESSAGE
-        return _refused(code, error.detail), None
+        return _refused(KafkaCode.INVALID_RECORD, error.detail)
+    return info
+
+
+def _check_structure(records: bytes, info: BatchInfo) -> None:
+    """Every record is whole, numbered 0, 1, 2, ... and there are as many as the header says."""
     if info.count <= 0 or info.last_offset_delta != info.count - 1:
-        return _refused(KafkaCode.INVALID_RECORD, "record count does not match"), None
-    return None, info
+        raise BrokerError(Fault.CORRUPT_RECORD, "the header's counts do not match")
+    body, begin = records, batches.HEADER_SIZE
+    compression = info.attributes & batches.COMPRESSION_MASK
+    if compression:
+        body = batches.decompress(records[begin:], compression, batches.DECOMPRESSED_MAX)
+        begin = 0
+    table = array("i", bytes(4 * batches.RECORD_ROW * min(info.count, _SLICE)))
+    found = 0
+    while begin < len(body):
+        rows = batches.scan_records(body, begin, len(body), table)
+        last = (rows - 1) * batches.RECORD_ROW
+        if table[last + 7] != found + rows - 1:
+            raise BrokerError(Fault.CORRUPT_RECORD, "records are not numbered in order")
+        found += rows
+        begin = table[last + 6]
+    if found != info.count:
+        raise BrokerError(Fault.CORRUPT_RECORD, "the header's count is wrong")
 
 
 def _refused(code: KafkaCode, message: str) -> ProduceResult:
@@ -119,14 +139,15 @@ def _start(
         return resolved(_refused(KafkaCode.INVALID_REQUIRED_ACKS, "acks is not -1, 0 or 1"))
     if key is None:
         return resolved(ProduceResult(error=KafkaCode.UNKNOWN_TOPIC_ID))
-    refused, info = check_records(records)
-    if refused is not None or info is None or records is None:
+    batch = None if records is None else bytes(records)
+    info = check_records(batch)
+    if batch is None or isinstance(info, ProduceResult):
         gateway.count("kafka_batches_refused")
-        assert refused is not None, "records without info are refused"
-        return resolved(refused)
+        assert isinstance(info, ProduceResult), "records that are not there are refused"
+        return resolved(info)
     gateway.count("kafka_records_in", info.count)
-    gateway.count("kafka_bytes_in", len(records))
-    return gateway.produce(key, partition, records, request.acks, request.timeout_ms, info)
+    gateway.count("kafka_bytes_in", len(batch))
+    return gateway.produce(key, partition, batch, request.acks, request.timeout_ms, info)
 
 
 async def _answer(index: int, promise: Promise[ProduceResult]) -> Any:
