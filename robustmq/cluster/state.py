@@ -1,0 +1,222 @@
+"""The cluster state and the one function that decides on commands.
+
+`apply` looks at a state and a command and says what becomes of it; it changes nothing. `advance`
+takes a `Change` over. So a leader decides once, and every follower, restart and retry only replays
+what was decided. Versions are dense: a change that is not the next one is a bug (older ones are
+ignored, which makes replay idempotent). Errors are results with a Kafka code, never exceptions.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+
+from robustmq.cluster.commands import (
+    AllocateProducerIds,
+    AlterTopicConfig,
+    Change,
+    Command,
+    CreatePartitions,
+    CreateTopic,
+    DeclaredTopic,
+    DeleteTopic,
+    Delta,
+    OwnShards,
+    ProducerIdsSet,
+    RegisterWorker,
+    Result,
+    SetShardMap,
+    ShardOwner,
+    ShardsSet,
+    TopicRemoved,
+    TopicSet,
+    UnregisterWorker,
+    Worker,
+    WorkerRemoved,
+    WorkerSet,
+)
+from robustmq.errors import KafkaCode
+
+REMEMBERED_RESULTS = 1024
+MAX_PRODUCER_ID = 2**63 - 1
+Decision = tuple[Result, tuple[Delta, ...]]
+
+
+class ClusterState(msgspec.Struct):
+    """What the cluster knows. Read it as you like; only `advance` changes it."""
+
+    cluster_id: str = ""
+    version: int = 0
+    topics: dict[bytes, DeclaredTopic] = {}
+    workers: dict[int, Worker] = {}
+    shards: dict[int, ShardOwner] = {}
+    next_producer_id: int = 0
+    last_epoch: int = 0
+    results: dict[bytes, Result] = {}
+    """Answers to the last REMEMBERED_RESULTS commands by id, so that a retry is answered and not
+    applied again."""
+    topic_names: dict[UUID, bytes] = {}
+
+    def topic(self, name: bytes) -> DeclaredTopic | None:
+        """A declared topic by name."""
+        return self.topics.get(name)
+
+    def topic_by_id(self, topic_id: UUID) -> DeclaredTopic | None:
+        """A declared topic by id."""
+        name = self.topic_names.get(topic_id)
+        return None if name is None else self.topics.get(name)
+
+    def owner(self, shard: int) -> ShardOwner | None:
+        """Who holds a shard."""
+        return self.shards.get(shard)
+
+    def brokers(self) -> list[Worker]:
+        """Workers that are up, by rising id."""
+        return [self.workers[worker_id] for worker_id in sorted(self.workers)]
+
+
+def apply(state: ClusterState, command: Command, now_ms: int) -> Decision:
+    """Decide on a command; `now_ms` is wall time. The state stays as it is."""
+    match command:
+        case CreateTopic():
+            return _create_topic(state, command, now_ms)
+        case DeleteTopic():
+            topic = state.topics.get(command.name)
+            if topic is None:
+                return _refused(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, "there is no such topic")
+            return Result(), (TopicRemoved(topic.name, topic.topic_id),)
+        case CreatePartitions():
+            return _create_partitions(state, command)
+        case AlterTopicConfig():
+            return _alter_config(state, command)
+        case AllocateProducerIds():
+            return _allocate_producer_ids(state, command)
+        case RegisterWorker():
+            worker = Worker(command.worker_id, command.host, command.port, command.incarnation)
+            return Result(), (WorkerSet(worker),)
+        case UnregisterWorker():
+            known = state.workers.get(command.worker_id)
+            if known is None or known.incarnation != command.incarnation:
+                return Result(), ()
+            return Result(), (WorkerRemoved(command.worker_id),)
+        case OwnShards():
+            epoch = state.last_epoch + 1
+            owners = {shard: ShardOwner(command.worker_id, epoch) for shard in command.shards}
+            return Result(value=epoch), (ShardsSet(owners, epoch),)
+        case SetShardMap():
+            return _set_shard_map(state, command)
+
+
+def advance(state: ClusterState, change: Change) -> bool:
+    """Take a change over; False if it is older than the state (it is known already)."""
+    if change.version <= state.version:
+        return False
+    assert change.version == state.version + 1, "changes come in order, without gaps"
+    state.version = change.version
+    for delta in change.deltas:
+        _take(state, delta)
+    if change.command_id:
+        state.results[change.command_id] = change.result
+        if len(state.results) > REMEMBERED_RESULTS:
+            del state.results[next(iter(state.results))]
+    return True
+
+
+def difference(old: ClusterState, new: ClusterState) -> list[Delta]:
+    """Deltas that lead from one state to another, for who missed the changes between them."""
+    deltas: list[Delta] = []
+    for name, topic in old.topics.items():
+        successor = new.topics.get(name)
+        if successor is None or successor.topic_id != topic.topic_id:
+            deltas.append(TopicRemoved(name, topic.topic_id))
+    for name, topic in new.topics.items():
+        if old.topics.get(name) != topic:
+            deltas.append(TopicSet(topic))
+    for worker_id, worker in new.workers.items():
+        if old.workers.get(worker_id) != worker:
+            deltas.append(WorkerSet(worker))
+    deltas += [WorkerRemoved(gone) for gone in sorted(set(old.workers) - set(new.workers))]
+    moved = {shard: owner for shard, owner in new.shards.items() if old.shards.get(shard) != owner}
+    if moved:
+        deltas.append(ShardsSet(moved, new.last_epoch))
+    if old.next_producer_id != new.next_producer_id:
+        deltas.append(ProducerIdsSet(new.next_producer_id))
+    return deltas
+
+
+def _take(state: ClusterState, delta: Delta) -> None:
+    match delta:
+        case TopicSet():
+            state.topics[delta.topic.name] = delta.topic
+            state.topic_names[delta.topic.topic_id] = delta.topic.name
+        case TopicRemoved():
+            state.topics.pop(delta.name, None)
+            state.topic_names.pop(delta.topic_id, None)
+        case ProducerIdsSet():
+            state.next_producer_id = delta.next_id
+        case WorkerSet():
+            state.workers[delta.worker.worker_id] = delta.worker
+        case WorkerRemoved():
+            state.workers.pop(delta.worker_id, None)
+        case ShardsSet():
+            state.shards.update(delta.owners)
+            state.last_epoch = delta.last_epoch
+
+
+def _refused(code: KafkaCode, message: str) -> Decision:
+    return Result(int(code), message), ()
+
+
+def _create_topic(state: ClusterState, command: CreateTopic, now_ms: int) -> Decision:
+    if not command.name:
+        return _refused(KafkaCode.INVALID_TOPIC_EXCEPTION, "the name is empty")
+    if command.name in state.topics:
+        return _refused(KafkaCode.TOPIC_ALREADY_EXISTS, "the topic exists already")
+    if command.partitions < 1:
+        return _refused(KafkaCode.INVALID_PARTITIONS, "a topic has at least one partition")
+    if command.topic_id in state.topic_names:
+        return _refused(KafkaCode.INVALID_REQUEST, "the topic id is taken")
+    topic = DeclaredTopic(
+        command.name, command.topic_id, command.partitions, dict(command.configs), now_ms
+    )
+    return Result(), (TopicSet(topic),)
+
+
+def _create_partitions(state: ClusterState, command: CreatePartitions) -> Decision:
+    topic = state.topics.get(command.name)
+    if topic is None:
+        return _refused(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, "there is no such topic")
+    if command.count <= topic.partitions:
+        return _refused(
+            KafkaCode.INVALID_PARTITIONS, f"the topic has {topic.partitions} partitions"
+        )
+    return Result(), (TopicSet(msgspec.structs.replace(topic, partitions=command.count)),)
+
+
+def _alter_config(state: ClusterState, command: AlterTopicConfig) -> Decision:
+    topic = state.topics.get(command.name)
+    if topic is None:
+        return _refused(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, "there is no such topic")
+    changed = {**topic.configs, **command.changes}
+    configs = {name: value for name, value in changed.items() if value is not None}
+    return Result(), (TopicSet(msgspec.structs.replace(topic, configs=configs)),)
+
+
+def _allocate_producer_ids(state: ClusterState, command: AllocateProducerIds) -> Decision:
+    if not 0 < command.count <= MAX_PRODUCER_ID - state.next_producer_id:
+        return _refused(KafkaCode.INVALID_REQUEST, "no such number of producer ids")
+    first = state.next_producer_id
+    return Result(value=first), (ProducerIdsSet(first + command.count),)
+
+
+def _set_shard_map(state: ClusterState, command: SetShardMap) -> Decision:
+    epoch = state.last_epoch + 1
+    moved = {}
+    for shard, worker_id in command.owners.items():
+        known = state.shards.get(shard)
+        if known is None or known.worker_id != worker_id:
+            moved[shard] = ShardOwner(worker_id, epoch)
+    if not moved:
+        return Result(value=state.last_epoch), ()
+    return Result(value=epoch), (ShardsSet(moved, epoch),)
