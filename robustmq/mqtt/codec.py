@@ -88,8 +88,8 @@ class Peek(msgspec.Struct, frozen=True, gc=False):
 def peek_connect(buffer: Buffer, maximum_bytes: int = PEEK_MAXIMUM_BYTES) -> Peek | None:
     """What the CONNECT at the begin of the buffer says of itself; None if more bytes are needed.
 
-    Raises when the first packet is no CONNECT, is larger than `maximum_bytes`, or is malformed as far
-    as looked at; the connection that reads it properly finds the rest.
+    Raises when the first packet is no CONNECT, is larger than `maximum_bytes`, or is malformed as
+    far as looked at; the connection that reads it properly finds the rest.
     """
     if len(buffer) < 2:
         if buffer and buffer[0] != 0x10:

@@ -177,7 +177,8 @@ class Window:
     ) -> array[int]:
         """PUBRECs without an error; the unknown identifiers, whose PUBREL says 0x92.
 
-        Identifiers that now wait for PUBCOMP are appended to `done`, their references to `finished`.
+        Identifiers that now wait for PUBCOMP are appended to `done`, their references to
+        `finished`.
         """
         flight, released = self._flight, self._released
         unknown: array[int] = array("H")
