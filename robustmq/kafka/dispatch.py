@@ -62,6 +62,7 @@ HANDLERS: dict[int, Handler] = {
     19: admin.handle_create_topics,
     20: admin.handle_delete_topics,
     22: producers_api.handle,
+    23: offsets.handle_epochs,
     32: admin.handle_describe_configs,
     37: admin.handle_create_partitions,
     42: groups_api.handle_delete,

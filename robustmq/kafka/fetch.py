@@ -65,7 +65,7 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         if isinstance(await settled(gateway.wait_for_append(waits, left_ms)), BrokerError):
             break
     gateway.count("kafka_bytes_out", size)
-    return _response(opened, targets, request.isolation_level)
+    return _response(opened, targets, request.isolation_level, gateway)
 
 
 def _wanted(request: Any, by_id: bool) -> list[FetchPartition]:
@@ -128,7 +128,7 @@ async def _read_all(targets: list[_Target], max_bytes: int, isolation: int, gate
     return size
 
 
-def _response(opened: Opened, targets: list[_Target], isolation: int) -> Any:
+def _response(opened: Opened, targets: list[_Target], isolation: int, gateway: Gateway) -> Any:
     topics: dict[str | UUID, list[Any]] = {}
     served = []
     for target in targets:
@@ -140,21 +140,12 @@ def _response(opened: Opened, targets: list[_Target], isolation: int) -> Any:
             served.append(wanted.key)
         if not (opened.incremental and quiet):
             topics.setdefault(wanted.key[0], []).append(_partition(target, isolation))
-    session = opened.session
-    if session is not None and served:
-        session_order(opened, served)
+    if opened.session is not None:
+        gateway.fetch_sessions.served(opened.session, served)
     return messages.FetchResponse(
         session_id=opened.session_id,
         responses=[_topic(name, partitions) for name, partitions in topics.items()],
     )
-
-
-def session_order(opened: Opened, served: list[PartitionKey]) -> None:
-    """Partitions that were given records stand behind the others in their session next time."""
-    assert opened.session is not None, "only a session has an order"
-    for key in served:
-        if key in opened.session.partitions:
-            opened.session.partitions.move_to_end(key)
 
 
 def _topic(name: str | UUID, partitions: list[Any]) -> Any:

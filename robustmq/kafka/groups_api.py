@@ -6,6 +6,7 @@ robustmq.groups.classic. An owner that cannot be reached is 15 COORDINATOR_NOT_A
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from robustmq import names
@@ -20,7 +21,7 @@ from robustmq.kafka.context import (
     settled,
 )
 from robustmq.kafka.gateway import Gateway
-from robustmq.promises import Promise
+from robustmq.promises import Promise, start
 
 Reply = TypeVar("Reply")
 
@@ -39,10 +40,16 @@ async def _ask(gateway: Gateway, group_id: str, event: events.GroupEvent, kind: 
     """The group's reply, or an error code that stands for all of it."""
     if not group_id:
         return int(KafkaCode.INVALID_GROUP_ID)
-    return await _reply(gateway.group(group_id, event), kind)
+    return await _reply(_call(gateway, group_id, event), kind)
 
 
-async def _reply(promise: Promise[events.GroupReply], kind: type[Reply]) -> Reply | int:
+async def _call(
+    gateway: Gateway, group_id: str, event: events.GroupEvent
+) -> events.GroupReply:
+    return await gateway.group(group_id, event)
+
+
+async def _reply(promise: Awaitable[events.GroupReply], kind: type[Reply]) -> Reply | int:
     reply = await settled(promise)
     if isinstance(reply, BrokerError):
         return int(KafkaCode.COORDINATOR_NOT_AVAILABLE)
@@ -297,7 +304,7 @@ def _start_fetch(group_id: str, topics: Any, gateway: Gateway) -> Promise[events
             for topic in topics
             for index in topic.partition_indexes
         ]
-    return gateway.group(group_id, events.FetchOffsets(partitions))
+    return start(_call(gateway, group_id, events.FetchOffsets(partitions)))
 
 
 async def _offsets(

@@ -1,4 +1,5 @@
-"""ListOffsets: where a partition begins and ends, and where a time is in it (protocol guide, ListOffsets).
+"""ListOffsets and OffsetForLeaderEpoch: where a partition begins and ends, where a time is in it, and where a
+leader epoch ended (protocol guide; KIP-320).
 
 The special times -3, -4 and -5 came with versions 7, 8 and 9; asked for in an older version they are 35.
 """
@@ -15,6 +16,7 @@ from robustmq.kafka.gateway import (
     EARLIEST_LOCAL_TIMESTAMP,
     LATEST_TIERED_TIMESTAMP,
     MAX_TIMESTAMP,
+    EpochEnd,
     Gateway,
     ListedOffset,
 )
@@ -74,3 +76,27 @@ async def _answer(index: int, promise: Promise[ListedOffset]) -> Any:
         offset=found.offset,
         leader_epoch=found.leader_epoch,
     )
+
+
+async def handle_epochs(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one OffsetForLeaderEpoch."""
+    topics = []
+    for topic in request.topics:
+        key = names.from_kafka(topic.topic)
+        partitions = []
+        for part in topic.partitions:
+            found = await settled(
+                gateway.epoch_end(key, part.partition, part.leader_epoch, part.current_leader_epoch)
+            )
+            if isinstance(found, BrokerError):
+                found = EpochEnd(error=kafka_code(found))
+            partitions.append(
+                messages.EpochEndOffset(
+                    error_code=int(found.error),
+                    partition=part.partition,
+                    leader_epoch=found.leader_epoch,
+                    end_offset=found.end_offset,
+                )
+            )
+        topics.append(messages.OffsetForLeaderTopicResult(topic=topic.topic, partitions=partitions))
+    return messages.OffsetForLeaderEpochResponse(topics=topics)

@@ -1,0 +1,247 @@
+"""A broker in memory behind the Kafka handlers: one node, everything answered at once but the waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+
+from robustmq.core import batches
+from robustmq.core.batches import BatchInfo
+from robustmq.groups.classic import ClassicGroup, GroupSettings
+from robustmq.groups.producers import ProducerTable
+from robustmq.kafka import group_events as events
+from robustmq.kafka.fetch_sessions import FetchSessions
+from robustmq.kafka.gateway import (
+    AdminResult,
+    AppendWait,
+    Broker,
+    ListedOffset,
+    NewTopic,
+    PartitionInfo,
+    ProduceResult,
+    ReadResult,
+    TopicInfo,
+)
+from robustmq.promises import Promise, resolved
+
+
+class Log:
+    """One partition: batches, and the producers of them."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, BatchInfo, bytes]] = []
+        self.end = 0
+        self.producers = ProducerTable()
+
+    def append(self, batch: bytes, info: BatchInfo) -> ProduceResult:
+        verdict = self.producers.check(info)
+        if verdict.error:
+            return ProduceResult(error=verdict.error)
+        if verdict.repeated is not None:
+            seen = verdict.repeated
+            return ProduceResult(0, seen.base_offset, seen.timestamp_ms, 0)
+        stored = bytearray(batch)
+        batches.set_base(stored, 0, self.end, 0)
+        self.producers.record(info, self.end, 1000)
+        self.batches.append((self.end, info, bytes(stored)))
+        base, self.end = self.end, self.end + info.count
+        return ProduceResult(0, base, -1, 0)
+
+    def read(self, offset: int, max_bytes: int) -> ReadResult:
+        if not 0 <= offset <= self.end:
+            return ReadResult(error=1)
+        found: list[bytes | memoryview] = []
+        size = 0
+        for base, info, batch in self.batches:
+            if base + info.count > offset and max_bytes > 0:
+                if found and size + len(batch) > max_bytes:
+                    break
+                found.append(batch)
+                size += len(batch)
+        return ReadResult(0, self.end, self.end, 0, found)
+
+
+class FakeGateway:
+    """See robustmq.kafka.gateway.Gateway."""
+
+    def __init__(self) -> None:
+        self.cluster_id = "fake-cluster-id-000000"
+        self.node_id = 0
+        self.auto_create = True
+        self.default_partitions = 3
+        self.listed_light_topics = 10
+        self.fetch_sessions = FetchSessions(capacity=4, first_id=100)
+        self.time_ms = 0
+        self.counters: dict[str, int] = {}
+        self.topics: dict[bytes, TopicInfo] = {}
+        self.logs: dict[tuple[bytes, int], Log] = {}
+        self.groups: dict[str, ClassicGroup] = {}
+        self.parked: dict[int, Promise[events.GroupReply]] = {}
+        self.waits: list[tuple[int, Sequence[AppendWait], Promise[None]]] = []
+        self.ids = 0
+
+    def now_ms(self) -> int:
+        return self.time_ms
+
+    def timestamp_ms(self) -> int:
+        return 1_000_000 + self.time_ms
+
+    def unique_id(self) -> str:
+        self.ids += 1
+        return f"id{self.ids}"
+
+    def count(self, counter: str, amount: int = 1) -> None:
+        self.counters[counter] = self.counters.get(counter, 0) + amount
+
+    def nodes(self) -> Sequence[Broker]:
+        return [Broker(0, "127.0.0.1", 9092), Broker(1, "127.0.0.1", 9093)]
+
+    def controller_id(self) -> int:
+        return 0
+
+    def coordinator(self, kind: str, key: str) -> Broker | None:
+        return None if key == "nobody" else self.nodes()[len(key) % 2]
+
+    def add(self, name: bytes, partitions: int, declared: bool, configs: dict[str, str]) -> TopicInfo:
+        self.ids += 1
+        leaders = tuple(PartitionInfo(0, 0) for _ in range(partitions))
+        info = TopicInfo(name, UUID(int=self.ids), leaders, False, declared, configs)
+        self.topics[name] = info
+        for partition in range(partitions):
+            self.logs.setdefault((name, partition), Log())
+        return info
+
+    def topic(self, name: bytes, create: bool) -> Promise[TopicInfo | None]:
+        if name not in self.topics and create:
+            self.add(name, 1, False, {})
+        return resolved(self.topics.get(name))
+
+    def topic_by_id(self, topic_id: UUID) -> Promise[TopicInfo | None]:
+        for info in self.topics.values():
+            if info.topic_id == topic_id:
+                return resolved(info)
+        return resolved(None)
+
+    def list_topics(self, light_limit: int) -> Promise[list[TopicInfo]]:
+        declared = [info for info in self.topics.values() if info.declared]
+        light = [info for info in self.topics.values() if not info.declared]
+        return resolved(declared + light[:light_limit])
+
+    def produce(
+        self,
+        topic: bytes,
+        partition: int,
+        batch: bytes | memoryview,
+        acks: int,
+        timeout_ms: int,
+        info: BatchInfo,
+    ) -> Promise[ProduceResult]:
+        log = self.logs.get((topic, partition))
+        if log is None:
+            return resolved(ProduceResult(error=3))
+        result = log.append(bytes(batch), info)
+        self.wake()
+        return resolved(result)
+
+    def read(
+        self,
+        topic: bytes,
+        partition: int,
+        offset: int,
+        max_bytes: int,
+        isolation: int,
+        leader_epoch: int,
+    ) -> ReadResult | Promise[ReadResult]:
+        log = self.logs.get((topic, partition))
+        if log is None:
+            return ReadResult(error=3)
+        if leader_epoch > 0:
+            return ReadResult(error=75)
+        return log.read(offset, max_bytes)
+
+    def wait_for_append(self, waits: Sequence[AppendWait], timeout_ms: int) -> Promise[None]:
+        promise: Promise[None] = Promise()
+        self.waits.append((self.time_ms + timeout_ms, waits, promise))
+        self.wake()
+        return promise
+
+    def wake(self) -> None:
+        """Settle the waits whose time or records have come."""
+        left = []
+        for deadline, waits, promise in self.waits:
+            grown = any(
+                self.logs[(wait.topic, wait.partition)].end > wait.high_watermark for wait in waits
+            )
+            if grown or deadline <= self.time_ms:
+                promise.resolve(None)
+            else:
+                left.append((deadline, waits, promise))
+        self.waits = left
+
+    def pass_time(self, milliseconds: int) -> None:
+        self.time_ms += milliseconds
+        self.wake()
+
+    def list_offset(
+        self, topic: bytes, partition: int, timestamp_ms: int, isolation: int, leader_epoch: int
+    ) -> Promise[ListedOffset]:
+        log = self.logs.get((topic, partition))
+        if log is None:
+            return resolved(ListedOffset(error=3))
+        offset = {-1: log.end, -2: 0, -4: 0}.get(timestamp_ms, -1)
+        return resolved(ListedOffset(0, offset, -1, 0))
+
+    def group(self, group_id: str, event: events.GroupEvent) -> Promise[events.GroupReply]:
+        settings = GroupSettings(initial_rebalance_delay_ms=0)
+        group = self.groups.setdefault(group_id, ClassicGroup(group_id, settings))
+        self.ids += 1
+        token = self.ids
+        promise: Promise[events.GroupReply] = Promise()
+        self.parked[token] = promise
+        for answered, reply in group.handle(event, self.time_ms, token).replies:
+            self.parked.pop(answered).resolve(reply)
+        return promise
+
+    def list_groups(self) -> Promise[list[events.GroupListing]]:
+        return resolved([group.listing() for group in self.groups.values() if not group.disposable])
+
+    def create_topic(
+        self, topic: NewTopic, validate_only: bool, timeout_ms: int
+    ) -> Promise[AdminResult]:
+        if topic.name in self.topics:
+            return resolved(AdminResult(error=36))
+        info = self.add(topic.name, topic.partitions, True, topic.configs)
+        if validate_only:
+            del self.topics[topic.name]
+        return resolved(AdminResult(topic=info))
+
+    def delete_topic(self, name: bytes, timeout_ms: int) -> Promise[AdminResult]:
+        return resolved(AdminResult(topic=self.topics.pop(name)))
+
+    def create_partitions(
+        self, name: bytes, count: int, validate_only: bool, timeout_ms: int
+    ) -> Promise[AdminResult]:
+        info = self.topics[name]
+        if not validate_only:
+            self.topics[name] = msgspec.structs.replace(
+                info, partitions=tuple(PartitionInfo(0, 0) for _ in range(count))
+            )
+        return resolved(AdminResult(topic=self.topics[name]))
+
+    def alter_topic_configs(
+        self, name: bytes, changes: dict[str, str | None], validate_only: bool
+    ) -> Promise[AdminResult]:
+        configs = {**self.topics[name].configs, **changes}
+        kept = {key: value for key, value in configs.items() if value is not None}
+        if not validate_only:
+            self.topics[name] = msgspec.structs.replace(self.topics[name], configs=kept)
+        return resolved(AdminResult(topic=self.topics[name]))
+
+    def broker_configs(self) -> dict[str, str]:
+        return {"auto.create.topics.enable": "true"}
+
+    def allocate_producer_id(self) -> Promise[tuple[int, int]]:
+        self.ids += 1
+        return resolved((self.ids, 0))
