@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from robustmq.config import Settings
@@ -28,8 +28,13 @@ from robustmq.shard.interest import OwnerInterest, is_wildcard
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import Placement
-from robustmq.shard.recovery import Recovery
+from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, Placement
+from robustmq.shard.recovery import (
+    CURSORS_KIND,
+    Recovery,
+    cursor_snapshot,
+    encode_records,
+)
 from robustmq.shard.retained import page
 from robustmq.shard.router import FAULTS, Router
 from robustmq.shard.rpc import Bus, Rpc
@@ -116,7 +121,6 @@ class Broker:
             self.commits,
             self.inbox,
             around.wall_ms,
-            around.monotonic_ms,
             self.to_pump,
             around.count,
         )
@@ -182,9 +186,9 @@ class Broker:
         recovery = Recovery(self.groups, self.sessions, self.delivery)
         for shard in range(self.placement.shard_count):
             if self.placement.shard_owner(shard) == self.worker_id:
+                recovery.shard = shard
                 self.stores[shard] = open_store(shard, recovery)
         self._cluster_changed()
-        recovery.finish(self.placement, self.stores)
         self.groups.resume()
         self.sessions.resume_all()
         self.turn()
@@ -259,9 +263,12 @@ class Broker:
                 if not force:
                     return
 
-    def _machines(self, shard: int) -> Any:
-        yield from self.groups.snapshot(shard)
-        yield from self.sessions.snapshot(shard)
+    def _machines(self, shard: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+        for key, records in self.groups.snapshot(shard):
+            yield GROUP_KIND, key, encode_records(records)
+        for client_id, records in self.sessions.snapshot(shard):
+            yield SESSION_KIND, client_id, encode_records(records)
+        yield CURSORS_KIND, b"", cursor_snapshot(self.delivery, shard)
 
     # -- connections -------------------------------------------------------------------------------
 

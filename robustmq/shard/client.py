@@ -18,6 +18,7 @@ from robustmq.core import fanout, frames
 from robustmq.core.publish import Publisher
 from robustmq.errors import BrokerError, Fault
 from robustmq.mqtt import codec
+from robustmq.mqtt.connect import refusal
 from robustmq.mqtt.packets import (
     MQTT_5_0,
     Ack,
@@ -174,7 +175,7 @@ class MqttClient:
             case Unsubscribe():
                 start(self._unsubscribe(packet))
             case PingReq():
-                self._send(PingResp())
+                self.send(PingResp())
             case Disconnect():
                 self._on_disconnect(packet)
             case _:
@@ -201,8 +202,9 @@ class MqttClient:
         self._finish_acks()
         subscriber = self.subscriber
         assert subscriber is not None, "PUBLISH is handled after CONNECT"
-        _, qos, _, dup, packet_id = publisher.peek(data, table, row)
-        if qos == 2 and not subscriber.session.receive_qos2(packet_id, dup):
+        _, qos, _, _, packet_id = publisher.peek(data, table, row)
+        if qos == 2 and packet_id in subscriber.session.inbound_qos2:
+            # It is in the log: only the answer was lost (section 4.3.3).
             self._queue_group(AckGroup(array("H", [packet_id]), 2, self._group_done), [])
             return
         _, _, builder = publisher.absorb_one(data, table, row, self._broker.wall_ms())
@@ -258,9 +260,7 @@ class MqttClient:
             return
         kind = PUBACK if group.qos == 1 else PUBREC
         for packet_id in group.packet_ids:  # type: ignore[attr-defined]
-            if group.qos == 2 and self.subscriber is not None:
-                self.subscriber.session.forget_qos2(packet_id)
-            self._send(Ack(kind, packet_id, group.fault.mqtt5))
+            self.send(Ack(kind, packet_id, group.fault.mqtt5))
 
     # -- acknowledgements --------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class MqttClient:
         self._publisher = self._broker.publisher(packet.version, subscriber.origin)
         keep_alive_s = opened.keep_alive
         self.keep_alive_ms = keep_alive_s * 1500
-        self._send(opened.connack)
+        self.send(opened.connack)
         self._broker.sessions.resume(subscriber)
         rest, self._rest = self._rest, b""
         if rest:
@@ -338,9 +338,9 @@ class MqttClient:
         """CONNACK with the reason, then close [MQTT-3.2.2-7]."""
         self._broker.fault(self, error)
         if not self.closed and self._version:
-            refusal = codec.refusal(self._version, error.fault)
-            if refusal is not None:
-                self._transport.write(codec.encode(refusal, self._version))
+            connack = refusal(error.fault, self._version)
+            if connack is not None:
+                self._transport.write(codec.encode(connack, self._version))
         self._close()
 
     # -- subscribing -------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ class MqttClient:
             return
         if self.closed:
             return
-        self._send(SubAck(packet.packet_id, outcome.reason_codes))
+        self.send(SubAck(packet.packet_id, outcome.reason_codes))
         outcome.deliver_retained()
 
     async def _unsubscribe(self, packet: Unsubscribe) -> None:
@@ -367,7 +367,7 @@ class MqttClient:
             self.end_with(error)
             return
         if not self.closed:
-            self._send(UnsubAck(packet.packet_id, codes))
+            self.send(UnsubAck(packet.packet_id, codes))
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -430,7 +430,8 @@ class MqttClient:
 
     # -- bytes out ---------------------------------------------------------------------------------
 
-    def _send(self, packet: Packet) -> None:
+    def send(self, packet: Packet) -> None:
+        """Send one packet, in order with what is queued."""
         self._queue(codec.encode(packet, self._version))
 
     def _queue(self, data: bytes | bytearray) -> None:

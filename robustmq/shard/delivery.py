@@ -37,10 +37,17 @@ UNLIMITED_PACKET = 0
 class LocalSubscription:
     """A subscription of a local client: what the trie holds."""
 
-    __slots__ = ("filter", "subscriber", "subscription")
+    __slots__ = ("filter", "persistent", "subscriber", "subscription")
 
-    def __init__(self, filter_: bytes, subscriber: Subscriber, subscription: Subscription) -> None:
+    def __init__(
+        self,
+        filter_: bytes,
+        subscriber: Subscriber,
+        subscription: Subscription,
+        persistent: bool,
+    ) -> None:
         self.filter = filter_
+        self.persistent = persistent
         self.subscriber = subscriber
         self.subscription = subscription
 
@@ -109,7 +116,6 @@ class Delivery:
         commits: Commits,
         inbox: Inbox,
         wall_ms: Callable[[], int],
-        monotonic_ms: Callable[[], int],
         ready: Callable[[Subscriber], None],
         count: Callable[[str, int], None],
     ) -> None:
@@ -118,7 +124,6 @@ class Delivery:
         self._commits = commits
         self._inbox = inbox
         self._wall_ms = wall_ms
-        self._monotonic_ms = monotonic_ms
         self._ready = ready
         self._count = count
         self._trie = FilterTrie()
@@ -178,7 +183,8 @@ class Delivery:
             own = merge(subscriptions, True)
             if merged is None:
                 continue
-            qos, retain_as_published, identifiers = merged
+            qos, retain_as_published = merged.qos, merged.retain_as_published
+            identifiers = merged.subscription_ids
             no_local = own is None
             table = when_qos0 if qos else always
             key = (subscriber.session.version, retain_as_published, identifiers)
@@ -421,7 +427,7 @@ class Delivery:
                     retain = (
                         RETAIN_FLAG if recipient.retain_as_published and records[index] & 4 else 0
                     )
-                    subscriber.session.offer(
+                    subscriber.session.restore_offer(
                         reference(position, first + index),
                         min(records[index] & 3, recipient.qos),
                         retain,
@@ -430,10 +436,6 @@ class Delivery:
             first += len(records)
 
     # -- sending -----------------------------------------------------------------------------------
-
-    def pump(self, subscriber: Subscriber) -> None:
-        """Move what the client's window allows from its session to its sink."""
-        self.send(subscriber, subscriber.session.pump(self._monotonic_ms()))
 
     def send(self, subscriber: Subscriber, deliveries: list[Outgoing]) -> None:
         """Encode deliveries (new or repeated) into the sink of a connected client."""
@@ -463,7 +465,7 @@ class Delivery:
                 self._inbox.drop(delivery.reference)
             if not frame or (subscriber.max_packet_size and len(frame) > subscriber.max_packet_size):
                 if delivery.qos:
-                    subscriber.session.discard(delivery.packet_id)
+                    subscriber.session.discard((delivery.packet_id,))
                 continue
             sink.append(frame)
             sent += 1

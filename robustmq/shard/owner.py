@@ -239,8 +239,7 @@ class Owner:
 
     def release(self, message: wire.ReleasePacketIds) -> None:
         """A publisher's PUBREL has freed packet ids."""
-        known = self._packet_ids.get(message.shard)
-        if known is not None:
+        for known in self._packet_ids.values():
             for packet_id in message.packet_ids:
                 known.pop((message.origin, packet_id), None)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from robustmq.core.fanout import Sink
 from robustmq.errors import Fault
+from robustmq.mqtt.packets import Packet
 from robustmq.mqtt.session import Session
 
 
@@ -18,6 +19,10 @@ class Peer(Protocol):
 
     def end(self, fault: Fault) -> None:
         """End the connection with the protocol's own word for it (taken over, shutting down, ...)."""
+        ...
+
+    def send(self, packet: Packet) -> None:
+        """Send one packet, in order with what is in the sink."""
         ...
 
     def sink_ready(self) -> None:

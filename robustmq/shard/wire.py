@@ -98,9 +98,8 @@ class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class ReleasePacketIds(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """QoS 2 packet ids of a publisher that PUBREL has freed: the owner may forget them."""
+    """QoS 2 packet ids of a publisher that PUBREL has freed: owners forget them."""
 
-    shard: int
     origin: int
     packet_ids: list[int]
 

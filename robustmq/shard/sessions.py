@@ -1,0 +1,405 @@
+"""The sessions whose home is this worker: connecting, taking over, ending, acknowledging.
+
+`mqtt.session` decides; here its decisions are carried out: records go to the log of the session's shard, and what they
+promise to the peer leaves after their commit (PUBREC after `InboundReceived`, PUBREL after `Released`, a QoS 2
+PUBLISH after `Assigned`). Sessions that end with their connection write nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from robustmq.config import Settings
+from robustmq.core import batches, fanout
+from robustmq.core.hashing import key_hash
+from robustmq.core.publish import build_entry
+from robustmq.errors import BrokerError, Fault
+from robustmq.mqtt.capabilities import Capabilities
+from robustmq.mqtt.connect import close_session, open_session
+from robustmq.mqtt.inflight import Delivery as Outgoing
+from robustmq.mqtt.inflight import DropPolicy
+from robustmq.mqtt.packets import MQTT_5_0, Ack, ConnAck, Connect, Disconnect, PacketType, Will
+from robustmq.mqtt.session import Session
+from robustmq.mqtt.session_records import decode_record, encode_record
+from robustmq.promises import Promise
+from robustmq.records import Message, to_record
+from robustmq.shard import wire
+from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND
+from robustmq.shard.runtime import encode_machine_entry
+from robustmq.shard.subscriber import Subscriber
+from robustmq.shard.subscribing import Subscribing
+from robustmq.storage.shard_store import MACHINE
+
+if TYPE_CHECKING:
+    from robustmq.shard.broker import Broker
+    from robustmq.shard.client import MqttClient
+
+PUBACK, PUBREC, PUBREL, PUBCOMP = 4, 5, 6, 7
+SECOND_MS = 1000
+
+
+class Authenticator(Protocol):
+    """Who may connect (security room)."""
+
+    def authenticate(
+        self, user_name: str | None, password: bytes | None, address: str
+    ) -> Promise[None]:
+        """Settles when the client may connect; fails with BrokerError when it may not."""
+        ...
+
+
+class Opened(NamedTuple):
+    """What a CONNECT led to."""
+
+    subscriber: Subscriber
+    connack: ConnAck
+    keep_alive: int
+    session_present: bool
+
+
+def capabilities_of(settings: Settings) -> Capabilities:
+    """What CONNACK promises, from the settings."""
+    limits = settings.limits
+    return Capabilities(
+        receive_maximum=limits.receive_maximum,
+        maximum_packet_size=limits.max_packet_bytes,
+        topic_alias_maximum=limits.topic_alias_maximum,
+        maximum_session_expiry_interval=limits.max_session_expiry_s,
+        maximum_keep_alive=limits.keep_alive_maximum_s or 65_535,
+        maximum_subscriptions=limits.max_subscriptions,
+        maximum_in_flight=limits.max_inflight,
+        maximum_queued_messages=limits.max_queued_messages,
+        drop_policy=DropPolicy.DROP_NEWEST,
+    )
+
+
+class Sessions:
+    """The subscribers of this worker by client id."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._subscribers: dict[bytes, Subscriber] = {}
+        self._subscribing = Subscribing(broker)
+        self.subscribe = self._subscribing.subscribe
+        self.unsubscribe = self._subscribing.unsubscribe
+        self.interest_of = self._subscribing.interest_of
+
+    def get(self, client_id: bytes) -> Subscriber | None:
+        """The subscriber of a client id."""
+        return self._subscribers.get(client_id)
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    # -- connecting --------------------------------------------------------------------------------
+
+    async def connect(self, client: MqttClient, packet: Connect) -> Opened:
+        """Open or resume a session for a connection [MQTT-3.1.2-4 to -6]."""
+        broker = self._broker
+        if broker.draining:
+            raise BrokerError(Fault.SERVER_SHUTTING_DOWN)
+        await broker.around.authenticator.authenticate(
+            packet.user_name, packet.password, client.address
+        )
+        if client.closed:
+            raise BrokerError(Fault.UNSPECIFIED, "the client went away")
+        client_id = packet.client_id or self._assigned_id()
+        self._check_room(client_id)
+        taken = self._subscribers.get(client_id)
+        if taken is not None and taken.peer is not None:
+            taken.peer.end(Fault.SESSION_TAKEN_OVER)
+            self.disconnected(taken, taken.peer, None)
+        existing = self._subscribers.get(client_id)
+        session, connack, present, effects = open_session(
+            packet,
+            existing.session if existing is not None else None,
+            broker.capabilities,
+            broker.wall_ms(),
+            client_id,
+        )
+        if existing is not None and effects.ended is not None:
+            self._remove(existing)
+            existing = None
+        if effects.will is not None:
+            self.publish_will(client_id, effects.will)
+        subscriber = self._adopt(client_id, session, existing)
+        subscriber.connect(client, packet.properties.maximum_packet_size or 0)
+        broker.wheel.set(("session", client_id.decode()), None)
+        await self.write(subscriber, wait=True)
+        if subscriber.peer is not client:
+            raise BrokerError(Fault.SESSION_TAKEN_OVER)
+        return Opened(subscriber, connack, effects.keep_alive, present)
+
+    def _assigned_id(self) -> bytes:
+        """A name for a client that brought none, whose session lives on this worker."""
+        while True:
+            client_id = f"auto-{self._broker.around.unique().hex}".encode()
+            if self._broker.placement.session_home(client_id) == self._broker.worker_id:
+                return client_id
+
+    def _check_room(self, client_id: bytes) -> None:
+        limits = self._broker.limits
+        if len(client_id) > limits.max_client_id_bytes:
+            raise BrokerError(Fault.CLIENT_IDENTIFIER_NOT_VALID, "client id is too long")
+        if self._broker.placement.session_home(client_id) != self._broker.worker_id:
+            raise BrokerError(Fault.SERVER_UNAVAILABLE, "the session lives on another worker")
+        if len(self._subscribers) >= limits.max_sessions and client_id not in self._subscribers:
+            raise BrokerError(Fault.SERVER_BUSY, "too many sessions")
+
+    def _adopt(
+        self, client_id: bytes, session: Session, existing: Subscriber | None
+    ) -> Subscriber:
+        if existing is None:
+            subscriber = Subscriber(
+                client_id,
+                key_hash(SESSION_KIND, client_id),
+                self._broker.placement.session_shard(client_id),
+                session,
+                self._broker.limits.max_outbound_bytes,
+            )
+            self._subscribers[client_id] = subscriber
+            return subscriber
+        self._subscribing.refresh(existing)
+        return existing
+
+    def resume(self, subscriber: Subscriber) -> None:
+        """After CONNACK: PUBREL and PUBLISH again with their old ids, then what waits [MQTT-4.4.0-1]."""
+        released = subscriber.session.resume()
+        if released:
+            self._queue(subscriber, fanout.acks(PUBREL, released, 0, len(released)))
+        self._broker.to_pump(subscriber)
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def disconnected(
+        self, subscriber: Subscriber, client: object, packet: Disconnect | None
+    ) -> None:
+        """A connection is over; raises PROTOCOL_ERROR for a DISCONNECT that may not be."""
+        if subscriber.peer is not client:
+            return
+        will, ended = close_session(
+            subscriber.session, packet, self._broker.capabilities, self._broker.wall_ms()
+        )
+        if not ended or subscriber.session.durable:
+            subscriber.disconnect()
+        self._settle(subscriber, will, ended)
+
+    def _settle(self, subscriber: Subscriber, will: Will | None, ended: bool) -> None:
+        """What the end of a connection, or of a time, leads to."""
+        if will is not None:
+            self.publish_will(subscriber.client_id, will)
+        if ended:
+            self._remove(subscriber)
+            return
+        deadline = subscriber.session.next_deadline_ms
+        if deadline is not None:
+            broker = self._broker
+            after_ms = max(0, deadline - broker.wall_ms())
+            key = ("session", subscriber.client_id.decode())
+            broker.wheel.set(key, broker.monotonic_ms() + after_ms)
+        self._write(subscriber)
+
+    def fire(self, client_id: str) -> None:
+        """A will's delay or a session's expiry has come."""
+        subscriber = self._subscribers.get(client_id.encode())
+        if subscriber is not None and subscriber.peer is None:
+            will, ended = subscriber.session.advance(self._broker.wall_ms())
+            self._settle(subscriber, will, ended)
+
+    def _remove(self, subscriber: Subscriber) -> None:
+        """The session has ended: nothing of it stays."""
+        session = subscriber.session
+        self._subscribing.remove_all(subscriber)
+        subscriber.disconnect()
+        for reference in (*session.take_finished(), *session.references()):
+            self._broker.inbox.drop(reference)
+        self._subscribers.pop(subscriber.client_id, None)
+        self._broker.wheel.set(("session", subscriber.client_id.decode()), None)
+        if session.durable:
+            self._append(subscriber, [])
+
+    def publish_will(self, client_id: bytes, will: Will) -> None:
+        """Publish a will as its client would have."""
+        properties = will.properties
+        response_topic = properties.response_topic
+        message = Message(
+            will.topic,
+            will.payload,
+            will.qos,
+            will.retain,
+            properties.payload_format_indicator or 0,
+            properties.message_expiry_interval,
+            properties.content_type,
+            response_topic.decode() if response_topic is not None else None,
+            properties.correlation_data,
+            list(properties.user_properties),
+        )
+        self.publish(message, key_hash(SESSION_KIND, client_id))
+
+    def publish(self, message: Message, origin: int) -> None:
+        """Publish a message that no connection brings (a will, a value of $SYS)."""
+        broker = self._broker
+        route = broker.placement.routes.get(message.topic) or broker.placement.route(message.topic)
+        batch = batches.build(
+            [to_record(message, message.topic if route.log_name else None)], broker.wall_ms()
+        )
+        flags = route.flags
+        flags |= ENTRY_ACK if message.qos else 0
+        flags |= ENTRY_RETAIN if message.retain else 0
+        entry = build_entry(
+            message.topic, route.log_name, route.partition, flags, origin, 0, batch
+        )
+        broker.router.builders[route.builder].append_entry(entry)
+        broker.turn()
+
+    # -- acknowledgements --------------------------------------------------------------------------
+
+    def acknowledged(self, subscriber: Subscriber, kind: int, packet_ids: array[int]) -> None:
+        """A run of PUBACK, PUBREC or PUBCOMP without errors."""
+        session = subscriber.session
+        if kind == PUBACK:
+            session.on_pubacks(packet_ids)
+            self._write(subscriber)
+        elif kind == PUBREC:
+            _, unknown = session.on_pubrecs(packet_ids)
+            strange = set(unknown)
+            known = array("H", [one for one in packet_ids if one not in strange])
+            self._answer(subscriber, PUBREL, known, unknown)
+        else:
+            session.on_pubcomps(packet_ids)
+            self._write(subscriber)
+        self._broker.to_pump(subscriber)
+
+    def refused(self, subscriber: Subscriber, packet_id: int) -> None:
+        """The client refused a message (PUBACK or PUBREC with an error): it is over [MQTT-4.4.0-2]."""
+        subscriber.session.discard((packet_id,))
+        self._write(subscriber)
+        self._broker.to_pump(subscriber)
+
+    def received_qos2(
+        self, subscriber: Subscriber, packet_ids: array[int], write: Callable[[array[int]], None]
+    ) -> None:
+        """QoS 2 messages are in the log: remember their ids, then PUBREC (section 4.3.3)."""
+        for packet_id in packet_ids:
+            subscriber.session.on_publish(packet_id)
+        self._write(subscriber, lambda: write(packet_ids))
+
+    def released_qos2(
+        self, subscriber: Subscriber, packet_ids: array[int], write: Callable[[array[int]], None]
+    ) -> None:
+        """PUBREL: the ids are free, for their owners too; then PUBCOMP."""
+        unknown = subscriber.session.on_pubrels(packet_ids)
+        strange = set(unknown)
+        known = array("H", [one for one in packet_ids if one not in strange])
+        if known:
+            release = wire.ReleasePacketIds(subscriber.origin, known.tolist())
+            for worker in range(self._broker.worker_count):
+                self._broker.rpc.notify(worker, release)
+        self._answer(subscriber, PUBCOMP, known, unknown)
+
+    def _answer(
+        self, subscriber: Subscriber, kind: int, known: array[int], unknown: array[int]
+    ) -> None:
+        """PUBREL or PUBCOMP after the commit of what it says; 0x92 for ids that nobody knows."""
+        peer = subscriber.peer
+
+        def send() -> None:
+            if subscriber.peer is None or subscriber.peer is not peer:
+                return
+            self._queue(subscriber, fanout.acks(kind, known, 0, len(known)))
+            for packet_id in unknown:
+                reason = Fault.PACKET_IDENTIFIER_NOT_FOUND.mqtt5
+                if subscriber.session.version != MQTT_5_0:
+                    reason = 0
+                subscriber.peer.send(Ack(PacketType(kind), packet_id, reason))
+
+        self._write(subscriber, send)
+
+    def _queue(self, subscriber: Subscriber, data: bytes | bytearray) -> None:
+        if subscriber.peer is not None and data:
+            subscriber.sink.append(data)
+            subscriber.peer.sink_ready()
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def pump(self, subscriber: Subscriber) -> None:
+        """Send what the client's window allows; new QoS 2 messages after their ids are committed."""
+        deliveries = subscriber.session.pump()
+        if not deliveries:
+            return
+        if subscriber.session.durable and any(one.qos == 2 for one in deliveries):
+            peer = subscriber.peer
+            self._write(subscriber, lambda: self._send(subscriber, peer, deliveries))
+        else:
+            self._send(subscriber, subscriber.peer, deliveries)
+            self._write(subscriber)
+
+    def _send(
+        self, subscriber: Subscriber, peer: object, deliveries: list[Outgoing]
+    ) -> None:
+        if subscriber.peer is peer and peer is not None:
+            self._broker.delivery.send(subscriber, deliveries)
+            self._drop_finished(subscriber)
+
+    def _drop_finished(self, subscriber: Subscriber) -> None:
+        for reference in subscriber.session.take_finished():
+            self._broker.inbox.drop(reference)
+
+    # -- the durable form --------------------------------------------------------------------------
+
+    def _write(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> None:
+        """Append the session's new records; `then` runs after their commit, at once when there are none."""
+        self._drop_finished(subscriber)
+        records = subscriber.session.drain_records()
+        if records:
+            self._append(subscriber, [encode_record(record) for record in records], then)
+        elif then is not None:
+            then()
+
+    def _append(
+        self, subscriber: Subscriber, records: list[bytes], then: Callable[[], None] | None = None
+    ) -> None:
+        broker = self._broker
+        payload = encode_machine_entry(SESSION_KIND, subscriber.client_id, records)
+        broker.stores[subscriber.shard].append(MACHINE, payload, 0, 0, broker.wall_ms())
+        broker.commits.mark(subscriber.shard, False, then)
+        broker.turn()
+
+    async def write(self, subscriber: Subscriber, wait: bool) -> None:
+        """Append the session's new records and wait for their commit."""
+        written: Promise[None] = Promise()
+        self._write(subscriber, lambda: written.resolve(None))
+        if wait:
+            await written
+
+    def replay(self, client_id: bytes, records: Iterable[bytes]) -> None:
+        """Recovery: records of the log or of a snapshot; none at all: the session has ended."""
+        rows = list(records)
+        if not rows:
+            self._subscribers.pop(client_id, None)
+            return
+        subscriber = self._subscribers.get(client_id)
+        if subscriber is None:
+            session = Session(client_id, self._broker.capabilities)
+            subscriber = self._adopt(client_id, session, None)
+        for row in rows:
+            subscriber.session.replay(decode_record(row))
+
+    def resume_all(self) -> None:
+        """Recovery is over: connections that the crash cut end now, subscriptions count again."""
+        now = self._broker.wall_ms()
+        for subscriber in list(self._subscribers.values()):
+            subscriber.session.recover(now)
+            subscriber.sink.version = subscriber.session.version
+            self._subscribing.restore(subscriber)
+            will, ended = subscriber.session.advance(now)
+            self._settle(subscriber, will, ended)
+
+    def snapshot(self, shard: int) -> Iterable[tuple[bytes, list[bytes]]]:
+        """(client id, records) of the durable sessions of a shard."""
+        for client_id, subscriber in self._subscribers.items():
+            if subscriber.shard == shard and subscriber.session.durable:
+                records = [encode_record(record) for record in subscriber.session.snapshot()]
+                yield client_id, records

@@ -1,0 +1,280 @@
+"""Subscribing and unsubscribing: grants, local tables, and the interest that owners are told of.
+
+SUBACK is sent when every worker that can own a matching topic has confirmed the interest, so that what is
+published after it is delivered, and when a persistent session has its subscription committed. Wildcards are told to all
+workers, an exact filter to the owner of its topic alone. A worker that is away learns all of it when it is back, before it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from robustmq import names
+from robustmq.errors import BrokerError
+from robustmq.mqtt.packets import Subscribe, Unsubscribe
+from robustmq.mqtt.retained import is_sent
+from robustmq.mqtt.subscriptions import Grant, Subscription, decide, unsubscribe_code
+from robustmq.promises import Promise
+from robustmq.shard import wire
+from robustmq.shard.delivery import LocalSubscription
+from robustmq.shard.interest import LocalInterest, is_wildcard
+from robustmq.shard.subscriber import Subscriber
+from robustmq.storage.shard_store import CURSOR
+
+if TYPE_CHECKING:
+    from robustmq.shard.broker import Broker
+
+
+class SubscribeOutcome:
+    """The codes of SUBACK, and the retained values that follow it."""
+
+    __slots__ = ("_deliver", "_rows", "reason_codes")
+
+    def __init__(
+        self,
+        reason_codes: tuple[int, ...],
+        rows: list[tuple[LocalSubscription, bytes]],
+        deliver: Callable[[LocalSubscription, bytes], None],
+    ) -> None:
+        self.reason_codes = reason_codes
+        self._rows = rows
+        self._deliver = deliver
+
+    def deliver_retained(self) -> None:
+        """Send the retained values."""
+        for local, entry in self._rows:
+            self._deliver(local, entry)
+
+
+class Subscribing:
+    """The subscriptions of this worker's clients."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._interest = LocalInterest()
+        self._local: dict[tuple[bytes, bytes], LocalSubscription] = {}
+
+    # -- SUBSCRIBE and UNSUBSCRIBE -----------------------------------------------------------------
+
+    async def subscribe(self, subscriber: Subscriber, packet: Subscribe) -> SubscribeOutcome:
+        """Grant what is asked; settles when what is published from now on is delivered."""
+        session = subscriber.session
+        grants = decide(
+            packet, session.subscriptions, self._broker.capabilities, session.version
+        )
+        changes = _Changes()
+        granted: list[tuple[Grant, LocalSubscription]] = []
+        for grant in grants:
+            if grant.subscription is not None:
+                session.subscribe(grant.subscription)
+                granted.append((grant, self._add(subscriber, grant.subscription, changes)))
+        ends = await self._announce(changes)
+        if subscriber.persistent and granted:
+            self._note_cursors(subscriber.shard, ends)
+        await self._broker.sessions.write(subscriber, wait=True)
+        rows: list[tuple[LocalSubscription, bytes]] = []
+        for grant, local in granted:
+            if is_sent(grant):
+                rows.extend(await self._retained(local))
+        codes = tuple(grant.code for grant in grants)
+        return SubscribeOutcome(codes, rows, self._broker.delivery.deliver_retained)
+
+    async def unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> tuple[int, ...]:
+        """Remove subscriptions; settles when that is committed."""
+        changes = _Changes()
+        codes: list[int] = []
+        for filter_ in packet.filters:
+            existed = subscriber.session.unsubscribe(filter_)
+            codes.append(unsubscribe_code(filter_, existed))
+            if existed:
+                self._drop(subscriber, filter_, changes)
+        await self._announce(changes)
+        await self._broker.sessions.write(subscriber, wait=True)
+        return tuple(codes)
+
+    async def _retained(self, local: LocalSubscription) -> list[tuple[LocalSubscription, bytes]]:
+        """The retained values that a new subscription gets, from their owners."""
+        broker = self._broker
+        found: list[tuple[LocalSubscription, bytes]] = []
+        for worker in self._owners(local.filter):
+            after = b""
+            while True:
+                query = wire.RetainedQuery(local.filter, after, broker.limits.max_retained_replay)
+                try:
+                    page = await broker.rpc.call(worker, query)
+                except BrokerError:
+                    break
+                found.extend((local, entry) for _, entry in page.entries)
+                if not page.more:
+                    break
+                after = page.entries[-1][0]
+        return found
+
+    # -- the local tables --------------------------------------------------------------------------
+
+    def _add(
+        self, subscriber: Subscriber, subscription: Subscription, changes: _Changes
+    ) -> LocalSubscription:
+        key = (subscriber.client_id, subscription.filter)
+        plain = subscription.matching_filter
+        local = LocalSubscription(plain, subscriber, subscription, subscriber.persistent)
+        if key in self._local:
+            # The new one counts before the old one goes: nothing is missed [MQTT-3.8.4-3].
+            self._count(local, changes)
+            self._drop(subscriber, subscription.filter, changes)
+        else:
+            self._count(local, changes)
+        self._local[key] = local
+        if subscription.share_group is None:
+            self._broker.delivery.add(local)
+        else:
+            share = self._broker.delivery.share(subscription.share_group, plain)
+            share.members.append(local)
+            changes.shares.add((subscription.share_group, plain))
+        return local
+
+    def _count(self, local: LocalSubscription, changes: _Changes) -> None:
+        if local.subscription.share_group is None:
+            flags = self._interest.add(local.filter, local.persistent)
+            if flags is not None:
+                changes.filters[local.filter] = flags
+
+    def _drop(self, subscriber: Subscriber, filter_: bytes, changes: _Changes) -> None:
+        local = self._local.pop((subscriber.client_id, filter_))
+        group = local.subscription.share_group
+        if group is None:
+            self._broker.delivery.remove(local)
+            flags = self._interest.remove(local.filter, local.persistent)
+            if flags is not None:
+                changes.filters[local.filter] = flags
+            return
+        share = self._broker.delivery.share(group, local.filter)
+        share.members.remove(local)
+        changes.shares.add((group, local.filter))
+
+    def refresh(self, subscriber: Subscriber) -> None:
+        """A session goes on with a new connection: its version or its expiry may be others now."""
+        changes = _Changes()
+        for subscription in subscriber.session.subscriptions.values():
+            self._add(subscriber, subscription, changes)
+        self._tell(changes)
+
+    def restore(self, subscriber: Subscriber) -> None:
+        """Recovery: the subscriptions count again; other workers hear of them when links come up."""
+        self.refresh(subscriber)
+
+    def remove_all(self, subscriber: Subscriber) -> None:
+        """The session has ended."""
+        changes = _Changes()
+        for filter_ in list(subscriber.session.subscriptions):
+            if (subscriber.client_id, filter_) in self._local:
+                self._drop(subscriber, filter_, changes)
+        self._tell(changes)
+
+    # -- telling owners ----------------------------------------------------------------------------
+
+    def _owners(self, filter_: bytes) -> list[int]:
+        """The workers that can own a topic which matches the filter."""
+        if is_wildcard(filter_):
+            return list(range(self._broker.worker_count))
+        home = self._broker.placement.home(filter_)
+        return [self._broker.placement.shard_owner(home.shard)]
+
+    def _messages(self, changes: _Changes) -> list[tuple[int, wire.Message]]:
+        by_worker: dict[int, list[tuple[bytes, int]]] = {}
+        for filter_, flags in changes.filters.items():
+            for worker in self._owners(filter_):
+                by_worker.setdefault(worker, []).append((filter_, flags))
+        messages: list[tuple[int, wire.Message]] = [
+            (worker, wire.InterestChange(rows)) for worker, rows in by_worker.items()
+        ]
+        for group, filter_ in sorted(changes.shares):
+            members, persistent = self._members(group, filter_)
+            change = wire.ShareChange(group, filter_, members, persistent)
+            messages.extend((worker, change) for worker in self._owners(filter_))
+        return messages
+
+    def _members(self, group: bytes, filter_: bytes) -> tuple[int, int]:
+        share = self._broker.delivery.share(group, filter_)
+        if not share.members:
+            self._broker.delivery.drop_share(share)
+        return len(share.members), sum(local.persistent for local in share.members)
+
+    async def _announce(self, changes: _Changes) -> dict[int, int]:
+        """Tell the owners and wait; the end positions of their shards. One that is away asks later."""
+        promises = [
+            self._broker.rpc.call(worker, message) for worker, message in self._messages(changes)
+        ]
+        ends: dict[int, int] = {}
+        for promise in promises:
+            ends.update(await _settled(promise))
+        return ends
+
+    def _tell(self, changes: _Changes) -> None:
+        for worker, message in self._messages(changes):
+            self._broker.rpc.notify(worker, message)
+
+    def _note_cursors(self, home: int, ends: dict[int, int]) -> None:
+        """A persistent session begins to hear here: what is older is never delivered to it again."""
+        broker = self._broker
+        cursors = broker.delivery.cursors.setdefault(home, {})
+        for shard, end in ends.items():
+            cursors[shard] = max(end, cursors.get(shard, -1))
+        payload = encode_cursors(ends)
+        broker.stores[home].append(CURSOR, payload, 0, 0, broker.wall_ms())
+        broker.commits.mark(home)
+
+    def interest_of(self, worker: int) -> wire.InterestReset:
+        """All that this worker's clients want of `worker`, and from where it must deliver again."""
+        filters = [
+            (filter_, flags)
+            for filter_, flags in self._interest.items()
+            if worker in self._owners(filter_)
+        ]
+        shares = []
+        for share in self._broker.delivery.shares():
+            if worker in self._owners(share.filter):
+                members, persistent = self._members(share.group, share.filter)
+                shares.append((share.group, share.filter, members, persistent))
+        cursors: dict[int, int] = {}
+        for table in self._broker.delivery.cursors.values():
+            for shard, position in table.items():
+                if self._broker.placement.shard_owner(shard) == worker:
+                    cursors[shard] = min(position, cursors.get(shard, position))
+        return wire.InterestReset(filters, shares, cursors)
+
+
+class _Changes:
+    """Interest that changed: filters with their new flags, and share groups."""
+
+    __slots__ = ("filters", "shares")
+
+    def __init__(self) -> None:
+        self.filters: dict[bytes, int] = {}
+        self.shares: set[tuple[bytes, bytes]] = set()
+
+
+async def _settled(promise: Promise[Any]) -> dict[int, int]:
+    try:
+        answer: wire.InterestSettled = await promise
+    except BrokerError:
+        return {}
+    return answer.ends
+
+
+def encode_cursors(cursors: dict[int, int]) -> bytes:
+    """The payload of a cursor entry: source shard -> log position up to which a shard has heard."""
+    return msgspec.msgpack.encode(cursors)
+
+
+def decode_cursors(payload: bytes | memoryview) -> dict[int, int]:
+    """The cursors in an entry."""
+    return msgspec.msgpack.decode(payload, type=dict[int, int])
+
+
+def plain_filter(filter_: bytes) -> bytes:
+    """The filter that topics are held against."""
+    return names.split_share(filter_)[1]
