@@ -239,3 +239,14 @@ def build_entry(
     memory.copy(entry, at, batch, 0, len(batch))
     memory.put64(entry, 32, memory.get64be(entry, at))
     return bytes(entry)
+
+
+def origin(block: bytes | bytearray | memoryview, begin: int) -> int:
+    """Who published the entry that begins there."""
+    return int.from_bytes(block[begin + 16 : begin + 24], "little")
+
+
+def entry_bytes(block: bytes | bytearray | memoryview, begin: int) -> bytes:
+    """The entry that begins there, as a block of its own."""
+    length = int.from_bytes(block[begin : begin + 4], "little")
+    return bytes(block[begin : begin + length])

@@ -117,3 +117,13 @@ def checksum(data: Buffer, begin: int, end: int) -> int:
 def flat(buffer: Buffer | memoryview) -> Buffer:
     """The buffer itself, or a copy of what is neither `bytes` nor `bytearray`."""
     return buffer if isinstance(buffer, (bytes, bytearray)) else bytes(buffer)
+
+
+def longs(table: array[int]) -> array[int]:
+    """The int64 items of an array('q')."""
+    return table
+
+
+def push(items: array[int], value: int) -> None:
+    """Append to an array('H')."""
+    items.append(value)
