@@ -27,7 +27,7 @@ TRANSACTIONAL = 16
 CONTROL = 32
 LOG_APPEND_TIME = 8
 DECOMPRESSED_MAX = 64 * 1024 * 1024
-RECORD_ROW = 8
+RECORD_ROW = 9
 _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
 _XERIAL = b"\x82SNAPPY\0"
 
@@ -228,27 +228,28 @@ def signed_varint(source: bytes | bytearray, at: int, end: int, place: array[int
 def scan_records(
     buffer: bytes | bytearray, begin: int, end: int, table: array[int]
 ) -> int:
-    """A row of 8 int32 for each record of an area of plain records; the number of rows.
+    """A row of 9 int32 for each record of an area of plain records; the number of rows.
 
     Row: key begin (-1 null), key end, value begin (-1 null), value end, headers begin, number of headers, record
-    end, offset delta. Stops when the table is full; CORRUPT_RECORD when a record is not sound.
+    end, offset delta, timestamp delta (clipped). Stops when the table is full; CORRUPT_RECORD when a record is not sound.
     """
     rows = memory.ints(table)
-    capacity = len(table) // 8
+    capacity = len(table) // 9
     place = array("i", [0])
     position = memory.ints(place)
     count = 0
     at = begin
     while at < end and count < capacity:
-        row = count * 8
+        row = count * 9
         length = signed_varint(buffer, at, end, place)
         at = position[0]
         stop = at + length
         if at < 0 or length < 6 or stop > end:
             raise BrokerError(Fault.CORRUPT_RECORD, "a record is cut short")
-        signed_varint(buffer, at + 1, stop, place)
+        delta = signed_varint(buffer, at + 1, stop, place)
+        rows[row + 8] = 2147483647 if delta > 2147483647 else max(delta, -2147483648)
         if position[0] >= 0:
-            rows[row + 7] = signed_varint(buffer, position[0], stop, place)
+            rows[row + 7] = signed_varint(buffer, position[0], stop, place) & 0x7FFFFFFF
         for part in range(2):
             if position[0] < 0:
                 break
