@@ -151,9 +151,8 @@ async def serve(settings: Settings, new_cluster_id: str) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     await server.start()
     log.info("meta ready", version=meta.state.version, topics=len(meta.state.topics))
-    waiting = loop.create_task(stopped.wait(), name="meta stop")
-    await asyncio.wait({waiting, server.failed}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
+    server.failed.add_done_callback(lambda _: stopped.set())
+    await stopped.wait()
     await server.stop()
     if server.failed.done():
         server.failed.result()

@@ -1,0 +1,1 @@
+"""Who may connect: passwords, and the verdict on a CONNECT."""

@@ -1,0 +1,61 @@
+"""Passwords and the verdict on a CONNECT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustmq import config
+from robustmq.errors import BrokerError, Fault
+from robustmq.security import passwords
+from robustmq.security.authenticator import Authenticator
+
+
+def with_users(tmp_path: Path) -> Authenticator:
+    """An authenticator that knows ann."""
+    file = tmp_path / "passwords"
+    passwords.write(file, passwords.set_password({}, "ann", b"secret"))
+    assert file.stat().st_mode & 0o777 == 0o600
+    return Authenticator(config.parse({"security": {"password_file": str(file)}}))
+
+
+def refused(authenticator: Authenticator, user: str | None, password: bytes | None) -> Fault:
+    """The fault of a refusal."""
+    with pytest.raises(BrokerError) as error:
+        authenticator.check(user, password)
+    return error.value.fault
+
+
+def test_out_of_the_box_anonymous_clients_are_welcome_on_loopback() -> None:
+    assert Authenticator(config.Settings()).check(None, None)
+
+
+def test_with_a_password_file_only_known_users_come_in(tmp_path: Path) -> None:
+    authenticator = with_users(tmp_path)
+    assert refused(authenticator, None, None) == Fault.NOT_AUTHORIZED
+    assert refused(authenticator, "ann", None) == Fault.BAD_USER_NAME_OR_PASSWORD
+    assert not authenticator.check("ann", b"secret")
+    assert authenticator.verify_slowly("ann", b"secret")
+    assert not authenticator.verify_slowly("ann", b"wrong")
+    assert not authenticator.verify_slowly("bob", b"secret")
+
+
+def test_a_verified_password_is_known_at_once_and_no_other(tmp_path: Path) -> None:
+    authenticator = with_users(tmp_path)
+    authenticator.remember("ann", b"secret")
+    assert authenticator.check("ann", b"secret")
+    assert not authenticator.check("ann", b"Secret")
+    assert not authenticator.check("bob", b"secret")
+
+
+def test_a_password_file_that_others_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    passwords.write(file, {})
+    file.chmod(0o644)
+    with pytest.raises(passwords.PasswordFileError, match="chmod 600"):
+        passwords.read(file)
+    file.chmod(0o600)
+    file.write_text("ann:plain\n")
+    with pytest.raises(passwords.PasswordFileError, match=":1:"):
+        passwords.read(file)
