@@ -163,9 +163,7 @@ def test_pubrels_are_resent_in_the_order_of_their_pubrecs() -> None:
     assert [(d.packet_id, d.dup) for d in session.pump()] == [(2, True)]
 
 
-@pytest.mark.parametrize(
-    ("qos", "answer"), [(1, "on_pubrec"), (2, "on_puback"), (2, "on_pubcomp")]
-)
+@pytest.mark.parametrize(("qos", "answer"), [(1, "on_pubrec"), (2, "on_puback"), (2, "on_pubcomp")])
 def test_an_acknowledgement_of_the_wrong_kind_is_a_protocol_error(qos: int, answer: str) -> None:
     session = opened()
     session.offer(1, qos)
