@@ -53,7 +53,9 @@ class ReasonCode(enum.IntEnum):
     MAXIMUM_CONNECT_TIME = 0xA0
 
 
-class Properties(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class Properties(
+    msgspec.Struct, frozen=True, gc=False, omit_defaults=True, repr_omit_defaults=True
+):
     """The properties of one packet; None, or an empty tuple, where one is not there."""
 
     payload_format_indicator: int | None = None
@@ -88,7 +90,7 @@ class Properties(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 NO_PROPERTIES: Final = Properties()
 
 
-class Will(msgspec.Struct, frozen=True, gc=False):
+class Will(msgspec.Struct, frozen=True, gc=False, repr_omit_defaults=True):
     """The will message of a CONNECT (section 3.1.2.5 and 3.1.3.2)."""
 
     topic: bytes

@@ -2,7 +2,7 @@
 
 Retain Handling 0 sends at every SUBSCRIBE, 1 only when the subscription is new, 2 never (MQTT 5.0
 section 3.3.1.3, [MQTT-3.3.1-9 to -11]); 3.x is always 0. Shared subscriptions get none. What is
-sent so carries RETAIN 1, whatever Retain As Published says [MQTT-3.3.1-8]; a live message carries
+sent so carries RETAIN 1, whatever Retain As Published says; a live message carries
 it only if published so and asked for [MQTT-3.3.1-12, -13].
 """
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from robustmq.mqtt.packets import Disconnect, Will
+from robustmq.records import Message
 
 NEVER_EXPIRES: Final = 0xFFFFFFFF
 """A Session Expiry Interval that has no end [section 3.1.2.11.2]."""
@@ -33,3 +34,21 @@ def expires_at_ms(session_expiry_interval: int, ended_at_ms: int) -> int | None:
     if session_expiry_interval == NEVER_EXPIRES:
         return None
     return ended_at_ms + 1000 * session_expiry_interval
+
+
+def to_message(will: Will) -> Message:
+    """The message that a will publishes; its expiry counts from then."""
+    properties = will.properties
+    response_topic = properties.response_topic
+    return Message(
+        topic=will.topic,
+        payload=will.payload,
+        qos=will.qos,
+        retain=will.retain,
+        payload_format_indicator=properties.payload_format_indicator or 0,
+        message_expiry_interval=properties.message_expiry_interval,
+        content_type=properties.content_type,
+        response_topic=None if response_topic is None else response_topic.decode("utf-8"),
+        correlation_data=properties.correlation_data,
+        user_properties=list(properties.user_properties),
+    )

@@ -9,6 +9,7 @@ from robustmq.mqtt.capabilities import Capabilities
 from robustmq.mqtt.connect import close_session, open_session, refusal
 from robustmq.mqtt.packets import NO_PROPERTIES, Connect, Disconnect, Properties, Will
 from robustmq.mqtt.session import Session
+from robustmq.mqtt.will import to_message
 
 CAPABILITIES = Capabilities(
     receive_maximum=65_535, topic_alias_maximum=0, maximum_session_expiry_interval=1000
@@ -150,3 +151,22 @@ def test_a_longer_expiry_in_disconnect_is_capped() -> None:
     session, _, _, _ = open_session(connect_5(), None, CAPABILITIES, 0)
     close_session(session, Disconnect(0, Properties(session_expiry_interval=5000)), CAPABILITIES, 0)
     assert session.expires_at_ms == 1_000_000
+
+
+def test_a_will_publishes_all_its_properties() -> None:
+    properties = Properties(
+        payload_format_indicator=1,
+        message_expiry_interval=9,
+        content_type="text",
+        response_topic=b"answer",
+        correlation_data=b"1",
+        user_properties=(("a", "b"), ("a", "c")),
+    )
+    message = to_message(Will(b"w", b"gone", 1, True, properties))
+    assert (message.topic, message.payload, message.qos, message.retain) == (b"w", b"gone", 1, True)
+    assert message.payload_format_indicator == 1
+    assert message.message_expiry_interval == 9
+    assert message.content_type == "text"
+    assert message.response_topic == "answer"
+    assert message.correlation_data == b"1"
+    assert message.user_properties == [("a", "b"), ("a", "c")]
