@@ -1,0 +1,60 @@
+"""What people type."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustmq import config
+from robustmq.cli.doctor import examine
+from robustmq.cli.main import main
+from robustmq.security import passwords
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("start", "pub", "sub", "bench", "doctor", "passwd"))
+    assert main(["nonsense"]) == 2
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, robustmq.cli.main; print('msgspec' in sys.modules, 'asyncio' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+def test_a_wrong_setting_stops_the_start_with_a_clear_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[mqtt]\nbind = ["0.0.0.0"]\n')
+    assert main(["start", "--config", str(file)]) == 2
+    assert "security.allow_anonymous = true" in capsys.readouterr().err
+
+
+def test_doctor_examines_a_machine(tmp_path: Path) -> None:
+    free = {"port": 0}
+    raw = {"node": {"data_dir": str(tmp_path)}, "mqtt": free, "kafka": free, "metrics": free}
+    findings = {finding.subject: finding for finding in examine(config.parse(raw))}
+    assert findings["data directory"].verdict == "ok"
+    assert findings["disk sync"].verdict in ("ok", "warn")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "cluster.json").write_text('{"format_version": 1, "shard_count": 4}')
+    findings = {finding.subject: finding for finding in examine(config.parse(raw))}
+    assert "node.shards = 4" in findings["data directory"].detail
+
+
+def test_passwd_sets_and_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "users"
+    monkeypatch.setattr("robustmq.cli.main._ask_password", lambda from_stdin: b"secret")
+    assert main(["passwd", str(file), "ann"]) == 0
+    assert passwords.verify(passwords.read(file)["ann"], b"secret")
+    assert main(["passwd", str(file), "ann", "--delete"]) == 0
+    assert main(["passwd", str(file), "ann", "--delete"]) == 1
+    assert passwords.read(file) == {}
