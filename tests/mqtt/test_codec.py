@@ -29,6 +29,7 @@ from robustmq.mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from robustmq.mqtt.properties import without_problem_information
 
 
 class Case(NamedTuple):
@@ -228,3 +229,8 @@ def test_peek_refuses_what_can_never_be_a_connect(packet: bytes, fault: str) -> 
 
 def test_packet_types_cover_the_upper_nibble() -> None:
     assert [int(kind) for kind in PacketType] == list(range(1, 16))
+
+
+def test_problem_information_is_dropped_for_a_client_that_does_not_want_it() -> None:
+    told = Properties(reason_string="why", user_properties=(("a", "b"),), receive_maximum=3)
+    assert without_problem_information(told) == Properties(receive_maximum=3)

@@ -49,37 +49,40 @@ steps = st.lists(
 
 def apply(session: Session, step: tuple[str, int], count: int) -> None:
     action, value = step
-    match action:
-        case "offer":
-            session.offer(count, value, count & 1, (count,))
-        case "pump" if session.connected:
-            session.pump()
-        case "puback":
-            session.on_puback(value)
-        case "pubrec":
-            session.on_pubrec(value)
-        case "refused":
-            session.on_pubrec(value, 0x97)
-        case "pubcomp":
-            session.on_pubcomp(value)
-        case "discard":
-            session.discard(value)
-        case "publish":
-            session.on_publish(value)
-        case "pubrel":
-            session.on_pubrel(value)
-        case "subscribe":
-            session.subscribe(Subscription(b"a/%d" % value, count % 3))
-        case "unsubscribe":
-            session.unsubscribe(b"a/%d" % value)
-        case "close":
-            session.close(count * 1000, will_dropped=bool(value))
-        case "open" if not session.connected:
-            delay = Properties(will_delay_interval=value)
-            session.open(5, 100 + value, value, Will(b"w", b"", properties=delay))
-            session.resume()
-        case "advance":
-            session.advance(count * 1000 + value * 1000)
+    single = {
+        "puback": session.on_puback,
+        "pubrec": session.on_pubrec,
+        "pubcomp": session.on_pubcomp,
+        "discard": session.discard,
+        "publish": session.on_publish,
+        "pubrel": session.on_pubrel,
+    }
+    if action in single:
+        single[action](value)
+    elif action == "refused":
+        session.on_pubrec(value, 0x97)
+    elif action == "offer":
+        session.offer(count, value, count & 1, (count,))
+    elif action == "pump" and session.connected:
+        session.pump()
+    elif action == "subscribe":
+        session.subscribe(Subscription(b"a/%d" % value, count % 3))
+    elif action == "unsubscribe":
+        session.unsubscribe(b"a/%d" % value)
+    else:
+        apply_to_connection(session, step, count)
+
+
+def apply_to_connection(session: Session, step: tuple[str, int], count: int) -> None:
+    action, value = step
+    if action == "close":
+        session.close(count * 1000, will_dropped=bool(value))
+    elif action == "open" and not session.connected:
+        delay = Properties(will_delay_interval=value)
+        session.open(5, 100 + value, value, Will(b"w", b"", properties=delay))
+        session.resume()
+    elif action == "advance":
+        session.advance(count * 1000 + value * 1000)
 
 
 @settings(derandomize=True, max_examples=400, deadline=None)

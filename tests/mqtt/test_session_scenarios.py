@@ -1,7 +1,8 @@
 """Session behaviour as data: tests/scenario/mqtt_*.txt hold events and the effects expected.
 
-`> event` lines are fed to one client identifier's session; the indented lines under each are what came of it. Run with
-ROBUSTMQ_REWRITE=1 to write the effects anew, and read the difference in review. Events:
+`> event` lines are fed to one client identifier's session; the indented lines under each are what
+came of it. Run with ROBUSTMQ_REWRITE=1 to write the effects anew, and read the difference in
+review. Events:
 
     at MS                                          the time of what follows
     connect v=5 clean=0 expiry=100 receive=10 will=TOPIC delay=0
