@@ -249,7 +249,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 0
     # Kafka
-    kafka_request_bytes: Annotated[
+    max_request_bytes: Annotated[
         int,
         bound(
             "bytes",
@@ -258,7 +258,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             2_147_483_647,
         ),
     ] = 100 * MIB
-    kafka_batch_bytes: Annotated[
+    max_message_bytes: Annotated[
         int,
         bound(
             "bytes",
@@ -267,7 +267,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             1_073_741_824,
         ),
     ] = 16 * MIB
-    kafka_array_length: Annotated[
+    max_array_length: Annotated[
         int,
         bound(
             "entries",
@@ -275,19 +275,19 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             16,
         ),
     ] = 100_000
-    kafka_decompressed_bytes: Annotated[
+    max_decompressed_bytes: Annotated[
         int,
         bound(
             "bytes", "Largest decompressed record batch; beyond it the batch is refused.", 1 * KIB
         ),
     ] = 128 * MIB
-    kafka_fetch_bytes: Annotated[
+    max_fetch_bytes: Annotated[
         int,
         bound(
             "bytes", "Largest answer to a Fetch; Kafka's fetch.max.bytes.", 1 * KIB, 2_147_483_647
         ),
     ] = 55 * MIB
-    kafka_fetch_sessions: Annotated[
+    max_fetch_sessions: Annotated[
         int,
         bound(
             "sessions",
@@ -297,7 +297,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             reloadable=False,
         ),
     ] = 1_000
-    kafka_requests_in_flight: Annotated[
+    max_requests_in_flight: Annotated[
         int,
         bound(
             "requests",

@@ -53,14 +53,14 @@ COUNTERS: tuple[Counter, ...] = (
         "mqtt_messages_sent", _MESSAGES, "robustmq_messages_total", protocol="mqtt", direction="out"
     ),
     _counter(
-        "kafka_messages_received",
+        "kafka_records_in",
         _MESSAGES,
         "robustmq_messages_total",
         protocol="kafka",
         direction="in",
     ),
     _counter(
-        "kafka_messages_sent",
+        "kafka_records_out",
         _MESSAGES,
         "robustmq_messages_total",
         protocol="kafka",
@@ -70,10 +70,8 @@ COUNTERS: tuple[Counter, ...] = (
         "mqtt_bytes_received", _BYTES, "robustmq_bytes_total", protocol="mqtt", direction="in"
     ),
     _counter("mqtt_bytes_sent", _BYTES, "robustmq_bytes_total", protocol="mqtt", direction="out"),
-    _counter(
-        "kafka_bytes_received", _BYTES, "robustmq_bytes_total", protocol="kafka", direction="in"
-    ),
-    _counter("kafka_bytes_sent", _BYTES, "robustmq_bytes_total", protocol="kafka", direction="out"),
+    _counter("kafka_bytes_in", _BYTES, "robustmq_bytes_total", protocol="kafka", direction="in"),
+    _counter("kafka_bytes_out", _BYTES, "robustmq_bytes_total", protocol="kafka", direction="out"),
     _gauge("mqtt_connections", _CONNECTIONS, "robustmq_connections", protocol="mqtt"),
     _gauge("kafka_connections", _CONNECTIONS, "robustmq_connections", protocol="kafka"),
     _counter(
@@ -87,7 +85,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_publish_received", "PUBLISH packets received."),
     _counter("mqtt_publish_sent", "PUBLISH packets sent."),
     _counter(
-        "mqtt_publish_dropped", "Messages not delivered: full queue, slow client, or expired."
+        "mqtt_messages_dropped", "Messages not delivered: full queue, slow client, or expired."
     ),
     _counter("mqtt_publish_denied", "PUBLISH packets to topics the client may not write."),
     _counter("mqtt_connect_refused", "CONNECT packets answered with an error."),
@@ -95,13 +93,13 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_takeovers", "Connections closed because their session was taken over."),
     _counter("mqtt_wills_published", "Wills published."),
     _counter(
-        "mqtt_protocol_errors",
+        "mqtt_faults",
         "Connections ended by bad input.",
         "robustmq_protocol_errors_total",
         protocol="mqtt",
     ),
     _counter(
-        "kafka_protocol_errors",
+        "kafka_faults",
         "Connections ended by bad input.",
         "robustmq_protocol_errors_total",
         protocol="kafka",
@@ -114,8 +112,11 @@ COUNTERS: tuple[Counter, ...] = (
     _gauge("mqtt_queued_bytes", "Bytes that wait in sessions."),
     _gauge("mqtt_inflight", "QoS 1 and 2 messages sent and not acknowledged."),
     _counter("kafka_requests", "Kafka requests answered."),
-    _counter("kafka_requests_failed", "Kafka requests that ended in an error of ours."),
-    _counter("kafka_unsupported_versions", "Kafka requests in a version that is not offered."),
+    _counter(
+        "kafka_requests_refused",
+        "Kafka requests that could not be read or are in a version not offered.",
+    ),
+    _counter("kafka_batches_refused", "Record batches that were refused."),
     _gauge("kafka_requests_parked", "Kafka requests that wait (fetch, join, sync)."),
     _gauge("kafka_groups", "Consumer groups."),
     _counter("kafka_group_rebalances", "Rebalances of consumer groups."),

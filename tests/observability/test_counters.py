@@ -6,8 +6,10 @@ import io
 import json
 import os
 
+import pytest
+
 from robustmq.observability import logs
-from robustmq.observability.counters import COUNTERS, Counters
+from robustmq.observability.counters import COUNTERS, INDEX, Counters
 from robustmq.observability.prometheus import metrics_text
 from robustmq.observability.sys_topics import LoadAverages, sys_topics
 
@@ -78,3 +80,8 @@ def test_sys_topics_have_mosquittos_names() -> None:
     assert loads.update(totals, 0) == []
     later = dict(loads.update(totals | {"mqtt_publish_received": 600}, 60_000))
     assert 370 < float(later[b"$SYS/broker/load/publish/received/1min"]) < 390
+
+
+def test_every_counter_that_kafka_handlers_add_to_exists() -> None:
+    dispatch = pytest.importorskip("robustmq.kafka.dispatch", exc_type=ImportError)
+    assert set(dispatch.COUNTERS) <= set(INDEX)
