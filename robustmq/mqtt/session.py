@@ -270,8 +270,7 @@ class Session:
             return Ack(PacketType.PUBREL, packet_id, reason), finished
         if self.window.qos_of(packet_id) == 1:
             raise protocol_error("PUBREC of a QoS 1 message")
-        refused = self.discard(packet_id)
-        return None, [] if refused is None else [refused]
+        return None, self.discard((packet_id,))
 
     def on_pubcomps(self, packet_ids: Iterable[int]) -> None:
         """PUBCOMPs came, with or without an error."""
@@ -286,12 +285,13 @@ class Session:
         """One PUBCOMP came."""
         self.on_pubcomps((packet_id,))
 
-    def discard(self, packet_id: int) -> int | None:
-        """Give up a message in flight that cannot be sent (expired, too large); its reference."""
-        reference = self.window.discard(packet_id)
-        if reference is not None:
-            self._finish((reference,))
-        return reference
+    def discard(self, packet_ids: Iterable[int]) -> list[int]:
+        """Give up messages in flight that cannot be sent (expired, too large); their references."""
+        discarded = [self.window.discard(packet_id) for packet_id in packet_ids]
+        finished = [reference for reference in discarded if reference is not None]
+        if finished:
+            self._finish(finished)
+        return finished
 
     def take_finished(self) -> list[int]:
         """All references finished since the last call, dropped ones included."""

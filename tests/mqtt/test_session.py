@@ -53,7 +53,6 @@ def apply(session: Session, step: tuple[str, int], count: int) -> None:
         "puback": session.on_puback,
         "pubrec": session.on_pubrec,
         "pubcomp": session.on_pubcomp,
-        "discard": session.discard,
         "publish": session.on_publish,
         "pubrel": session.on_pubrel,
     }
@@ -61,6 +60,8 @@ def apply(session: Session, step: tuple[str, int], count: int) -> None:
         single[action](value)
     elif action == "refused":
         session.on_pubrec(value, 0x97)
+    elif action == "discard":
+        session.discard((value,))
     elif action == "offer":
         session.offer(count, value, count & 1, (count,))
     elif action == "pump" and session.connected:
