@@ -1,15 +1,17 @@
-"""The classic consumer group: members, generations and committed offsets (Kafka protocol guide, JoinGroup to
-OffsetFetch; KIP-62 rebalance time-out, KIP-345 static members, KIP-394 member id required, KIP-814 skip assignment).
+"""The classic consumer group: members, generations and committed offsets (Kafka protocol guide,
+JoinGroup to OffsetFetch; KIP-62 rebalance time-out, KIP-345 static members, KIP-394 member id
+required, KIP-814 skip assignment).
 
     Empty -> PreparingRebalance -> CompletingRebalance -> Stable
-    ^ last member gone   ^ a member comes, goes or changes      (Dead: a group nobody ever used; it is not stored)
+    ^ last member gone   ^ a member comes, goes or changes   (Dead: never used, not stored)
 
-PreparingRebalance parks joins until all members have joined again or the rebalance time-out has come; then a new
-generation begins and CompletingRebalance parks syncs until its leader brings the assignments.
+PreparingRebalance parks joins until all members have joined again or the rebalance time-out has
+come; then a new generation begins and CompletingRebalance parks syncs until its leader brings the
+assignments.
 
-Invariants: a parked token is answered exactly once; every member has a session timer; assignments belong to one
-generation and go only to members that name it; a generation is in the log before anybody hears of it, so that no owner
-gives the same number to two memberships.
+Invariants: a parked token is answered exactly once; every member has a session timer; assignments
+belong to one generation and go only to members that name it; a generation is in the log before
+anybody hears of it, so that no owner gives the same number to two memberships.
 """
 
 from __future__ import annotations
@@ -103,13 +105,15 @@ class ClassicGroup:
         return self.state is State.DEAD and not self._pending
 
     def handle(self, event: GroupEvent, now_ms: int, token: int = 0) -> GroupEffects:
-        """Take an event; the effects hold what to store, whom to answer, and which timers to set."""
+        """Take an event: what to store, whom to answer, which timers to set."""
         effects: GroupEffects = Effects()
         _HANDLERS[type(event)](self, event, now_ms, token, effects)
         return effects
 
     def replay(self, record: GroupRecord) -> None:
-        """Apply a record in recovery; timers and waiting callers come with `Resumed` and with the clients."""
+        """Apply a record in recovery; timers and waiting callers come with `Resumed` and with the
+        clients.
+        """
         if isinstance(record, GenerationRecord):
             self.members.clear()
             for member in record.members:
@@ -255,7 +259,9 @@ class ClassicGroup:
         token: int,
         effects: GroupEffects,
     ) -> None:
-        """A static member came back: its old incarnation is fenced; a stable group goes on as it is (KIP-345)."""
+        """A static member came back: its old incarnation is fenced; a stable group goes on as it is
+        (KIP-345).
+        """
         old_id, old_leader = member.member_id, self.leader
         _release(member, KafkaCode.FENCED_INSTANCE_ID, effects)
         effects.timers.append((None, f"session:{old_id}"))
@@ -277,7 +283,7 @@ class ClassicGroup:
         if event.skip_assignment_supported:
             reply = msgspec.structs.replace(reply, skip_assignment=self.leader == member.member_id)
         else:
-            # Told of the old leader's id, a client that cannot skip the assignment does not make one.
+            # Told of the old id, a client that cannot skip the assignment makes none.
             reply = msgspec.structs.replace(reply, leader=old_leader or "", members=[])
         effects.replies.append((token, reply))
 
@@ -291,7 +297,7 @@ class ClassicGroup:
     # The rebalance
 
     def _prepare_rebalance(self, now_ms: int, effects: GroupEffects) -> None:
-        """Begin to gather members, or go on with it; the new generation begins when all are there."""
+        """Gather members, or go on with it; the new generation begins when all are there."""
         if self.state is State.COMPLETING:
             for member in self.members:
                 if member.sync_token is not None:
@@ -323,7 +329,7 @@ class ClassicGroup:
             self._complete_join(now_ms, effects)
 
     def _complete_join(self, now_ms: int, effects: GroupEffects) -> None:
-        """The next generation begins with those who joined, and with the static members (KIP-345)."""
+        """The next generation begins: those who joined, and the static members (KIP-345)."""
         self._gathering = False
         for member in self.members:
             if member.join_token is None and member.group_instance_id is None:

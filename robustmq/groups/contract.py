@@ -1,21 +1,23 @@
 """The one contract of every durable machine (design, section 10).
 
-A machine is pure: it holds the state of one group (session, transaction, ...), takes events with the time, and says
-what is to be done. Only the shard runtime executes it:
+A machine is pure: it holds the state of one group (session, transaction, ...), takes events with
+the time, and says what is to be done. Only the shard runtime executes it:
 
     effects = machine.handle(event, now_ms, token)
     append(records.encode_record(r) for r in effects.records)      # one log entry, in this order
     arm(effects.timers)                                            # at once; no commit needed
     when everything this machine has appended so far is committed: release(effects.replies)
 
-- `handle` has already applied its own records to the machine when it returns. `replay` is for recovery only: the
-  snapshot, then the records in log order, give the same durable state. Replay is idempotent.
-- `token` names who asked. Its reply comes in these effects, or in those of a later event (a parked join); each
-  token is replied to once at most. Events that say "has no reply" ignore it.
-- A timer is (deadline_ms, key) in the machine's own keys. Setting a key replaces its older deadline; deadline None
-  cancels. When it comes the runtime calls handle(TimerFired(key), now_ms). Timers are not durable: after recovery
-  handle(Resumed(), now_ms) arms them anew.
-- If records cannot be appended, the machine is thrown away, rebuilt from the log, and its tokens get an error.
+- `handle` has already applied its own records to the machine when it returns. `replay` is for
+  recovery only: the snapshot, then the records in log order, give the same durable state. Replay is
+  idempotent.
+- `token` names who asked. Its reply comes in these effects, or in those of a later event (a parked
+  join); each token is replied to once at most. Events that say "has no reply" ignore it.
+- A timer is (deadline_ms, key) in the machine's own keys. Setting a key replaces its older
+  deadline; deadline None cancels. When it comes the runtime calls handle(TimerFired(key), now_ms).
+  Timers are not durable: after recovery handle(Resumed(), now_ms) arms them anew.
+- If records cannot be appended, the machine is thrown away, rebuilt from the log, and its tokens
+  get an error.
 - A machine with `disposable` True holds nothing durable: the runtime may drop it, with its timers.
 """
 

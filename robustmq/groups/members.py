@@ -1,7 +1,7 @@
 """The members of a classic group: who they are, what they vote for, and who waits for an answer.
 
-`Roster` keeps them in the order in which they came (that order decides ties, so every replay decides alike), with
-the index of static members (`group.instance.id`, KIP-345) beside it.
+`Roster` keeps them in the order in which they came (that order decides ties, so every replay
+decides alike), with the index of static members (`group.instance.id`, KIP-345) beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from robustmq.kafka.group_events import JoinedMember, MemberDescription
 
 
 class Member(msgspec.Struct):
-    """One member. A token is a caller that waits: for the rebalance to end, or for its assignment."""
+    """One member. A token is a caller that waits: for the rebalance, or for its assignment."""
 
     member_id: str
     group_instance_id: str | None
@@ -139,7 +139,9 @@ class Roster:
         return [name for name, _ in voters[0].protocols if name in common]
 
     def vote(self) -> str:
-        """The protocol most members prefer among those that all know; a tie goes to the first member's order."""
+        """The protocol most members prefer among those that all know; a tie goes to the first
+        member's order.
+        """
         candidates = self.candidates()
         assert candidates, "members without a common protocol were let in"
         votes = dict.fromkeys(candidates, 0)

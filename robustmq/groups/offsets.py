@@ -1,5 +1,6 @@
-"""The committed offsets of one group: part of the group's machine, so that a commit and the generation it is checked
-against are decided in one place and one order (OffsetCommit, OffsetFetch, OffsetDelete).
+"""The committed offsets of one group: part of the group's machine, so that a commit and the
+generation it is checked against are decided in one place and one order (OffsetCommit, OffsetFetch,
+OffsetDelete).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class OffsetTable:
         return len(self._offsets)
 
     def commit(self, event: CommitOffsets) -> tuple[list[GroupRecord], list[int]]:
-        """Store what may be stored; the records and an error code for each offset of the request."""
+        """Store what may be stored; the records, and an error code for each offset asked."""
         records: list[GroupRecord] = []
         errors: list[int] = []
         for wanted in event.offsets:
@@ -49,7 +50,7 @@ class OffsetTable:
             self._offsets.pop(key, None)
 
     def fetch(self, partitions: list[tuple[bytes, int]] | None) -> list[CommittedOffset]:
-        """The stored offsets in the order asked for, or all of them sorted; -1 where there is none."""
+        """The stored offsets in the order asked for, or all sorted; -1 where there is none."""
         keys = sorted(self._offsets) if partitions is None else partitions
         found = []
         for topic, partition in keys:

@@ -1,8 +1,9 @@
-"""Idempotent producers of one partition: which batch is new, which was seen, which cannot be (KIP-98, KIP-360).
+"""Idempotent producers of one partition: which batch is new, which was seen, which cannot be
+(KIP-98, KIP-360).
 
-A producer numbers its records per partition. The owner remembers of each producer its epoch and its last five
-batches (the most a client may have in flight), so that a batch sent again after a lost answer gets its first
-answer instead of a second place in the log.
+A producer numbers its records per partition. The owner remembers of each producer its epoch and its
+last five batches (the most a client may have in flight), so that a batch sent again after a lost
+answer gets its first answer instead of a second place in the log.
 
     same epoch, first sequence follows the last       new
     same epoch, equals one of the last five            repeated: error 0 and the first base offset
@@ -11,9 +12,9 @@ answer instead of a second place in the log.
     older epoch                                        47 INVALID_PRODUCER_EPOCH
     producer without state                             new, whatever its sequence
 
-Sequences wrap from 2^31-1 to 0. The table is rebuilt in recovery by `record` for every stored batch. Bound:
-`capacity` producers; beyond it the one that has been silent longest is forgotten, and after `expiry_ms` any
-(its next batch is "without state", so it is taken and not refused).
+Sequences wrap from 2^31-1 to 0. The table is rebuilt in recovery by `record` for every stored
+batch. Bound: `capacity` producers; beyond it the one that has been silent longest is forgotten, and
+after `expiry_ms` any (its next batch is "without state", so it is taken and not refused).
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class SeenBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """error 0 and `repeated` None: append it. `repeated`: answer with its base offset and time instead."""
+    """error 0 and `repeated` None: append it. `repeated`: answer with its base offset and time
+    instead.
+    """
 
     error: int = 0
     repeated: SeenBatch | None = None
@@ -107,7 +110,9 @@ class ProducerTable:
         return _OUT_OF_ORDER
 
     def record(self, batch: SequencedBatch, base_offset: int, timestamp_ms: int) -> None:
-        """Remember a batch that was appended; in recovery: one that was found in the log, in its order."""
+        """Remember a batch that was appended; in recovery: one that was found in the log, in its
+        order.
+        """
         if batch.producer_id < 0:
             return
         seen = SeenBatch(batch.base_sequence, last_sequence_of(batch), base_offset, timestamp_ms)

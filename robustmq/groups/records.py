@@ -1,6 +1,7 @@
 """What a group writes to the log: the records from which robustmq.groups.classic rebuilds itself.
 
-A record is a tagged msgspec array, so fields may be added at the end and old logs stay readable (docs/formats.md).
+A record is a tagged msgspec array, so fields may be added at the end and old logs stay readable
+(docs/formats.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a consumer says it reads: the subscription in the metadata of JoinGroup (protocol type "consumer").
+"""What a consumer says it reads: the subscription in the metadata of JoinGroup (protocol type
+"consumer").
 
-Only the topics are read (version int16, array of strings); everything behind them is the assignor's own business.
-Metadata that is not a subscription names no topics.
+Only the topics are read (version int16, array of strings); everything behind them is the assignor's
+own business. Metadata that is not a subscription names no topics.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The time wheel of a worker: deadlines by key, without a clock of its own.
 
-Kept as a heap of (deadline, order, key) with a table of what is in force: setting a key again or cancelling it leaves a
-dead entry that is skipped when it surfaces, and the heap is rebuilt when more than half of it is dead. So a
-machine may move its deadlines at will, and memory is bounded by the timers in force. Timers with the same deadline
-fire in the order in which they were set, which keeps the simulation the same under a seed.
+Kept as a heap of (deadline, order, key) with a table of what is in force: setting a key again or
+cancelling it leaves a dead entry that is skipped when it surfaces, and the heap is rebuilt when
+more than half of it is dead. So a machine may move its deadlines at will, and memory is bounded by
+the timers in force. Timers with the same deadline fire in the order in which they were set, which
+keeps the simulation the same under a seed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class TimeWheel(Generic[Key]):
         return self._heap[0][0] if self._heap else None
 
     def due(self, now_ms: int, limit: int = 1000) -> list[Key]:
-        """Take out the keys whose time has come, oldest first, at most `limit` (the rest next turn)."""
+        """Take out the keys whose time has come, oldest first, at most `limit` (the rest next
+        turn).
+        """
         keys: list[Key] = []
         while len(keys) < limit:
             self._skip_dead()

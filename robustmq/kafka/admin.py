@@ -1,8 +1,9 @@
-"""CreateTopics, DeleteTopics, CreatePartitions and the settings of topics (protocol guide; KIP-339, KIP-464).
+"""CreateTopics, DeleteTopics, CreatePartitions and the settings of topics (protocol guide; KIP-339,
+KIP-464).
 
-What is asked is checked here, in full, before the gateway proposes it to the cluster state. There is one replica of
-everything: a replication factor other than 1 or -1 is 38, and an assignment names one live broker for each
-partition (39 otherwise); placement itself follows from the topic's name.
+What is asked is checked here, in full, before the gateway proposes it to the cluster state. There
+is one replica of everything: a replication factor other than 1 or -1 is 38, and an assignment names
+one live broker for each partition (39 otherwise); placement itself follows from the topic's name.
 """
 
 from __future__ import annotations
@@ -92,9 +93,7 @@ def _check_shape(topic: Any, gateway: Gateway) -> AdminResult | None:
             KafkaCode.INVALID_PARTITIONS, f"partitions must be 1 to {MAX_PARTITIONS}, or -1"
         )
     if topic.replication_factor not in (-1, 1):
-        return _refuse(
-            KafkaCode.INVALID_REPLICATION_FACTOR, "there is one replica: say 1, or -1"
-        )
+        return _refuse(KafkaCode.INVALID_REPLICATION_FACTOR, "there is one replica: say 1, or -1")
     return None
 
 
@@ -165,9 +164,7 @@ async def handle_delete_topics(request: Any, context: RequestContext, gateway: G
     return messages.DeleteTopicsResponse(responses=answers)
 
 
-async def _delete_topic(
-    name: str | None, topic_id: UUID, timeout_ms: int, gateway: Gateway
-) -> Any:
+async def _delete_topic(name: str | None, topic_id: UUID, timeout_ms: int, gateway: Gateway) -> Any:
     if name is None:
         info = await settled(gateway.topic_by_id(topic_id))
     else:
@@ -234,9 +231,7 @@ async def _grow(topic: Any, request: Any, gateway: Gateway) -> AdminResult:
             return _refuse(
                 KafkaCode.INVALID_REPLICA_ASSIGNMENT, "one live broker for each new partition"
             )
-    growth = gateway.create_partitions(
-        key, topic.count, request.validate_only, request.timeout_ms
-    )
+    growth = gateway.create_partitions(key, topic.count, request.validate_only, request.timeout_ms)
     return _of(await settled(growth))
 
 
@@ -262,9 +257,7 @@ async def handle_describe_configs(request: Any, context: RequestContext, gateway
     return messages.DescribeConfigsResponse(results=results)
 
 
-async def _describe(
-    resource: Any, request: Any, gateway: Gateway
-) -> tuple[AdminResult, list[Any]]:
+async def _describe(resource: Any, request: Any, gateway: Gateway) -> tuple[AdminResult, list[Any]]:
     if resource.resource_type == BROKER:
         known = {"", *(str(node.node_id) for node in gateway.nodes())}
         if resource.resource_name not in known:
@@ -331,7 +324,7 @@ def _topic_config(name: str, info: TopicInfo, request: Any) -> Any:
 async def handle_incremental_alter_configs(
     request: Any, context: RequestContext, gateway: Gateway
 ) -> Any:
-    """Answer one IncrementalAlterConfigs (KIP-339): set, delete, append to and subtract from lists."""
+    """Answer one IncrementalAlterConfigs (KIP-339): set, delete, append, subtract."""
     responses = []
     for resource in request.resources:
         result = await _alter(resource, request.validate_only, gateway)
@@ -346,9 +339,7 @@ async def handle_incremental_alter_configs(
     return messages.IncrementalAlterConfigsResponse(responses=responses)
 
 
-async def _alter(
-    resource: Any, validate_only: bool, gateway: Gateway
-) -> AdminResult:
+async def _alter(resource: Any, validate_only: bool, gateway: Gateway) -> AdminResult:
     if resource.resource_type != TOPIC:
         return _refuse(
             KafkaCode.INVALID_REQUEST, "settings of brokers are in config.toml: edit and SIGHUP"
@@ -378,7 +369,7 @@ async def _alter(
 
 
 def _operate(config: Any, info: TopicInfo) -> str | None:
-    """The new value under an operation; None, which is refused, where the operation does not fit."""
+    """The new value under an operation; None (refused) where the operation does not fit."""
     if config.config_operation == _SET:
         return None if config.value is None else str(config.value)
     setting = TOPIC_SETTINGS.get(config.name)

@@ -1,6 +1,7 @@
 """ApiVersions: what this broker speaks (KIP-35, KIP-511). The table is robustmq.kafka.apis.
 
-An unknown version is answered in version 0 with 35 and the range of ApiVersions alone, and the connection goes on.
+An unknown version is answered in version 0 with 35 and the range of ApiVersions alone, and the
+connection goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What a handler knows of the request beside its fields, and the few things that all handlers do alike."""
+"""What a handler knows of the request beside its fields, and the few things that all handlers do
+alike.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _LEGAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 class ConnectionState(msgspec.Struct):
-    """What is known of a Kafka connection; the shell makes one for each and gives it to `dispatch`."""
+    """What is known of a Kafka connection; the shell makes one for each, for `dispatch`."""
 
     client_host: str
     client_software_name: str = ""

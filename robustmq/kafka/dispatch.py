@@ -1,11 +1,14 @@
-"""One frame in, a promise of one response out: the only place that knows which handler serves which API.
+"""One frame in, a promise of one response out: the only place that knows which handler serves which
+API.
 
-- ApiVersions of an unknown version is answered in version 0 with 35. Any other unknown API or version, and anything
-  that cannot be decoded, fails the promise with `BrokerError`: the connection closes without an answer.
-- The promise is of the response's buffers, the four bytes of its length in front, ready for writelines; or of None when
-  the request has no answer (Produce with acks=0).
-- A handler is started before `dispatch` returns and runs to its first wait, so requests of a connection start in the
-  order in which they came. Keeping the order of answers is the connection's part.
+- ApiVersions of an unknown version is answered in version 0 with 35. Any other unknown API or
+  version, and anything that cannot be decoded, fails the promise with `BrokerError`: the connection
+  closes without an answer.
+- The promise is of the response's buffers, the four bytes of its length in front, ready for
+  writelines; or of None when the request has no answer (Produce with acks=0).
+- A handler is started before `dispatch` returns and runs to its first wait, so requests of a
+  connection start in the order in which they came. Keeping the order of answers is the connection's
+  part.
 """
 
 from __future__ import annotations
@@ -72,7 +75,9 @@ HANDLERS: dict[int, Handler] = {
 }
 
 
-def dispatch(frame: bytes, connection: ConnectionState, gateway: Gateway) -> Promise[Buffers | None]:
+def dispatch(
+    frame: bytes, connection: ConnectionState, gateway: Gateway
+) -> Promise[Buffers | None]:
     """Serve one request; `frame` is what stands behind the length."""
     return start(_serve(frame, connection, gateway))
 

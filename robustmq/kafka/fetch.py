@@ -1,10 +1,12 @@
-"""Fetch: whole stored batches, at once or after a wait (protocol guide, Fetch; KIP-74 sizes, KIP-227 sessions).
+"""Fetch: whole stored batches, at once or after a wait (protocol guide, Fetch; KIP-74 sizes,
+KIP-227 sessions).
 
-- The first batch found always goes whole, however small the bounds; after it the response bound is kept.
-- A partition's error, or min_bytes reached, answers at once. Else the request waits for an append behind what it
-  saw; it holds nothing meanwhile but its own list of partitions.
-- In an incremental session only partitions with records, errors or moved offsets are answered, and those served
-  go to the end of the order, so that a small bound starves none.
+- The first batch found always goes whole, however small the bounds; after it the response bound is
+  kept.
+- A partition's error, or min_bytes reached, answers at once. Else the request waits for an append
+  behind what it saw; it holds nothing meanwhile but its own list of partitions.
+- In an incremental session only partitions with records, errors or moved offsets are answered, and
+  those served go to the end of the order, so that a small bound starves none.
 """
 
 from __future__ import annotations
@@ -99,7 +101,9 @@ async def _target(wanted: FetchPartition, gateway: Gateway) -> _Target:
     return _Target(wanted, names.from_kafka(name), ReadResult())
 
 
-async def _read_all(targets: list[_Target], max_bytes: int, isolation: int, gateway: Gateway) -> int:
+async def _read_all(
+    targets: list[_Target], max_bytes: int, isolation: int, gateway: Gateway
+) -> int:
     """Read every partition within the response's bound; the bytes found."""
     size = 0
     for target in targets:

@@ -1,11 +1,12 @@
-"""Fetch sessions (KIP-227): a consumer names its partitions once and later only what changed, and is told only of
-partitions that have something new.
+"""Fetch sessions (KIP-227): a consumer names its partitions once and later only what changed, and
+is told only of partitions that have something new.
 
-A session belongs to the worker that made it. Requests of a session carry its epoch, which counts 1, 2, 3, ...;
-another one is 71, an unknown session is 70 (after a restart, an eviction, or on another worker): both make the
-client begin a new one. Bounds: `capacity` sessions and `partition_capacity` partitions over all of them. At the bound
-the session that was silent longest goes if it was silent for `eviction_ms`; else the new consumer is served without
-a session (id 0), which costs bytes and nothing else.
+A session belongs to the worker that made it. Requests of a session carry its epoch, which counts 1,
+2, 3, ...; another one is 71, an unknown session is 70 (after a restart, an eviction, or on another
+worker): both make the client begin a new one. Bounds: `capacity` sessions and `partition_capacity`
+partitions over all of them. At the bound the session that was silent longest goes if it was silent
+for `eviction_ms`; else the new consumer is served without a session (id 0), which costs bytes and
+nothing else.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Opened(msgspec.Struct):
 
 
 class FetchSessions:
-    """The sessions of one worker, least recently used first. `first_id` differs from start to start (random)."""
+    """The sessions of one worker, least recently used first. `first_id` differs from start to start
+    (random).
+    """
 
     def __init__(
         self,

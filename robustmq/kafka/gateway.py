@@ -1,13 +1,15 @@
 """What the Kafka handlers ask of the broker behind them.
 
-The handlers know the protocol; `Gateway` knows topics, shards and their owners. Everything here is said in the
-broker's own words: a topic is its canonical key (MQTT name in UTF-8, see robustmq.names), never its Kafka name; time is
-`now_ms` (monotonic) or `timestamp_ms` (wall clock). What can be answered at once is a plain value, what may have to
-cross the bus or wait for a commit is a `Promise`.
+The handlers know the protocol; `Gateway` knows topics, shards and their owners. Everything here is
+said in the broker's own words: a topic is its canonical key (MQTT name in UTF-8, see
+robustmq.names), never its Kafka name; time is `now_ms` (monotonic) or `timestamp_ms` (wall clock).
+What can be answered at once is a plain value, what may have to cross the bus or wait for a commit
+is a `Promise`.
 
 Rules for whoever implements it:
-- Errors that a partition's owner finds are error codes in the result structs. A promise fails only with `BrokerError`
-  (an owner that cannot be reached: Fault.OWNER_UNAVAILABLE), which the handlers turn into that fault's Kafka code.
+- Errors that a partition's owner finds are error codes in the result structs. A promise fails only
+  with `BrokerError` (an owner that cannot be reached: Fault.OWNER_UNAVAILABLE), which the handlers
+  turn into that fault's Kafka code.
 - The order of `produce` calls for one partition is the order of appends.
 - A promise may settle before it is returned.
 """
@@ -36,7 +38,9 @@ LATEST_TIERED_TIMESTAMP = -5
 
 
 class Broker(msgspec.Struct, frozen=True, gc=False):
-    """One address that Metadata shows: a worker's own Kafka port (or the one port of `kafka.single_port`)."""
+    """One address that Metadata shows: a worker's own Kafka port (or the one port of
+    `kafka.single_port`).
+    """
 
     node_id: int
     host: str
@@ -45,14 +49,18 @@ class Broker(msgspec.Struct, frozen=True, gc=False):
 
 
 class PartitionInfo(msgspec.Struct, frozen=True, gc=False):
-    """Who leads a partition. Its number is its place in `TopicInfo.partitions`; leader -1: none at the moment."""
+    """Who leads a partition. Its number is its place in `TopicInfo.partitions`; leader -1: none at
+    the moment.
+    """
 
     leader: int
     leader_epoch: int
 
 
 class TopicInfo(msgspec.Struct, frozen=True):
-    """One topic. `declared` ones live in the cluster metadata, light ones have one partition and no settings."""
+    """One topic. `declared` ones live in the cluster metadata, light ones have one partition and no
+    settings.
+    """
 
     name: bytes
     topic_id: UUID
@@ -60,11 +68,15 @@ class TopicInfo(msgspec.Struct, frozen=True):
     internal: bool = False
     declared: bool = False
     configs: dict[str, str] = {}
-    """Settings that were set for this topic, by their name in robustmq.kafka.topic_configs; not the defaults."""
+    """Settings that were set for this topic, by their name in robustmq.kafka.topic_configs; not the
+    defaults.
+    """
 
 
 class ProduceResult(msgspec.Struct, frozen=True, gc=False):
-    """What became of one batch. A repeated idempotent batch: error 0, the first base offset, append time filled."""
+    """What became of one batch. A repeated idempotent batch: error 0, the first base offset, append
+    time filled.
+    """
 
     error: int = 0
     base_offset: int = -1
@@ -81,9 +93,11 @@ class AbortedTransaction(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReadResult(msgspec.Struct, frozen=True):
-    """Whole stored batches from the one that holds the offset. Out of range: error 1 and -1 in all three offsets.
+    """Whole stored batches from the one that holds the offset. Out of range: error 1 and -1 in all
+    three offsets.
 
-    `leader` and `leader_epoch` are filled when error is 6 or 74 (the reader is sent to the new leader).
+    `leader` and `leader_epoch` are filled when error is 6 or 74 (the reader is sent to the new
+    leader).
     """
 
     error: int = 0
@@ -122,7 +136,9 @@ class AppendWait(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewTopic(msgspec.Struct, frozen=True):
-    """A declared topic to be made. All values are checked against the protocol's rules and `topic_configs`."""
+    """A declared topic to be made. All values are checked against the protocol's rules and
+    `topic_configs`.
+    """
 
     name: bytes
     partitions: int
@@ -130,7 +146,9 @@ class NewTopic(msgspec.Struct, frozen=True):
 
 
 class AdminResult(msgspec.Struct, frozen=True):
-    """The outcome of a change to the cluster metadata; `topic` as it is now (or would be, with validate_only)."""
+    """The outcome of a change to the cluster metadata; `topic` as it is now (or would be, with
+    validate_only).
+    """
 
     error: int = 0
     message: str | None = None
@@ -151,7 +169,9 @@ class Gateway(Protocol):
     listed_light_topics: int
     """kafka.listed_light_topics: how many light topics a Metadata request for all topics shows."""
     fetch_sessions: FetchSessions
-    """The fetch sessions of this worker (FetchSessions(capacity, first_id)); made once by the worker."""
+    """The fetch sessions of this worker (FetchSessions(capacity, first_id)); made once by the
+    worker.
+    """
 
     def now_ms(self) -> int:
         """Monotonic milliseconds, the clock of time-outs."""
@@ -163,19 +183,25 @@ class Gateway(Protocol):
         """An unguessable id in UUID form, from which member ids are made."""
 
     def count(self, counter: str, amount: int = 1) -> None:
-        """Add to a counter of this worker; unknown names are ignored. Names used: kafka.dispatch.COUNTERS."""
+        """Add to a counter of this worker; unknown names are ignored. Names used:
+        kafka.dispatch.COUNTERS.
+        """
 
     def nodes(self) -> Sequence[Broker]:
         """All brokers (workers) that are up, this one included, by rising node_id."""
 
     def controller_id(self) -> int:
-        """The broker that clients send CreateTopics and its like to; any worker can answer, so any that is up."""
+        """The broker that clients send CreateTopics and its like to; any worker can answer, so any
+        that is up.
+        """
 
     def coordinator(self, kind: str, key: str) -> Broker | None:
         """Who coordinates a key; kind is "group" or "transaction". None: nobody at the moment."""
 
     def topic(self, name: bytes, create: bool) -> Promise[TopicInfo | None]:
-        """A topic by its key; with `create` a missing one is made. None: it is not there (or may not be made)."""
+        """A topic by its key; with `create` a missing one is made. None: it is not there (or may
+        not be made).
+        """
 
     def topic_by_id(self, topic_id: UUID) -> Promise[TopicInfo | None]:
         """A topic by the id that Metadata gave out."""
@@ -192,10 +218,12 @@ class Gateway(Protocol):
         timeout_ms: int,
         info: BatchInfo,
     ) -> Promise[ProduceResult]:
-        """Append one validated batch (CRC and structure are right, `info` is what was read from it).
+        """Append one validated batch (CRC and structure are right, `info` is what was read from
+        it).
 
-        Settles when appended (acks 0 and 1) or committed (acks -1). The owner runs the idempotence check
-        (robustmq.groups.producers) and answers 3 for an unknown topic or partition: producing never makes a topic.
+        Settles when appended (acks 0 and 1) or committed (acks -1). The owner runs the idempotence
+        check (robustmq.groups.producers) and answers 3 for an unknown topic or partition: producing
+        never makes a topic.
         """
 
     def read(
@@ -207,35 +235,44 @@ class Gateway(Protocol):
         isolation: int,
         leader_epoch: int,
     ) -> ReadResult | Promise[ReadResult]:
-        """Whole batches from `offset` on, at most `max_bytes` of them except that the first always goes whole.
+        """Whole batches from `offset` on, at most `max_bytes` of them except that the first always
+        goes whole.
 
-        isolation: 0 read_uncommitted, 1 read_committed. leader_epoch: the reader's, -1 unknown; answers 74 when it is
-        older than the leader's and 75 when newer. Unknown topic or partition: 3. max_bytes may be 0: then only the
-        offsets are asked for and no buffers come. A local read answers at once, without a promise.
+        isolation: 0 read_uncommitted, 1 read_committed. leader_epoch: the reader's, -1 unknown;
+        answers 74 when it is older than the leader's and 75 when newer. Unknown topic or partition:
+        3. max_bytes may be 0: then only the offsets are asked for and no buffers come. A local read
+        answers at once, without a promise.
         """
 
     def wait_for_append(self, waits: Sequence[AppendWait], timeout_ms: int) -> Promise[None]:
-        """Settles as soon as the high watermark of one of them is beyond what the reader saw, or at the time-out.
+        """Settles as soon as the high watermark of one of them is beyond what the reader saw, or at
+        the time-out.
 
-        Because the wait says what was seen, an append between the read and this call is never missed. A partition that
-        vanishes or changes its leader also wakes. Also true of remote partitions.
+        Because the wait says what was seen, an append between the read and this call is never
+        missed. A partition that vanishes or changes its leader also wakes. Also true of remote
+        partitions.
         """
 
     def list_offset(
         self, topic: bytes, partition: int, timestamp_ms: int, isolation: int, leader_epoch: int
     ) -> Promise[ListedOffset]:
-        """First offset at or after a time; or -1 end (with isolation 1: last stable offset), -2 start, -3 the record
-        with the greatest timestamp, -4 earliest local (= start), -5 latest tiered (offset -1 without tiers).
-        Leader epoch as in `read`; unknown partition 3; nothing at or after the time: offset -1, error 0.
+        """First offset at or after a time; or -1 end (with isolation 1: last stable offset), -2
+        start, -3 the record with the greatest timestamp, -4 earliest local (= start), -5 latest
+        tiered (offset -1 without tiers). Leader epoch as in `read`; unknown partition 3; nothing at
+        or after the time: offset -1, error 0.
         """
 
     def epoch_end(
         self, topic: bytes, partition: int, leader_epoch: int, current_leader_epoch: int
     ) -> Promise[EpochEnd]:
-        """The end offset of the largest epoch that is not above `leader_epoch` (OffsetForLeaderEpoch)."""
+        """The end offset of the largest epoch that is not above `leader_epoch`
+        (OffsetForLeaderEpoch).
+        """
 
     def group(self, group_id: str, event: GroupEvent) -> Promise[GroupReply]:
-        """Run an event on the machine of a group at its owner (groups.classic.ClassicGroup), forwarded when remote."""
+        """Run an event on the machine of a group at its owner (groups.classic.ClassicGroup),
+        forwarded when remote.
+        """
 
     def list_groups(self) -> Promise[list[GroupListing]]:
         """Every group of every shard."""
@@ -243,7 +280,9 @@ class Gateway(Protocol):
     def create_topic(
         self, topic: NewTopic, validate_only: bool, timeout_ms: int
     ) -> Promise[AdminResult]:
-        """Make a declared topic; exists already: 36 (a light topic too). Settles when all workers know it."""
+        """Make a declared topic; exists already: 36 (a light topic too). Settles when all workers
+        know it.
+        """
 
     def delete_topic(self, name: bytes, timeout_ms: int) -> Promise[AdminResult]:
         """Delete a declared or light topic with its records; unknown: 3."""
@@ -251,7 +290,9 @@ class Gateway(Protocol):
     def create_partitions(
         self, name: bytes, count: int, validate_only: bool, timeout_ms: int
     ) -> Promise[AdminResult]:
-        """Raise the number of partitions of a declared topic to `count`; unknown 3; not more than now: 37."""
+        """Raise the number of partitions of a declared topic to `count`; unknown 3; not more than
+        now: 37.
+        """
 
     def alter_topic_configs(
         self, name: bytes, changes: dict[str, str | None], validate_only: bool
@@ -259,10 +300,12 @@ class Gateway(Protocol):
         """Set (value) or reset to the default (None) settings of a declared topic; unknown: 3."""
 
     def broker_configs(self) -> dict[str, str]:
-        """Effective settings of this broker under Kafka's names (read only), for DescribeConfigs."""
+        """Effective settings of this broker under Kafka's names, read only."""
 
     def allocate_producer_id(self) -> Promise[tuple[int, int]]:
-        """A producer id that was never given out before, and its epoch 0; from blocks of the cluster state."""
+        """A producer id that was never given out before, and its epoch 0; from blocks of the
+        cluster state.
+        """
 
 
 def code_of(error: int) -> KafkaCode:

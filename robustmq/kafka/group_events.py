@@ -1,8 +1,10 @@
-"""What is said to a group and what it answers: the messages between the Kafka handlers and a group's owner.
+"""What is said to a group and what it answers: the messages between the Kafka handlers and a
+group's owner.
 
-They are tagged structs, so that they cross the bus as they are (`encode_event`, `decode_event`, `encode_reply`,
-`decode_reply`). The machine that takes them is robustmq.groups.classic. Topics are canonical keys (bytes). Words are
-those of the Kafka protocol guide (JoinGroup, SyncGroup, Heartbeat, LeaveGroup, OffsetCommit, OffsetFetch).
+They are tagged structs, so that they cross the bus as they are (`encode_event`, `decode_event`,
+`encode_reply`, `decode_reply`). The machine that takes them is robustmq.groups.classic. Topics are
+canonical keys (bytes). Words are those of the Kafka protocol guide (JoinGroup, SyncGroup,
+Heartbeat, LeaveGroup, OffsetCommit, OffsetFetch).
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import msgspec
 
 
 class JoinGroup(msgspec.Struct, frozen=True, tag="join", array_like=True):
-    """A member asks to be in the next generation. Its reply comes when the rebalance is over, so it parks.
+    """A member asks to be in the next generation. Its reply comes when the rebalance is over, so it
+    parks.
 
-    `new_member_id` is used when the member has none yet; `member_id_required` (version 4 and later) makes a dynamic
-    member without an id come again with it (error 79).
+    `new_member_id` is used when the member has none yet; `member_id_required` (version 4 and later)
+    makes a dynamic member without an id come again with it (error 79).
     """
 
     member_id: str
@@ -31,7 +34,9 @@ class JoinGroup(msgspec.Struct, frozen=True, tag="join", array_like=True):
 
 
 class SyncGroup(msgspec.Struct, frozen=True, tag="sync", array_like=True):
-    """A member asks for its assignment; the leader brings everybody's. Parks until the leader has come."""
+    """A member asks for its assignment; the leader brings everybody's. Parks until the leader has
+    come.
+    """
 
     member_id: str
     group_instance_id: str | None
@@ -50,7 +55,9 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat", array_like=True):
 
 
 class LeavingMember(msgspec.Struct, frozen=True, array_like=True):
-    """One member to be removed: by its id, or a static one by its instance id (member_id may then be empty)."""
+    """One member to be removed: by its id, or a static one by its instance id (member_id may then
+    be empty).
+    """
 
     member_id: str
     group_instance_id: str | None = None
@@ -73,7 +80,9 @@ class OffsetToCommit(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CommitOffsets(msgspec.Struct, frozen=True, tag="commit", array_like=True):
-    """Store offsets. generation_id -1 with an empty member id: from outside of the group's membership."""
+    """Store offsets. generation_id -1 with an empty member id: from outside of the group's
+    membership.
+    """
 
     member_id: str
     group_instance_id: str | None
@@ -230,7 +239,7 @@ class DescribeReply(msgspec.Struct, frozen=True, tag="describe", array_like=True
 
 
 class DeleteOffsetsReply(msgspec.Struct, frozen=True, tag="delete-offsets", array_like=True):
-    """One error code for each partition, in the order of the request, unless `error` says it all."""
+    """One error code for each partition, in request order, unless `error` says it all."""
 
     error: int = 0
     errors: list[int] = []

@@ -1,7 +1,9 @@
-"""The requests of classic consumer groups, put as events to the group's machine at its owner (gateway.group).
+"""The requests of classic consumer groups, put as events to the group's machine at its owner
+(gateway.group).
 
-Here is what belongs to the protocol: versions, names, empty ids, the shapes of answers. What a group decides is in
-robustmq.groups.classic. An owner that cannot be reached is 15 COORDINATOR_NOT_AVAILABLE, so that clients ask again.
+Here is what belongs to the protocol: versions, names, empty ids, the shapes of answers. What a
+group decides is in robustmq.groups.classic. An owner that cannot be reached is 15
+COORDINATOR_NOT_AVAILABLE, so that clients ask again.
 """
 
 from __future__ import annotations
@@ -36,16 +38,16 @@ _ALL_TOPICS_VERSION = 2
 _UNKNOWN_GROUP_VERSION = 6
 
 
-async def _ask(gateway: Gateway, group_id: str, event: events.GroupEvent, kind: type[Reply]) -> Reply | int:
+async def _ask(
+    gateway: Gateway, group_id: str, event: events.GroupEvent, kind: type[Reply]
+) -> Reply | int:
     """The group's reply, or an error code that stands for all of it."""
     if not group_id:
         return int(KafkaCode.INVALID_GROUP_ID)
     return await _reply(_call(gateway, group_id, event), kind)
 
 
-async def _call(
-    gateway: Gateway, group_id: str, event: events.GroupEvent
-) -> events.GroupReply:
+async def _call(gateway: Gateway, group_id: str, event: events.GroupEvent) -> events.GroupReply:
     return await gateway.group(group_id, event)
 
 
@@ -85,6 +87,9 @@ def _coordinator(key: str, key_type: int, gateway: Gateway) -> Any:
     node = None if kind is None else gateway.coordinator(kind, key)
     if kind is None:
         code, message = KafkaCode.INVALID_REQUEST, f"unknown coordinator type {key_type}"
+    elif node is None and key_type == TRANSACTION:
+        # Retriable codes would keep a transactional producer waiting for what never comes.
+        code, message = KafkaCode.INVALID_REQUEST, "transactions are not offered"
     elif node is None:
         code, message = KafkaCode.COORDINATOR_NOT_AVAILABLE, "no owner at the moment"
     else:
@@ -168,9 +173,7 @@ async def handle_sync(request: Any, context: RequestContext, gateway: Gateway) -
 
 async def handle_heartbeat(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one Heartbeat."""
-    event = events.Heartbeat(
-        request.member_id, request.group_instance_id, request.generation_id
-    )
+    event = events.Heartbeat(request.member_id, request.group_instance_id, request.generation_id)
     reply = await _ask(gateway, request.group_id, event, events.ErrorReply)
     code = reply if isinstance(reply, int) else reply.error
     return messages.HeartbeatResponse(error_code=int(code))
@@ -272,8 +275,7 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
     """Answer one OffsetFetch, for one group or (version 8 and later) for many."""
     if context.api_version >= _MANY_GROUPS_VERSION:
         started = [
-            (group, _start_fetch(group.group_id, group.topics, gateway))
-            for group in request.groups
+            (group, _start_fetch(group.group_id, group.topics, gateway)) for group in request.groups
         ]
         groups = []
         for group, promise in started:

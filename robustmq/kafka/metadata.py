@@ -1,8 +1,9 @@
-"""Metadata and DescribeCluster: who is there, and who leads what (protocol guide; KIP-516 topic ids).
+"""Metadata and DescribeCluster: who is there, and who leads what (protocol guide; KIP-516 topic
+ids).
 
-A null list of topics means all (all declared, and light ones up to `kafka.listed_light_topics`), an empty one none; in
-version 0 the empty list means all. A topic asked for by name is made when the request and the settings allow
-it. Names that Kafka forbids are 17.
+A null list of topics means all (all declared, and light ones up to `kafka.listed_light_topics`), an
+empty one none; in version 0 the empty list means all. A topic asked for by name is made when the
+request and the settings allow it. Names that Kafka forbids are 17.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""ListOffsets and OffsetForLeaderEpoch: where a partition begins and ends, where a time is in it, and where a
-leader epoch ended (protocol guide; KIP-320).
+"""ListOffsets and OffsetForLeaderEpoch: where a partition begins and ends, where a time is in it,
+and where a leader epoch ended (protocol guide; KIP-320).
 
-The special times -3, -4 and -5 came with versions 7, 8 and 9; asked for in an older version they are 35.
+The special times -3, -4 and -5 came with versions 7, 8 and 9; asked for in an older version they
+are 35.
 """
 
 from __future__ import annotations

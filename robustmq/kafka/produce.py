@@ -8,9 +8,9 @@
 | transactional batch | 48 |
 | acks not -1, 0 or 1 (for every partition) | 21 |
 
-All partitions are handed to the gateway before the first answer is awaited, so that they share a commit, and so that
-requests of one connection are appended in the order in which they came. acks=0 has no answer: an error closes the
-connection, which is how such a producer learns of it.
+All partitions are handed to the gateway before the first answer is awaited, so that they share a
+commit, and so that requests of one connection are appended in the order in which they came. acks=0
+has no answer: an error closes the connection, which is how such a producer learns of it.
 """
 
 from __future__ import annotations

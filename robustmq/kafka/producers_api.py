@@ -1,6 +1,8 @@
-"""InitProducerId for idempotent producers (KIP-98). Ids come in blocks from the cluster state and are never reused.
+"""InitProducerId for idempotent producers (KIP-98). Ids come in blocks from the cluster state and
+are never reused.
 
-Transactions are not offered (their APIs are not in ApiVersions), so a transactional id is refused with 42 and says so.
+Transactions are not offered (their APIs are not in ApiVersions), so a transactional id is refused
+with 42 and says so.
 """
 
 from __future__ import annotations
@@ -25,6 +27,4 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
 
 
 def _failed(code: int) -> Any:
-    return messages.InitProducerIdResponse(
-        error_code=int(code), producer_id=-1, producer_epoch=-1
-    )
+    return messages.InitProducerIdResponse(error_code=int(code), producer_id=-1, producer_epoch=-1)

@@ -1,7 +1,8 @@
 """The one table of topic settings: name, type, default, and which values are taken.
 
-Only what the broker does is here: a setting is enforced, or it describes the one way in which things are done (then
-that is its only value). Any other name or value is refused with INVALID_CONFIG (40), never stored and ignored.
+Only what the broker does is here: a setting is enforced, or it describes the one way in which
+things are done (then that is its only value). Any other name or value is refused with
+INVALID_CONFIG (40), never stored and ignored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Groups by scenario: tests/scenario/kafka_group_*.txt hold events and the effects expected.
 
-A line `> ...` is an event, the lines under it its effects, `# ...` a comment, `@ N` sets the time. Run with
-ROBUSTMQ_REWRITE=1 to write the effects anew, and read the difference in review.
+A line `> ...` is an event, the lines under it its effects, `# ...` a comment, `@ N` sets the time.
+Run with ROBUSTMQ_REWRITE=1 to write the effects anew, and read the difference in review.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def describe(record: object) -> str:
     if isinstance(record, GenerationRecord):
         members = ",".join(f"{m.member_id}={m.assignment.decode()}" for m in record.members)
         settled = "settled" if record.settled else "open"
-        return f"record generation {record.generation_id} {settled} leader={record.leader} {members}"
+        return (
+            f"record generation {record.generation_id} {settled} leader={record.leader} {members}"
+        )
     if isinstance(record, OffsetRecord):
         return f"record offset {record.topic.decode()}/{record.partition}={record.offset}"
     return f"record {type(record).__name__}"

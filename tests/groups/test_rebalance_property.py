@@ -1,4 +1,6 @@
-"""Whatever members do and lose, every generation hands disjoint assignments to the members of that generation."""
+"""Whatever members do and lose, every generation hands disjoint assignments to the members of that
+generation.
+"""
 
 from __future__ import annotations
 

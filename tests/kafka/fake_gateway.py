@@ -1,4 +1,6 @@
-"""A broker in memory behind the Kafka handlers: one node, everything answered at once but the waits."""
+"""A broker in memory behind the Kafka handlers: one node, everything answered at once but the
+waits.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ class FakeGateway:
     def coordinator(self, kind: str, key: str) -> Broker | None:
         return None if key == "nobody" else self.nodes()[len(key) % 2]
 
-    def add(self, name: bytes, partitions: int, declared: bool, configs: dict[str, str]) -> TopicInfo:
+    def add(
+        self, name: bytes, partitions: int, declared: bool, configs: dict[str, str]
+    ) -> TopicInfo:
         self.ids += 1
         leaders = tuple(PartitionInfo(0, 0) for _ in range(partitions))
         info = TopicInfo(name, UUID(int=self.ids), leaders, False, declared, configs)
