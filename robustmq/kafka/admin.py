@@ -340,17 +340,9 @@ async def handle_incremental_alter_configs(
 
 
 async def _alter(resource: Any, validate_only: bool, gateway: Gateway) -> AdminResult:
-    if resource.resource_type != TOPIC:
-        return _refuse(
-            KafkaCode.INVALID_REQUEST, "settings of brokers are in config.toml: edit and SIGHUP"
-        )
-    info = await _find(resource.resource_name, gateway)
+    info = await _alterable(resource, gateway)
     if isinstance(info, AdminResult):
         return info
-    if not info.declared:
-        return _refuse(
-            KafkaCode.INVALID_REQUEST, "a light topic has no settings: use [[storage.rules]]"
-        )
     changes: dict[str, str | None] = {}
     for config in resource.configs:
         if config.name in changes:
@@ -382,3 +374,45 @@ def _operate(config: Any, info: TopicInfo) -> str | None:
     if config.config_operation == _SUBTRACT:
         return ",".join(part for part in parts if part not in wanted)
     return None
+
+
+async def handle_alter_configs(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one AlterConfigs: what is named is set, all else of the topic goes to its default."""
+    responses = []
+    for resource in request.resources:
+        result = await _replace(resource, request.validate_only, gateway)
+        responses.append(
+            messages.AlterConfigsResourceResponse(
+                error_code=int(result.error),
+                error_message=result.message,
+                resource_type=resource.resource_type,
+                resource_name=resource.resource_name,
+            )
+        )
+    return messages.AlterConfigsResponse(responses=responses)
+
+
+async def _replace(resource: Any, validate_only: bool, gateway: Gateway) -> AdminResult:
+    info = await _alterable(resource, gateway)
+    if isinstance(info, AdminResult):
+        return info
+    refused = check_all((config.name, config.value) for config in resource.configs)
+    if refused is not None:
+        return _refuse(refused.error, refused.message)
+    changes: dict[str, str | None] = dict.fromkeys(info.configs)
+    changes.update((config.name, config.value) for config in resource.configs)
+    return _of(await settled(gateway.alter_topic_configs(info.name, changes, validate_only)))
+
+
+async def _alterable(resource: Any, gateway: Gateway) -> TopicInfo | AdminResult:
+    """The topic whose settings may be altered, or why not."""
+    if resource.resource_type != TOPIC:
+        return _refuse(
+            KafkaCode.INVALID_REQUEST, "settings of brokers are in config.toml: edit and SIGHUP"
+        )
+    info = await _find(resource.resource_name, gateway)
+    if isinstance(info, TopicInfo) and not info.declared:
+        return _refuse(
+            KafkaCode.INVALID_REQUEST, "a light topic has no settings: use [[storage.rules]]"
+        )
+    return info

@@ -67,6 +67,7 @@ HANDLERS: dict[int, Handler] = {
     22: producers_api.handle,
     23: offsets.handle_epochs,
     32: admin.handle_describe_configs,
+    33: admin.handle_alter_configs,
     37: admin.handle_create_partitions,
     42: groups_api.handle_delete,
     44: admin.handle_incremental_alter_configs,
