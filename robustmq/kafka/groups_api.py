@@ -36,6 +36,9 @@ _MANY_MEMBERS_VERSION = 3
 _MANY_GROUPS_VERSION = 8
 _ALL_TOPICS_VERSION = 2
 _UNKNOWN_GROUP_VERSION = 6
+_ONE_SHAPES = (messages.OffsetFetchResponseTopic, messages.OffsetFetchResponsePartition)
+_MANY_SHAPES = (messages.OffsetFetchResponseTopics, messages.OffsetFetchResponsePartitions)
+"""OffsetFetch has structs of its own for one group (before version 8) and for many."""
 
 
 async def _ask(
@@ -279,7 +282,7 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
         ]
         groups = []
         for group, promise in started:
-            code, topics = await _offsets(promise, group.topics, messages.OFFSET_FETCH_MANY)
+            code, topics = await _offsets(promise, group.topics, _MANY_SHAPES)
             groups.append(
                 messages.OffsetFetchResponseGroup(
                     group_id=group.group_id, topics=topics, error_code=code
@@ -288,7 +291,7 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
         return messages.OffsetFetchResponse(groups=groups)
     wanted = request.topics
     promise = _start_fetch(request.group_id, wanted, gateway)
-    code, topics = await _offsets(promise, wanted, messages.OFFSET_FETCH_ONE)
+    code, topics = await _offsets(promise, wanted, _ONE_SHAPES)
     if code and context.api_version < _ALL_TOPICS_VERSION:
         for topic in topics:
             for part in topic.partitions:
