@@ -1,4 +1,4 @@
-# cython: annotation_typing=False
+# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
 """The block: one layout from the socket over the bus to the disk (docs/formats.md, "Blocks").
 
 A block is a sequence of entries; an entry holds what one publisher sent to one topic in one turn, as one Kafka record
@@ -23,6 +23,7 @@ from robustmq.errors import BrokerError, Fault
 
 ENTRY_HEADER = 40
 NO_POSITION = 0xFFFFFFFFFFFFFFFF
+_NONE = NO_POSITION
 
 ACK = 1
 RETAIN = 2
@@ -213,7 +214,7 @@ def write_head(
     memory.put16(target, begin + 12, packet_id)
     memory.put16(target, begin + 14, len(log_name))
     memory.put64(target, begin + 16, origin)
-    memory.put64(target, begin + 24, NO_POSITION)
+    memory.put64(target, begin + 24, _NONE)
     memory.put64(target, begin + 32, 0)
     at = begin + ENTRY_HEADER
     memory.copy(target, at, topic, 0, len(topic))

@@ -1,4 +1,4 @@
-# cython: annotation_typing=False
+# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
 """From blocks to the bytes of PUBLISH packets for many receivers (MQTT 5.0 section 3.3).
 
 `deliver` is the way of QoS 0: each entry is encoded once for each variant of subscribers (version, No Local, Retain
@@ -86,16 +86,16 @@ class DeliveryRoute:
     """Who gets a topic's messages on this worker.
 
     `always`: subscribers of QoS 0. `when_qos0`: those of QoS 1 and 2, used for entries that hold QoS 0 only.
-    `complex`: entries with a record above QoS 0 must be handed to Python, for the latter.
+    `above_qos0`: entries with a record above QoS 0 must be handed to Python, for the latter.
     """
 
     def __init__(
-        self, topic: bytes, always: list[Variant], when_qos0: list[Variant], complex: bool
+        self, topic: bytes, always: list[Variant], when_qos0: list[Variant], above_qos0: bool
     ) -> None:
         self.topic = topic
         self.always = always
         self.when_qos0 = when_qos0
-        self.complex = complex
+        self.above_qos0 = above_qos0
 
 
 class Cursor:
@@ -158,12 +158,12 @@ def deliver(
     routes: dict[bytes, DeliveryRoute],
     resolve: Callable[[bytes], DeliveryRoute],
     dirty: list[Sink],
-    complex: list[tuple[int, DeliveryRoute]],
+    above: list[tuple[int, DeliveryRoute]],
     now_ms_wall: int,
 ) -> int:
     """Encode every QoS 0 copy of a block into the sinks; the number of copies.
 
-    Sinks that were not dirty are added to `dirty`; (entry begin, route) of what the sessions must handle to `complex`.
+    Sinks that were not dirty are added to `dirty`; (entry begin, route) of what the sessions must handle to `above`.
     """
     data = memory.flat(block)
     source = data
@@ -177,8 +177,8 @@ def deliver(
         if route is None:
             route = resolve(topic)
         acked = source[begin + 4] & 17
-        if acked and route.complex:
-            complex.append((begin, route))
+        if acked and route.above_qos0:
+            above.append((begin, route))
         if route.always:
             delivered += _to_variants(data, begin, end, route.always, topic, dirty, now_ms_wall)
         if not acked and route.when_qos0:

@@ -1,4 +1,4 @@
-# cython: annotation_typing=False
+# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
 """Hashes that are stored or sent: they never change, and do not depend on the machine.
 
 `topic_hash` and `key_hash` say which shard a log or a durable machine lives in, so a data directory depends on them.
@@ -11,16 +11,21 @@ from __future__ import annotations
 import robustmq.core.memory as memory
 
 MASK = 0xFFFFFFFFFFFFFFFF
+_LENGTH = 0x9E3779B97F4A7C15
+_STEP = 0xBF58476D1CE4E5B9
+_TAIL = 0x94D049BB133111EB
+_FINAL_1 = 0xFF51AFD7ED558CCD
+_FINAL_2 = 0xC4CEB9FE1A85EC53
 
 
 def mix(data: bytes, seed: int) -> int:
     """A 64-bit hash of bytes under a 64-bit seed."""
     source = data
     length = len(data)
-    state = (seed ^ (length * 0x9E3779B97F4A7C15)) & MASK
+    state = (seed ^ (length * _LENGTH)) & MASK
     at = 0
     while at + 8 <= length:
-        state = ((state ^ memory.get64(source, at)) * 0xBF58476D1CE4E5B9) & MASK
+        state = ((state ^ memory.get64(source, at)) * _STEP) & MASK
         state ^= state >> 29
         at += 8
     word = 0
@@ -30,11 +35,11 @@ def mix(data: bytes, seed: int) -> int:
         word |= byte << shift
         shift += 8
         at += 1
-    state = ((state ^ word) * 0x94D049BB133111EB) & MASK
+    state = ((state ^ word) * _TAIL) & MASK
     state ^= state >> 33
-    state = (state * 0xFF51AFD7ED558CCD) & MASK
+    state = (state * _FINAL_1) & MASK
     state ^= state >> 33
-    state = (state * 0xC4CEB9FE1A85EC53) & MASK
+    state = (state * _FINAL_2) & MASK
     return state ^ state >> 33
 
 

@@ -1,4 +1,4 @@
-# cython: annotation_typing=False
+# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
 """From the PUBLISH packets of a read buffer to entries in the blocks of their shards (MQTT 5.0 section 3.3).
 
 `Publisher` is the receiving side of one connection. `absorb` passes twice over a run of packets: the first pass
@@ -16,10 +16,10 @@ import robustmq.core.batches as batches
 import robustmq.core.blocks as blocks
 import robustmq.core.memory as memory
 import robustmq.core.properties as properties
+from robustmq.core.blocks import BlockBuilder, build_entry
 from robustmq.errors import BrokerError, Fault
 
-BlockBuilder = blocks.BlockBuilder
-build_entry = blocks.build_entry
+__all__ = ["BlockBuilder", "Publisher", "TopicRoute", "build_entry"]
 
 ROUTES_MAX = 16_384
 TOPIC_LEVELS_MAX = 128
@@ -79,7 +79,7 @@ class Publisher:
         origin: int,
         routes: dict[bytes, TopicRoute],
         resolve: Callable[[bytes], TopicRoute],
-        builders: list[blocks.BlockBuilder],
+        builders: list[BlockBuilder],
         topic_alias_maximum: int = 0,
         retain_available: bool = True,
         maximum_qos: int = 2,

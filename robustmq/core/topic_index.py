@@ -1,4 +1,4 @@
-# cython: annotation_typing=False
+# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
 """The index of light topics: where the last batch of a topic lies, and its next offset, in 24 bytes a slot.
 
 Open addressing with linear probing over 64 parts, so that growth moves a 64th of the topics at a time. A slot is
@@ -16,6 +16,7 @@ import robustmq.core.memory as memory
 from robustmq.errors import BrokerError, Fault
 
 NO_POSITION = 0xFFFFFFFFFFFFFFFF
+_NONE = NO_POSITION
 PARTS = 64
 SLOT = 24
 FIRST_CAPACITY = 8
@@ -62,7 +63,8 @@ class TopicIndex:
                 at = find(slots, len(part), key)
                 if at < 0:
                     at = self._add(key)
-                    slots = self.parts[key & 63]
+                    part = self.parts[key & 63]
+                    slots = part
                     new_topics.append(topic)
                 offset = memory.get64(slots, at + 8)
                 memory.put64(source, begin + 24, memory.get64(slots, at + 16))
@@ -186,7 +188,8 @@ class TopicIndex:
         at = find(slots, len(part), key)
         if at < 0:
             at = self._add(key)
-            slots = self.parts[key & 63]
+            part = self.parts[key & 63]
+            slots = part
         memory.put64(slots, at + 8, next_offset)
         memory.put64(slots, at + 16, last_position)
 
@@ -205,7 +208,7 @@ class TopicIndex:
         at = free_slot(slots, len(part), key)
         memory.put64(slots, at, key)
         memory.put64(slots, at + 8, 0)
-        memory.put64(slots, at + 16, NO_POSITION)
+        memory.put64(slots, at + 16, _NONE)
         return at
 
 

@@ -1,0 +1,98 @@
+/* CRC-32C (Castagnoli, reflected polynomial 0x82F63B78): by the processor's instruction where it has one, else by table. */
+#ifndef ROBUSTMQ_CRC32C_H
+#define ROBUSTMQ_CRC32C_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+static uint32_t robustmq_crc_table[8][256];
+static int robustmq_crc_kind = 0; /* 0 not chosen, 1 table, 2 instruction */
+
+static void robustmq_crc_make_table(void) {
+    for (uint32_t n = 0; n < 256; n++) {
+        uint32_t c = n;
+        for (int k = 0; k < 8; k++) c = c & 1 ? (c >> 1) ^ 0x82F63B78u : c >> 1;
+        robustmq_crc_table[0][n] = c;
+    }
+    for (uint32_t n = 0; n < 256; n++)
+        for (int t = 1; t < 8; t++) {
+            uint32_t c = robustmq_crc_table[t - 1][n];
+            robustmq_crc_table[t][n] = (c >> 8) ^ robustmq_crc_table[0][c & 255];
+        }
+}
+
+static uint32_t robustmq_crc_by_table(uint32_t crc, const unsigned char *p, size_t n) {
+    while (n >= 8) {
+        uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
+        crc = robustmq_crc_table[7][low & 255] ^ robustmq_crc_table[6][(low >> 8) & 255] ^
+              robustmq_crc_table[5][(low >> 16) & 255] ^ robustmq_crc_table[4][low >> 24] ^
+              robustmq_crc_table[3][p[4]] ^ robustmq_crc_table[2][p[5]] ^
+              robustmq_crc_table[1][p[6]] ^ robustmq_crc_table[0][p[7]];
+        p += 8;
+        n -= 8;
+    }
+    while (n--) crc = (crc >> 8) ^ robustmq_crc_table[0][(crc ^ *p++) & 255];
+    return crc;
+}
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define ROBUSTMQ_CRC_INSTRUCTION 1
+#include <nmmintrin.h>
+static int robustmq_crc_supported(void) { return __builtin_cpu_supports("sse4.2") != 0; }
+__attribute__((target("sse4.2")))
+static uint32_t robustmq_crc_by_instruction(uint32_t crc, const unsigned char *p, size_t n) {
+    uint64_t wide = crc;
+    for (; n >= 8; n -= 8, p += 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        wide = _mm_crc32_u64(wide, word);
+    }
+    crc = (uint32_t)wide;
+    while (n--) crc = _mm_crc32_u8(crc, *p++);
+    return crc;
+}
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
+#define ROBUSTMQ_CRC_INSTRUCTION 1
+#include <arm_acle.h>
+static int robustmq_crc_supported(void) { return 1; }
+static uint32_t robustmq_crc_by_instruction(uint32_t crc, const unsigned char *p, size_t n) {
+    for (; n >= 8; n -= 8, p += 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        crc = __crc32cd(crc, word);
+    }
+    while (n--) crc = __crc32cb(crc, *p++);
+    return crc;
+}
+#endif
+
+static inline uint32_t robustmq_crc32c(const unsigned char *p, size_t n) {
+    if (robustmq_crc_kind == 0) {
+        robustmq_crc_kind = 1;
+#ifdef ROBUSTMQ_CRC_INSTRUCTION
+        if (robustmq_crc_supported()) robustmq_crc_kind = 2;
+#endif
+        if (robustmq_crc_kind == 1) robustmq_crc_make_table();
+    }
+#ifdef ROBUSTMQ_CRC_INSTRUCTION
+    if (robustmq_crc_kind == 2) return ~robustmq_crc_by_instruction(0xFFFFFFFFu, p, n);
+#endif
+    return ~robustmq_crc_by_table(0xFFFFFFFFu, p, n);
+}
+
+/* Loads and stores of fixed byte order, at any alignment. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error "the compiled core is for little-endian machines; the interpreted one runs anywhere"
+#endif
+static inline uint16_t robustmq_get16(const unsigned char *p) { uint16_t v; memcpy(&v, p, 2); return v; }
+static inline uint32_t robustmq_get32(const unsigned char *p) { uint32_t v; memcpy(&v, p, 4); return v; }
+static inline uint64_t robustmq_get64(const unsigned char *p) { uint64_t v; memcpy(&v, p, 8); return v; }
+static inline void robustmq_put16(unsigned char *p, uint16_t v) { memcpy(p, &v, 2); }
+static inline void robustmq_put32(unsigned char *p, uint32_t v) { memcpy(p, &v, 4); }
+static inline void robustmq_put64(unsigned char *p, uint64_t v) { memcpy(p, &v, 8); }
+#define robustmq_swap16 __builtin_bswap16
+#define robustmq_swap32 __builtin_bswap32
+#define robustmq_swap64 __builtin_bswap64
+
+#endif
