@@ -1,0 +1,127 @@
+"""Hashes, filter trie and topic index."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustmq.core import batches, blocks, hashing
+from robustmq.core.filters import FilterTrie
+from robustmq.core.topic_index import NO_POSITION, TopicIndex
+from robustmq.errors import BrokerError
+from robustmq.records import Record
+
+
+def test_hashes_are_those_of_the_data_directories_that_exist() -> None:
+    assert hashing.topic_hash(b"abc", 0) == 0x8887386F6840DAE4
+    assert hashing.topic_hash(b"", 0) == hashing.mix(b"", 0)
+    assert hashing.topic_hash(b"abc", 1) != hashing.topic_hash(b"abc", 0)
+    assert hashing.key_hash(b"session", b"a") != hashing.key_hash(b"group", b"a")
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536), (b"abc", 479470107)],
+)
+def test_murmur2_is_kafkas(key: bytes, expected: int) -> None:
+    assert hashing.murmur2(key) == expected & 0x7FFFFFFF
+
+
+def test_crc32c_is_castagnolis() -> None:
+    assert hashing.crc32c(b"x123456789y", 1, 10) == 0xE3069283
+    assert hashing.crc32c(bytearray(32), 0, 32) == 0x8A9136AA
+
+
+def _matches(filter_: bytes, topic: bytes) -> bool:
+    """The rule of section 4.7, level by level."""
+    if topic[:1] == b"$" and filter_[:1] in (b"+", b"#"):
+        return False
+    wanted, levels = filter_.split(b"/"), topic.split(b"/")
+    for index, level in enumerate(wanted):
+        if level == b"#":
+            return True
+        if index >= len(levels) or (level != b"+" and level != levels[index]):
+            return False
+    return len(wanted) == len(levels)
+
+
+_level = st.sampled_from([b"a", b"b", b"", b"$s"])
+_topics = st.lists(_level, min_size=1, max_size=4).map(b"/".join).filter(bool)
+_filters = st.tuples(
+    st.lists(st.one_of(_level, st.just(b"+")), max_size=3), st.sampled_from([b"#", b"+", b"a"])
+).map(lambda pair: b"/".join([*pair[0], pair[1]]))
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(st.lists(_filters, max_size=12), st.lists(_topics, max_size=8), st.data())
+def test_the_trie_matches_as_the_rule_says_also_after_removals(
+    filters: list[bytes], topics: list[bytes], data: st.DataObject
+) -> None:
+    trie = FilterTrie()
+    present = list(enumerate(filters))
+    for number, filter_ in present:
+        trie.insert(filter_, number)
+    for _ in range(data.draw(st.integers(0, len(present)))):
+        number, filter_ = present.pop(data.draw(st.integers(0, len(present) - 1)))
+        assert trie.remove(filter_, number)
+        assert not trie.remove(filter_, number)
+    assert len(trie) == len(present)
+    for topic in topics:
+        assert sorted(trie.match(topic)) == [n for n, f in present if _matches(f, topic)]  # type: ignore[type-var]
+    for number, filter_ in present:
+        trie.remove(filter_, number)
+    assert not trie.root.children and trie.root.plus is None and not trie.exact
+
+
+def _block(topics: list[int], counts: list[int]) -> bytearray:
+    builder = blocks.BlockBuilder(0, False)
+    for topic, count in zip(topics, counts, strict=True):
+        batch = batches.build([Record(None, b"v")] * count, 5)
+        builder.append_entry(blocks.build_entry(b"t/%d" % topic, b"", 0, 0, 1, 0, batch))
+    block = builder.take()
+    return bytearray() if block is None else block
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 3)), max_size=300), st.sets(st.integers(0, 400)))
+def test_the_index_keeps_dense_offsets_and_chains(pairs: list[tuple[int, int]], removed: set[int]) -> None:
+    index = TopicIndex(9)
+    block = _block([topic for topic, _ in pairs], [count for _, count in pairs])
+    new: list[bytes] = []
+    index.assign(block, 1000, 3, new)
+    model: dict[bytes, tuple[int, int]] = {}
+    for entry, (_, count) in zip(blocks.entries(block), pairs, strict=True):
+        offset, position = model.get(entry.topic, (0, NO_POSITION))
+        info = batches.validate(block, entry.batch_begin, entry.end)
+        assert (entry.base_offset, entry.previous) == (offset, position)
+        assert (info.base_offset, info.leader_epoch, info.crc_ok) == (offset, 3, True)
+        model[entry.topic] = offset + count, 1000 + entry.begin
+    assert sorted(new) == sorted(model)
+    replayed, loaded = TopicIndex(9), TopicIndex()
+    replayed.replay(block, 0, len(block), 1000)
+    loaded.load(index.dump())
+    for topic in removed:
+        assert index.remove(b"t/%d" % topic) == (b"t/%d" % topic in model)
+    for topic, expected in model.items():
+        assert replayed.lookup(topic) == loaded.lookup(topic) == expected
+        assert index.lookup(topic) == (None if int(topic[2:]) in removed else expected)
+    assert len(loaded) == len(model)
+
+
+def test_a_checkpoint_that_is_cut_short_is_refused() -> None:
+    index = TopicIndex()
+    index.set(b"a", 7)
+    assert index.lookup(b"a") == (7, NO_POSITION)
+    with pytest.raises(BrokerError):
+        TopicIndex().load(index.dump()[:-1])
+
+
+def test_a_block_is_split_by_who_wants_its_topics() -> None:
+    block = _block([1, 2, 1], [1, 1, 1])
+    cache = {b"t/1": 1}
+    assert blocks.split(block, cache, lambda topic: cache.setdefault(topic, 6)) == (7, False, 0)
+    assert [e.topic for e in blocks.entries(blocks.select(block, cache, 4))] == [b"t/2"]
+    assert blocks.select(memoryview(block), {}, 1) == block
+    with pytest.raises(BrokerError):
+        blocks.entries(block[:-1])
