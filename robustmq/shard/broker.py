@@ -16,6 +16,7 @@ from robustmq.config import Settings
 from robustmq.core.publish import Publisher
 from robustmq.errors import BrokerError, Fault
 from robustmq.groups.timers import TimeWheel
+from robustmq.kafka.group_events import ForgetTopic
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
 from robustmq.shard.client import TABLE_ROWS, MqttClient
@@ -155,7 +156,7 @@ class Broker:
             self.stores,
             self.partitions,
             self.owner,
-            cluster.leader_epoch,
+            cluster.shard_epoch,
             around.wall_ms,
         )
         self.waits = AppendWaits(
@@ -188,7 +189,7 @@ class Broker:
             if self.placement.shard_owner(shard) == self.worker_id:
                 recovery.shard = shard
                 self.stores[shard] = open_store(shard, recovery)
-        self._cluster_changed()
+        self._cluster_changed(set(self.cluster.declared_names()))
         self.groups.resume()
         self.sessions.resume_all()
         self.turn()
@@ -390,13 +391,24 @@ class Broker:
 
     # -- the cluster's state -----------------------------------------------------------------------
 
-    def _cluster_changed(self) -> None:
+    def _cluster_changed(self, names: set[bytes]) -> None:
         """Declared topics came, went or changed."""
-        self.cluster.apply_to(self.placement, self.partitions)
+        for name in names:
+            topic = self.cluster.declared(name)
+            if topic is None:
+                self.placement.forget(name)
+                self.partitions.drop(name)
+                self._topic_dropped(name)
+                continue
+            self.placement.declare(topic)
+            mode = self.placement.mode(name)
+            for partition in range(topic.partitions):
+                self.partitions.open(topic, partition, mode)
+        self.sessions.rehome(names)
 
     def _topic_dropped(self, topic: bytes) -> None:
         self.placement.routes.pop(topic, None)
-        self.groups.forget_topic(topic)
+        self.groups.forget_topic(ForgetTopic(topic))
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -14,13 +14,6 @@ from typing import Any
 import msgspec
 
 from robustmq import names
-from robustmq.cluster.commands import (
-    AllocateProducerIds,
-    AlterTopicConfig,
-    CreatePartitions,
-    CreateTopic,
-    DeleteTopic,
-)
 from robustmq.config import Settings
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
@@ -50,7 +43,7 @@ from robustmq.kafka.group_events import (
 )
 from robustmq.promises import Promise, resolved, start
 from robustmq.shard import wire
-from robustmq.shard.cluster_view import ClusterView
+from robustmq.shard.cluster_view import ClusterView, Outcome
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.placement import Placement
 from robustmq.shard.rpc import Rpc
@@ -85,7 +78,7 @@ class KafkaGateway:
         self.auto_create = settings.kafka.auto_create
         self.default_partitions = settings.kafka.default_partitions
         self.listed_light_topics = settings.kafka.listed_light_topics
-        self.fetch_sessions = FetchSessions(settings.limits.kafka_fetch_sessions, first_session_id)
+        self.fetch_sessions = FetchSessions(settings.limits.max_fetch_sessions, first_session_id)
         self._settings = settings
         self._placement = placement
         self._cluster = cluster
@@ -140,10 +133,11 @@ class KafkaGateway:
         return next((broker for broker in brokers if broker.node_id == worker), None)
 
     def _leader(self, topic: bytes, partition: int) -> PartitionInfo:
-        broker = self._broker_of(self._placement.worker(topic, partition))
+        shard = self._placement.shard(topic, partition)
+        broker = self._broker_of(self._placement.shard_owner(shard))
         if broker is None:
             return PartitionInfo(-1, -1)
-        return PartitionInfo(broker.node_id, self._cluster.leader_epoch(topic, partition))
+        return PartitionInfo(broker.node_id, self._cluster.shard_epoch(shard))
 
     # -- topics ------------------------------------------------------------------------------------
 
@@ -327,11 +321,11 @@ class KafkaGateway:
             leaders = (PartitionInfo(self.node_id, 0),) * topic.partitions
             shown = TopicInfo(topic.name, topic_id, leaders, False, True, topic.configs)
             return AdminResult(0, None, shown)
-        command = CreateTopic(topic.name, topic.partitions, topic.configs, topic_id)
-        return await self._propose(command, topic.name)
+        made = self._cluster.create_topic(topic.name, topic.partitions, topic.configs, topic_id)
+        return await self._outcome(made, topic.name)
 
-    async def _propose(self, command: Any, name: bytes) -> AdminResult:
-        result = await self._cluster.propose(command)
+    async def _outcome(self, promise: Promise[Outcome], name: bytes) -> AdminResult:
+        result = await promise
         if result.error:
             return AdminResult(result.error, result.message)
         shown = self._declared_info(name) if self._cluster.declared(name) is not None else None
@@ -343,7 +337,7 @@ class KafkaGateway:
 
     async def _delete_topic(self, name: bytes) -> AdminResult:
         if self._cluster.declared(name) is not None:
-            return await self._propose(DeleteTopic(name), name)
+            return await self._outcome(self._cluster.delete_topic(name), name)
         worker = self._placement.worker(name, 0)
         if await self._rpc.call(worker, wire.LightTopicCall(name, "delete")):
             for other in range(self._cluster.worker_count):
@@ -373,7 +367,7 @@ class KafkaGateway:
             )
         if validate_only:
             return AdminResult(0, None, self._declared_info(name))
-        return await self._propose(CreatePartitions(name, count), name)
+        return await self._outcome(self._cluster.create_partitions(name, count), name)
 
     def alter_topic_configs(
         self, name: bytes, changes: dict[str, str | None], validate_only: bool
@@ -388,7 +382,7 @@ class KafkaGateway:
             return AdminResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
         if validate_only:
             return AdminResult(0, None, self._declared_info(name))
-        return await self._propose(AlterTopicConfig(name, changes), name)
+        return await self._outcome(self._cluster.alter_topic(name, changes), name)
 
     def broker_configs(self) -> dict[str, str]:
         """Effective settings under Kafka's names."""
@@ -397,8 +391,8 @@ class KafkaGateway:
             "broker.id": str(self.node_id),
             "num.partitions": str(kafka.default_partitions),
             "auto.create.topics.enable": "true" if kafka.auto_create else "false",
-            "message.max.bytes": str(limits.kafka_batch_bytes),
-            "socket.request.max.bytes": str(limits.kafka_request_bytes),
+            "message.max.bytes": str(limits.max_message_bytes),
+            "socket.request.max.bytes": str(limits.max_request_bytes),
             "log.segment.bytes": str(self._settings.storage.segment_bytes),
         }
 
@@ -408,7 +402,9 @@ class KafkaGateway:
 
     async def _allocate(self) -> tuple[int, int]:
         if not self._producer_ids:
-            result = await self._cluster.propose(AllocateProducerIds(PRODUCER_ID_BLOCK))
+            result = await self._cluster.allocate_producer_ids(PRODUCER_ID_BLOCK)
+            if result.error:
+                raise BrokerError(Fault.SERVER_UNAVAILABLE, result.message or "no producer ids")
             first = result.value
             self._producer_ids = list(range(first + PRODUCER_ID_BLOCK - 1, first - 1, -1))
         return self._producer_ids.pop(), 0

@@ -180,17 +180,14 @@ class OwnerInterest:
     def mask(self, topic: bytes) -> int:
         """The bits of the workers that want a topic."""
         mask = 0
-        for bits in self._trie.match(topic):
-            mask |= bits  # type: ignore[operator]
+        # A name that only Kafka can have (names.from_kafka) is no MQTT topic: not even `#` matches it.
+        if topic[:1] != b"\0":
+            for bits in self._trie.match(topic):
+                mask |= bits  # type: ignore[operator]
         if len(self.masks) >= MAX_CACHED_TOPICS:
             self.masks.clear()
         self.masks[topic] = mask
         return mask
-
-    def wants(self, topic: bytes) -> bool:
-        """Does anybody want the topic?"""
-        mask = self.masks.get(topic)
-        return bool(self.mask(topic) if mask is None else mask) or bool(self.shares(topic))
 
     @property
     def has_shares(self) -> bool:

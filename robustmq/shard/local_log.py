@@ -55,14 +55,14 @@ class LocalLogs:
         stores: dict[int, ShardStore],
         partitions: Partitions,
         owner: Owner,
-        leader_epoch: Callable[[bytes, int], int],
+        shard_epoch: Callable[[int], int],
         wall_ms: Callable[[], int],
     ) -> None:
         self._placement = placement
         self._stores = stores
         self._partitions = partitions
         self._owner = owner
-        self._leader_epoch = leader_epoch
+        self._shard_epoch = shard_epoch
         self._wall_ms = wall_ms
         self._producers: OrderedDict[tuple[bytes, int], ProducerTable] = OrderedDict()
         self._given_ids: OrderedDict[uuid.UUID, bytes] = OrderedDict()
@@ -199,7 +199,7 @@ class LocalLogs:
         store = self._light_store(topic, partition)
         if log is None and store is None:
             return ListedOffset(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
-        epoch = self._leader_epoch(topic, partition)
+        epoch = self._shard_epoch(self._placement.shard(topic, partition))
         if timestamp_ms == -1:
             return ListedOffset(0, self.high_watermark(topic, partition) or 0, -1, epoch)
         if timestamp_ms in (-2, -4):
@@ -218,7 +218,7 @@ class LocalLogs:
     def _epoch_error(self, topic: bytes, partition: int, leader_epoch: int) -> int:
         if leader_epoch < 0:
             return 0
-        current = self._leader_epoch(topic, partition)
+        current = self._shard_epoch(self._placement.shard(topic, partition))
         if leader_epoch < current:
             return KafkaCode.FENCED_LEADER_EPOCH
         return KafkaCode.UNKNOWN_LEADER_EPOCH if leader_epoch > current else 0

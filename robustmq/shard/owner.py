@@ -175,7 +175,7 @@ class Owner:
         base_offset = blocks.base_offset(block, 0)
         if topic in self._placement.compacted:
             clear_if_tombstone(self._stores[shard], topic, batch)
-        shown = deliverable(block, self._placement, self._interest)
+        shown = deliverable(block, self._placement)
         if shown:
             mask, same, _ = blocks.split(shown, self._interest.masks, self._interest.mask)
             if mask:
@@ -400,7 +400,7 @@ class Owner:
                 block = self._partitions.read_marker(payload)
             elif kind != BLOCK:
                 continue
-            block = deliverable(block, self._placement, self._interest)
+            block = deliverable(block, self._placement)
             blocks.split(block, self._interest.masks, self._interest.mask)
             part = blocks.select(block, self._interest.masks, persistent)
             ticket = tickets.pop(entry_position, 0)

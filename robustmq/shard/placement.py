@@ -14,6 +14,7 @@ from typing import NamedTuple
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hashing import key_hash, murmur2, topic_hash
 from robustmq.core.publish import TopicRoute
+from robustmq.shard.cluster_view import Declared
 
 # What a block holds, so that one block is appended in one way.
 LIGHT, MEMORY, DECLARED = 0, 1, 2
@@ -78,14 +79,13 @@ class Placement:
         """True when any stream is configured."""
         return bool(self._stream_topics)
 
-    def declare(self, topic: bytes, partitions: int, mode: str) -> None:
-        """A declared topic has so many partitions now and this mode ("" for the default)."""
-        self.declared[topic] = (partitions, mode)
+    def declare(self, topic: Declared) -> None:
+        """A declared topic is as told now."""
+        mode = topic.configs.get("robustmq.storage.mode", "")
+        self.declared[topic.name] = (topic.partitions, mode)
+        compacted = "compact" in topic.configs.get("cleanup.policy", "")
+        (self.compacted.add if compacted else self.compacted.discard)(topic.name)
         self.routes.clear()
-
-    def compact(self, topic: bytes, compacted: bool) -> None:
-        """Is the topic's cleanup.policy compact, so that a tombstone clears its retained value?"""
-        (self.compacted.add if compacted else self.compacted.discard)(topic)
 
     def forget(self, topic: bytes) -> None:
         """A declared topic is gone."""

@@ -84,6 +84,7 @@ class Sessions:
         self._subscribing = Subscribing(broker)
         self.subscribe = self._subscribing.subscribe
         self.unsubscribe = self._subscribing.unsubscribe
+        self.rehome = self._subscribing.rehome
         self.interest_of = self._subscribing.interest_of
 
     def get(self, client_id: bytes) -> Subscriber | None:

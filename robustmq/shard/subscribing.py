@@ -227,6 +227,14 @@ class Subscribing:
         broker.stores[home].append(CURSOR, payload, 0, 0, broker.wall_ms())
         broker.commits.mark(home)
 
+    def rehome(self, topics: set[bytes]) -> None:
+        """Topics may have another owner now: tell it who wants them by name."""
+        changes = _Changes()
+        for filter_, flags in self._interest.items():
+            if filter_ in topics:
+                changes.filters[filter_] = flags
+        self._tell(changes)
+
     def interest_of(self, worker: int) -> wire.InterestReset:
         """All that this worker's clients want of `worker`, and from where it must deliver again."""
         filters = [

@@ -1,0 +1,116 @@
+"""A worker's view of the cluster's state, over the meta process (or meta in the same process)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+from robustmq.cluster.commands import (
+    AllocateProducerIds,
+    AlterTopicConfig,
+    Command,
+    CreatePartitions,
+    CreateTopic,
+    DeleteTopic,
+    Delta,
+    Result,
+    TopicRemoved,
+    TopicSet,
+)
+from robustmq.kafka.gateway import Broker
+from robustmq.process.meta_client import MetaPort
+from robustmq.promises import Promise, start
+from robustmq.shard.cluster_view import Declared, Outcome
+
+
+class MetaView:
+    """Implements `shard.cluster_view.ClusterView`."""
+
+    def __init__(self, meta: MetaPort, shard_count: int, worker_count: int) -> None:
+        """`meta` has its first state."""
+        self.cluster_id = meta.state.cluster_id
+        self.shard_count = shard_count
+        self.worker_count = worker_count
+        self.on_change: Callable[[set[bytes]], None] = lambda names: None
+        self.single_broker: Broker | None = None
+        self._meta = meta
+        self._incarnations: dict[int, int] = {}
+        meta.on_delta(self._on_delta)
+
+    def _on_delta(self, delta: Delta) -> None:
+        if isinstance(delta, TopicSet):
+            self.on_change({delta.topic.name})
+        elif isinstance(delta, TopicRemoved):
+            self.on_change({delta.name})
+
+    def shard_owner(self, shard: int) -> int:
+        """Shards are dealt out to the workers of a node in turn."""
+        return shard % self.worker_count
+
+    def shard_epoch(self, shard: int) -> int:
+        """The epoch of the ownership of a shard."""
+        owner = self._meta.state.owner(shard)
+        return owner.epoch if owner is not None else 0
+
+    def incarnation(self, worker: int) -> int:
+        """The life that a worker is in, as its link said."""
+        return self._incarnations.get(worker, 0)
+
+    def worker_up(self, worker: int, incarnation: int) -> None:
+        """A link to a worker came up."""
+        self._incarnations[worker] = incarnation
+
+    def brokers(self) -> Sequence[Broker]:
+        """Workers as Kafka brokers; one address where `kafka.single_port` says so."""
+        if self.single_broker is not None:
+            return [self.single_broker]
+        return [
+            Broker(worker.worker_id, worker.host, worker.port)
+            for worker in self._meta.state.brokers()
+            if worker.worker_id < self.worker_count
+        ]
+
+    def declared(self, name: bytes) -> Declared | None:
+        """A declared topic by name."""
+        topic = self._meta.state.topic(name)
+        if topic is None:
+            return None
+        return Declared(topic.name, topic.topic_id, topic.partitions, topic.configs)
+
+    def declared_by_id(self, topic_id: UUID) -> bytes | None:
+        """The name of a declared topic by id."""
+        topic = self._meta.state.topic_by_id(topic_id)
+        return None if topic is None else topic.name
+
+    def declared_names(self) -> Iterable[bytes]:
+        """All declared topics."""
+        return list(self._meta.state.topics)
+
+    def create_topic(
+        self, name: bytes, partitions: int, configs: dict[str, str], topic_id: UUID
+    ) -> Promise[Outcome]:
+        """Declare a topic."""
+        return self._propose(CreateTopic(name, partitions, configs, topic_id))
+
+    def delete_topic(self, name: bytes) -> Promise[Outcome]:
+        """Drop a declared topic."""
+        return self._propose(DeleteTopic(name))
+
+    def create_partitions(self, name: bytes, count: int) -> Promise[Outcome]:
+        """Raise the number of partitions."""
+        return self._propose(CreatePartitions(name, count))
+
+    def alter_topic(self, name: bytes, changes: dict[str, str | None]) -> Promise[Outcome]:
+        """Set or reset settings of a topic."""
+        return self._propose(AlterTopicConfig(name, changes))
+
+    def allocate_producer_ids(self, count: int) -> Promise[Outcome]:
+        """A block of producer ids."""
+        return self._propose(AllocateProducerIds(count))
+
+    def _propose(self, command: Command) -> Promise[Outcome]:
+        return start(self._outcome(self._meta.propose(command)))
+
+    async def _outcome(self, promise: Promise[Result]) -> Outcome:
+        result = await promise
+        return Outcome(result.error, result.message, result.value)

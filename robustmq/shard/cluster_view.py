@@ -1,0 +1,97 @@
+"""The cluster's state as a worker's shards need it.
+
+The view is given from outside: over the meta process in a node, in memory in the simulation. Reading answers from the last
+state that is known; `propose_*` settles when the change is durable and this worker's view has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+from robustmq.kafka.gateway import Broker
+from robustmq.promises import Promise
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """A declared topic."""
+
+    name: bytes
+    topic_id: UUID
+    partitions: int
+    configs: dict[str, str] = {}
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The answer to a proposal: a Kafka error code (0: done), a message for people, a value."""
+
+    error: int = 0
+    message: str | None = None
+    value: int = 0
+
+
+class ClusterView(Protocol):
+    """What a worker reads of the cluster's state, and how it asks for changes."""
+
+    cluster_id: str
+    shard_count: int
+    worker_count: int
+    on_change: Callable[[set[bytes]], None]
+    """Called with the names of declared topics that came, went or changed."""
+
+    def shard_owner(self, shard: int) -> int:
+        """The worker that holds a shard."""
+        ...
+
+    def shard_epoch(self, shard: int) -> int:
+        """The epoch of that ownership: Kafka's leader epoch."""
+        ...
+
+    def incarnation(self, worker: int) -> int:
+        """The number of the life that a worker is in."""
+        ...
+
+    def worker_up(self, worker: int, incarnation: int) -> None:
+        """A link to a worker came up."""
+        ...
+
+    def brokers(self) -> Sequence[Broker]:
+        """The workers that Kafka clients may connect to, by rising id."""
+        ...
+
+    def declared(self, name: bytes) -> Declared | None:
+        """A declared topic by name."""
+        ...
+
+    def declared_by_id(self, topic_id: UUID) -> bytes | None:
+        """The name of a declared topic by id."""
+        ...
+
+    def declared_names(self) -> Iterable[bytes]:
+        """All declared topics."""
+        ...
+
+    def create_topic(
+        self, name: bytes, partitions: int, configs: dict[str, str], topic_id: UUID
+    ) -> Promise[Outcome]:
+        """Declare a topic."""
+        ...
+
+    def delete_topic(self, name: bytes) -> Promise[Outcome]:
+        """Drop a declared topic."""
+        ...
+
+    def create_partitions(self, name: bytes, count: int) -> Promise[Outcome]:
+        """Raise the number of partitions."""
+        ...
+
+    def alter_topic(self, name: bytes, changes: dict[str, str | None]) -> Promise[Outcome]:
+        """Set or reset settings of a topic."""
+        ...
+
+    def allocate_producer_ids(self, count: int) -> Promise[Outcome]:
+        """A block of producer ids; `value` is the first."""
+        ...

@@ -1,0 +1,73 @@
+"""The data directory as a whole: what it is, and that this version can read it (docs/formats.md).
+
+`cluster.json` stands at its top: the format's version, the cluster's id, and the number of shards, which is fixed
+when the directory is made. A version that cannot be read is refused with what to do.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import uuid
+from pathlib import Path
+
+FORMAT_VERSION = 1
+FILE_NAME = "cluster.json"
+
+
+class DataDirectoryError(Exception):
+    """A data directory that this version cannot use; the message says what to do."""
+
+
+def open_data_directory(path: str | Path, shard_count: int) -> str:
+    """Check a data directory, or make a new one; the cluster's id (22 characters of base64url)."""
+    directory = Path(path)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = directory / FILE_NAME
+    if not file.exists():
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        _write(
+            file,
+            {
+                "format_version": FORMAT_VERSION,
+                "cluster_id": cluster_id,
+                "shard_count": shard_count,
+            },
+        )
+        return cluster_id
+    try:
+        found = json.loads(file.read_text())
+        version, cluster_id = int(found["format_version"]), str(found["cluster_id"])
+        shards = int(found["shard_count"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataDirectoryError(
+            f"{file} cannot be read ({error}); restore it from a backup or choose another node.data_dir"
+        ) from None
+    if version != FORMAT_VERSION:
+        raise DataDirectoryError(
+            f"{directory} has format {version}, this version reads {FORMAT_VERSION}: "
+            "run the version that wrote it, or choose another node.data_dir"
+        )
+    if shards != shard_count:
+        raise DataDirectoryError(
+            f"{directory} was made with {shards} shards, node.shards is {shard_count}: "
+            f"set node.shards = {shards}"
+        )
+    return cluster_id
+
+
+def shard_directory(path: str | Path, shard: int) -> str:
+    """The folder of one shard."""
+    return os.path.join(path, f"{shard:04d}")
+
+
+def _write(file: Path, content: dict[str, object]) -> None:
+    beside = file.with_suffix(".new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        json.dump(content, stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.rename(beside, file)

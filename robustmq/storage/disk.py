@@ -1,0 +1,238 @@
+"""The seam between storage and the machine: everything that touches a disk goes through a `Disk`.
+
+`RealDisk` is the machine. `MemoryDisk` is a disk in memory that can crash: what was not written is gone, and what was
+written and not synced may be gone too, up to any byte; it can fail on demand. It serves the simulation and the tests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+IOV_MAX = 512
+
+
+class Disk(Protocol):
+    """Files by path. Writes are made by the storage thread, reads by any."""
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory and its parents."""
+        ...
+
+    def list(self, path: str) -> list[str]:
+        """Names in a directory, sorted; none if it is not there."""
+        ...
+
+    def size(self, path: str) -> int:
+        """Bytes in a file, 0 if it is not there."""
+        ...
+
+    def append(self, path: str, buffers: Sequence[Buffer]) -> None:
+        """Write at the end of a file, making it."""
+        ...
+
+    def sync(self, path: str) -> None:
+        """Make what was written to a file survive power loss."""
+        ...
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """Bytes of a file; fewer at its end."""
+        ...
+
+    def replace(self, path: str, data: Buffer) -> None:
+        """Write a whole file so that a crash leaves the old one or the new one."""
+        ...
+
+    def truncate(self, path: str, size: int) -> None:
+        """Cut a file."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        ...
+
+    def close(self) -> None:
+        """Close all files."""
+        ...
+
+
+class RealDisk:
+    """The machine's files. Keeps at most `max_open` descriptors open for each way of use."""
+
+    def __init__(self, max_open: int = 256) -> None:
+        self._max_open = max_open
+        self._writers: dict[str, int] = {}
+        self._readers: dict[str, int] = {}
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory and its parents."""
+        os.makedirs(path, DIRECTORY_MODE, exist_ok=True)
+
+    def list(self, path: str) -> list[str]:
+        """Names in a directory, sorted."""
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def size(self, path: str) -> int:
+        """Bytes in a file."""
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError:
+            return 0
+
+    def append(self, path: str, buffers: Sequence[Buffer]) -> None:
+        """Write at the end of a file."""
+        file = self._writer(path)
+        for first in range(0, len(buffers), IOV_MAX):
+            _write_all(file, list(buffers[first : first + IOV_MAX]))
+
+    def _writer(self, path: str) -> int:
+        file = self._writers.get(path)
+        if file is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            file = self._keep(self._writers, path, os.open(path, flags, FILE_MODE))
+        return file
+
+    def _keep(self, table: dict[str, int], path: str, file: int) -> int:
+        if len(table) >= self._max_open:
+            os.close(table.pop(next(iter(table))))
+        table[path] = file
+        return file
+
+    def sync(self, path: str) -> None:
+        """fdatasync."""
+        os.fdatasync(self._writer(path))
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """pread."""
+        file = self._readers.get(path)
+        if file is None:
+            try:
+                opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return b""
+            file = self._keep(self._readers, path, opened)
+        return os.pread(file, length, offset)
+
+    def replace(self, path: str, data: Buffer) -> None:
+        """Write beside, sync, rename."""
+        beside = path + ".new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        file = os.open(beside, flags, FILE_MODE)
+        try:
+            _write_all(file, [data])
+            os.fdatasync(file)
+        finally:
+            os.close(file)
+        os.rename(beside, path)
+        directory = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def truncate(self, path: str, size: int) -> None:
+        """ftruncate."""
+        os.truncate(path, size)
+
+    def remove(self, path: str) -> None:
+        """unlink."""
+        for table in (self._writers, self._readers):
+            file = table.pop(path, None)
+            if file is not None:
+                os.close(file)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+
+    def close(self) -> None:
+        """Close all files."""
+        for table in (self._writers, self._readers):
+            for file in table.values():
+                os.close(file)
+            table.clear()
+
+
+def _write_all(file: int, buffers: list[Buffer]) -> None:
+    """writev until all is written."""
+    while buffers:
+        written = os.writev(file, buffers)
+        while buffers and written >= len(buffers[0]):
+            written -= len(buffers.pop(0))
+        if buffers and written:
+            buffers[0] = memoryview(buffers[0])[written:]
+
+
+class MemoryDisk:
+    """A disk in memory that can crash and fail. `fail_next` holds errors that the next writes raise."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytearray] = {}
+        self.synced: dict[str, int] = {}
+        self.fail_next: list[OSError] = []
+
+    def make_directory(self, path: str) -> None:
+        """Directories need no making."""
+
+    def list(self, path: str) -> list[str]:
+        """Names directly in a directory, sorted."""
+        prefix = path.rstrip("/") + "/"
+        names = {name[len(prefix) :].split("/")[0] for name in self.files if name.startswith(prefix)}
+        return sorted(names)
+
+    def size(self, path: str) -> int:
+        """Bytes in a file."""
+        return len(self.files.get(path, b""))
+
+    def append(self, path: str, buffers: Sequence[Buffer]) -> None:
+        """Write at the end of a file."""
+        self._maybe_fail()
+        file = self.files.setdefault(path, bytearray())
+        for buffer in buffers:
+            file += buffer
+
+    def sync(self, path: str) -> None:
+        """What is in the file survives `lose_power`."""
+        self._maybe_fail()
+        self.synced[path] = len(self.files.get(path, b""))
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """Bytes of a file."""
+        return bytes(self.files.get(path, b"")[offset : offset + length])
+
+    def replace(self, path: str, data: Buffer) -> None:
+        """Write a whole file at once."""
+        self._maybe_fail()
+        self.files[path] = bytearray(data)
+        self.synced[path] = len(data)
+
+    def truncate(self, path: str, size: int) -> None:
+        """Cut a file."""
+        del self.files[path][size:]
+        self.synced[path] = min(size, self.synced.get(path, 0))
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        self.files.pop(path, None)
+        self.synced.pop(path, None)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def lose_power(self, keep: float) -> None:
+        """Of what each file was not synced, keep this part (0 to 1), cut at any byte."""
+        for path, file in self.files.items():
+            synced = self.synced.get(path, 0)
+            del file[synced + int((len(file) - synced) * keep) :]
+
+    def _maybe_fail(self) -> None:
+        if self.fail_next:
+            raise self.fail_next.pop(0)

@@ -1,0 +1,97 @@
+"""What a storage engine is: one small interface, and the table of engines by name.
+
+An engine keeps the log of one partition as Kafka record batches v2, as they will be sent. `append` is memory only; what is
+appended is handed to the storage thread by `pending`, and is visible to readers of committed data after `committed`.
+An engine that needs no disk has nothing pending and commits at once. Further engines register under the entry point
+group `robustmq.engines`, or in `ENGINES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from typing import Protocol
+
+import msgspec
+
+from robustmq.core.batches import BatchInfo
+from robustmq.storage.disk import Disk
+
+ENTRY_POINT_GROUP = "robustmq.engines"
+
+
+class PartitionSettings(msgspec.Struct, frozen=True):
+    """Settings of one partition's log."""
+
+    segment_bytes: int = 64 * 1024 * 1024
+    index_interval_bytes: int = 4096
+    memory_bytes: int = 64 * 1024 * 1024
+    sync: bool = False
+    log_append_time: bool = False
+
+
+class ReadResult(msgspec.Struct, frozen=True):
+    """Whole batches from the one that holds the offset; offsets as Kafka's Fetch names them."""
+
+    high_watermark: int
+    start_offset: int
+    buffers: list[bytes | memoryview] = []
+    out_of_range: bool = False
+    error: int = 0
+
+
+class PartitionLog(Protocol):
+    """The log of one partition."""
+
+    start_offset: int
+    end_offset: int
+    high_watermark: int
+
+    def append(self, batch: bytearray, leader_epoch: int) -> int:
+        """Add one batch, patching its base offset and epoch in place; the base offset."""
+        ...
+
+    def read(self, offset: int, max_bytes: int, committed: bool = True) -> ReadResult:
+        """Whole batches from `offset` on: at most `max_bytes`, but the first always."""
+        ...
+
+    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
+        """(offset, time stamp) of the first batch at or after a time; -3: of the greatest time stamp."""
+        ...
+
+    def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:
+        """The headers of the last batches, oldest first, of so many bytes at most."""
+        ...
+
+    def write(self) -> Callable[[bool], None] | None:
+        """Take what is new; a job that writes it on the storage thread (True: and syncs), or None."""
+        ...
+
+    def committed(self) -> None:
+        """What was taken last is written: it is visible now."""
+        ...
+
+    def configure(self, settings: PartitionSettings) -> None:
+        """Settings have changed."""
+        ...
+
+    def delete(self) -> None:
+        """Free everything."""
+        ...
+
+    def close(self) -> None:
+        """Close the files."""
+        ...
+
+
+OpenPartition = Callable[[str, Disk, PartitionSettings], PartitionLog]
+ENGINES: dict[str, OpenPartition] = {}
+
+
+def engine(name: str) -> OpenPartition:
+    """The function that opens a partition in a directory, by the engine's name; KeyError if unknown."""
+    if name not in ENGINES:
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            if point.name == name:
+                ENGINES[name] = point.load()
+    return ENGINES[name]

@@ -1,0 +1,259 @@
+"""The append-only log of one shard (design section 6; docs/formats.md, "Shard log").
+
+Segments of a fixed size hold entries one behind the other; a position is the byte an entry begins at, counted over all segments.
+Entry, little-endian: u32 length of all, u32 CRC-32C of what follows, u8 kind, u8 version, u16 mark, u64 source,
+u64 sequence, u64 time stamp in ms, payload. An entry is never split over segments.
+
+The loop appends to memory; `take_pending` hands what is new to the storage thread; recent bytes stay in memory for readers.
+Recovery reads the segments from a position on. A bad entry with no valid one behind it is a torn tail and is cut; with
+valid ones behind it, it is corruption: it is kept aside, reported, and skipped.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from crc32c import crc32c
+
+from robustmq.errors import BrokerError, Fault
+from robustmq.storage.disk import Buffer, Disk
+
+HEAD = struct.Struct("<IIBBHQQQ")
+VERSION = 1
+MARK = 0xB10C
+_NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
+_NEEDLE_AT = 9
+MAX_ENTRY_BYTES = 512 * 1024 * 1024
+
+BLOCK, MACHINE, INBOX, DECLARED_MARKER, CURSOR, TOPIC_DELETED, TOPIC_CREATED = range(1, 8)
+
+Pending = list[tuple[str, list[Buffer]]]
+Corruption = Callable[[int, int], None]
+
+
+class ShardLog:
+    """One shard's log: appends in memory, reads from memory or disk."""
+
+    def __init__(
+        self,
+        directory: str,
+        disk: Disk,
+        segment_bytes: int,
+        hot_bytes: int,
+        corruption: Corruption,
+    ) -> None:
+        """`corruption(position, length)` hears of quarantined bytes."""
+        self._directory = directory
+        self._disk = disk
+        self._segment_bytes = segment_bytes
+        self._hot_bytes = hot_bytes
+        self._corruption = corruption
+        self._starts: list[int] = []
+        self._hot_starts: deque[int] = deque()
+        self._hot: deque[bytes | bytearray] = deque()
+        self._hot_size = 0
+        self._pending: list[tuple[int, list[Buffer]]] = []
+        self.end_position = 0
+        self.committed_position = 0
+
+    # -- appending ---------------------------------------------------------------------------------
+
+    @property
+    def next_payload(self) -> int:
+        """The position at which the payload of the next entry will stand."""
+        return self.end_position + HEAD.size
+
+    def append(
+        self, kind: int, payload: bytes | bytearray, source: int, sequence: int, timestamp_ms: int
+    ) -> int:
+        """Add an entry in memory; its position."""
+        length = HEAD.size + len(payload)
+        head = bytearray(
+            HEAD.pack(length, 0, kind, VERSION, MARK, source, sequence, timestamp_ms)
+        )
+        struct.pack_into("<I", head, 4, crc32c(payload, crc32c(memoryview(head)[8:])))
+        position = self.end_position
+        start = self._starts[-1] if self._starts else -1
+        if start < 0 or position - start + length > self._segment_bytes and position > start:
+            self._starts.append(position)
+            start = position
+        if not self._pending or self._pending[-1][0] != start:
+            self._pending.append((start, []))
+        self._pending[-1][1].extend((head, payload))
+        self._keep(position, head, payload)
+        self.end_position = position + length
+        return position
+
+    def _keep(self, position: int, head: bytearray, payload: bytes | bytearray) -> None:
+        for start, data in ((position, head), (position + HEAD.size, payload)):
+            self._hot_starts.append(start)
+            self._hot.append(data)
+            self._hot_size += len(data)
+        while self._hot_size > self._hot_bytes and self._hot_starts[0] < self.committed_position:
+            self._hot_starts.popleft()
+            self._hot_size -= len(self._hot.popleft())
+
+    def take_pending(self) -> Pending:
+        """What the storage thread must write now, by file."""
+        pending, self._pending = self._pending, []
+        return [(self._path(start), buffers) for start, buffers in pending]
+
+    def _path(self, start: int) -> str:
+        return f"{self._directory}/{start:016x}.log"
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def read(self, position: int, length: int) -> bytes | memoryview:
+        """Bytes at a position, from memory or disk; fewer where the segment ends."""
+        if self._hot_starts and position >= self._hot_starts[0]:
+            at = bisect_right(self._hot_starts, position) - 1
+            begin = position - self._hot_starts[at]
+            data = self._hot[at]
+            if begin + length <= len(data):
+                return memoryview(data)[begin : begin + length]
+            if position >= self.committed_position or begin < len(data):
+                return self._read_over(at, begin, length)
+        at = bisect_right(self._starts, position) - 1
+        if at < 0:
+            return b""
+        start = self._starts[at]
+        return self._disk.read(self._path(start), position - start, length)
+
+    def _read_over(self, at: int, begin: int, length: int) -> bytes:
+        out = bytearray()
+        while at < len(self._hot) and len(out) < length:
+            out += memoryview(self._hot[at])[begin : begin + length - len(out)]
+            begin = 0
+            at += 1
+        return bytes(out)
+
+    def entry(self, position: int) -> tuple[int, bytes | memoryview]:
+        """(kind, payload) of the entry at a position; raises CORRUPT_RECORD."""
+        head = self.read(position, HEAD.size)
+        if len(head) == HEAD.size:
+            length, _, kind, version, mark, *_ = HEAD.unpack(head)
+            if version == VERSION and mark == MARK:
+                payload = self.read(position + HEAD.size, length - HEAD.size)
+                if len(payload) == length - HEAD.size:
+                    return kind, payload
+        raise BrokerError(Fault.CORRUPT_RECORD, f"no log entry at {position}")
+
+    def scan(self, position: int) -> Iterator[tuple[int, int, bytes | memoryview]]:
+        """(position, kind, payload) of every entry from `position` (where one begins) to today's end."""
+        end = self.end_position
+        position = max(position, self.start_position)
+        while position < end:
+            try:
+                kind, payload = self.entry(position)
+            except BrokerError:
+                found = self._next_valid(position + 1)
+                if found is None:
+                    return
+                position = found
+                continue
+            yield position, kind, payload
+            position += HEAD.size + len(payload)
+
+    @property
+    def start_position(self) -> int:
+        """The first position that is kept."""
+        return self._starts[0] if self._starts else self.end_position
+
+    def entry_before(self, position: int) -> int:
+        """Where a scan may begin to see everything from `position` on: the start of its segment."""
+        at = bisect_right(self._starts, position) - 1
+        return self._starts[max(at, 0)] if self._starts else self.end_position
+
+    # -- recovery ----------------------------------------------------------------------------------
+
+    def recover(
+        self, position: int, on_entry: Callable[[int, int, int, int, int, memoryview], None]
+    ) -> None:
+        """Open the segments and replay from `position`: (position, kind, source, sequence, time, payload)."""
+        self._disk.make_directory(self._directory)
+        names = [name for name in self._disk.list(self._directory) if name.endswith(".log")]
+        self._starts = [int(name[:-4], 16) for name in names]
+        for index, start in enumerate(self._starts):
+            size = self._disk.size(self._path(start))
+            self.end_position = start + size
+            if self.end_position <= position:
+                continue
+            last = index == len(self._starts) - 1
+            self._recover_segment(start, size, max(0, position - start), last, on_entry)
+        self.end_position = max(self.end_position, position)
+        self.committed_position = self.end_position
+        if self._starts and self.end_position > self._starts[-1] + self._disk.size(
+            self._path(self._starts[-1])
+        ):
+            self._starts.append(self.end_position)
+
+    def _recover_segment(
+        self,
+        start: int,
+        size: int,
+        at: int,
+        last: bool,
+        on_entry: Callable[[int, int, int, int, int, memoryview], None],
+    ) -> None:
+        data = memoryview(self._disk.read(self._path(start), 0, size))
+        while at < size:
+            found = _valid(data, at)
+            if found is not None:
+                length, kind, source, sequence, timestamp = found
+                payload = data[at + HEAD.size : at + length]
+                on_entry(start + at, kind, source, sequence, timestamp, payload)
+                at += length
+                continue
+            behind = _next_valid_in(data, at + 1)
+            if behind is None and last:
+                self._disk.truncate(self._path(start), at)
+                self.end_position = start + at
+                return
+            stop = size if behind is None else behind
+            self._quarantine(start + at, data[at:stop])
+            at = stop
+
+    def _quarantine(self, position: int, data: memoryview) -> None:
+        directory = self._directory.rsplit("/", 1)[0] + "/quarantine"
+        self._disk.make_directory(directory)
+        self._disk.replace(f"{directory}/{position:016x}.bad", bytes(data))
+        self._corruption(position, len(data))
+
+    def _next_valid(self, position: int) -> int | None:
+        at = bisect_right(self._starts, position) - 1
+        while 0 <= at < len(self._starts):
+            start = self._starts[at]
+            data = memoryview(self._disk.read(self._path(start), 0, self._segment_bytes * 2))
+            found = _next_valid_in(data, max(0, position - start))
+            if found is not None:
+                return start + found
+            at += 1
+        return None
+
+
+def _valid(data: memoryview, at: int) -> tuple[int, int, int, int, int] | None:
+    """(length, kind, source, sequence, time stamp) of a sound entry at `at`, or None."""
+    if at + HEAD.size > len(data):
+        return None
+    length, crc, kind, version, mark, source, sequence, timestamp = HEAD.unpack_from(data, at)
+    if version != VERSION or mark != MARK or not HEAD.size <= length <= len(data) - at:
+        return None
+    if crc32c(data[at + 8 : at + length]) != crc:
+        return None
+    return length, kind, source, sequence, timestamp
+
+
+def _next_valid_in(data: memoryview, at: int) -> int | None:
+    """The first sound entry at or behind `at`: found by its mark, proven by its checksum."""
+    whole = bytes(data)
+    while True:
+        found = whole.find(_NEEDLE, at + _NEEDLE_AT)
+        if found < 0:
+            return None
+        at = found - _NEEDLE_AT
+        if at >= 0 and _valid(data, at) is not None:
+            return at
+        at += 1

@@ -1,0 +1,486 @@
+"""One shard on disk: its log, the index of its light topics, LevelDB, and the partitions of declared topics.
+
+All calls on the loop are memory only, but for reads of what is no longer in memory. `flush` gives the storage thread one job: the
+log first, then partitions, then LevelDB, so that any prefix of the writes recovers: LevelDB never knows what
+the log does not. A checkpoint (index, machines, position) lets recovery begin there instead of at the log's beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import msgspec
+
+from robustmq.core import blocks
+from robustmq.core.batches import BatchInfo
+from robustmq.core.filters import FilterTrie
+from robustmq.core.topic_index import TopicIndex
+from robustmq.promises import Promise
+from robustmq.storage import segment as _segment
+from robustmq.storage import shard_log
+from robustmq.storage.committer import Committer
+from robustmq.storage.disk import Disk
+from robustmq.storage.engine import PartitionLog, PartitionSettings, ReadResult, engine
+from robustmq.storage.kv import Change, KeyValue
+from robustmq.storage.light import LightReader
+from robustmq.storage.memory import MemoryPartition
+from robustmq.storage.shard_log import ShardLog
+
+BLOCK = shard_log.BLOCK
+MACHINE = shard_log.MACHINE
+INBOX = shard_log.INBOX
+DECLARED_MARKER = shard_log.DECLARED_MARKER
+CURSOR = shard_log.CURSOR
+TOPIC_DELETED = shard_log.TOPIC_DELETED
+TOPIC_CREATED = shard_log.TOPIC_CREATED
+
+_TOPIC, _RETAINED, _MACHINE, _CHECKPOINT = b"t", b"r", b"m", b"c"
+_BUILT_IN = (_segment,)
+
+
+class StoreSettings(msgspec.Struct, frozen=True):
+    """Settings of one shard's storage."""
+
+    segment_bytes: int = 64 * 1024 * 1024
+    hot_bytes: int = 4 * 1024 * 1024
+    checkpoint_bytes: int = 64 * 1024 * 1024
+    memory_bytes: int = 8 * 1024 * 1024
+    sync: bool = False
+
+
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+    """Where recovery begins, and what was known there."""
+
+    position: int
+    index_file: str
+    sources: dict[int, int]
+    leader_epoch: int
+
+
+class RecoveryListener(Protocol):
+    """Who hears of what recovery finds that is not the storage's own."""
+
+    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
+        """A machine's snapshot of the last checkpoint."""
+        ...
+
+    def on_entry(
+        self, kind: int, position: int, payload: bytes | memoryview, source: int, sequence: int
+    ) -> None:
+        """A log entry behind the checkpoint that is no block."""
+        ...
+
+
+class ShardStore:
+    """One shard's storage."""
+
+    def __init__(
+        self,
+        directory: str,
+        settings: StoreSettings,
+        disk: Disk,
+        kv: KeyValue,
+        committer: Committer,
+        leader_epoch: int,
+        listener: RecoveryListener,
+        corruption: Callable[[int, int], None],
+    ) -> None:
+        """Opens and recovers the shard; `corruption(position, length)` hears of quarantined bytes."""
+        self._directory = directory
+        self._settings = settings
+        self._disk = disk
+        self._kv = kv
+        self._committer = committer
+        self.leader_epoch = leader_epoch
+        self._log = ShardLog(
+            f"{directory}/log", disk, settings.segment_bytes, settings.hot_bytes, corruption
+        )
+        self._index = TopicIndex()
+        self._light = LightReader(self._log, self._index)
+        self._sources: dict[int, int] = {}
+        self._new_topics: list[bytes] = []
+        self._changes: dict[bytes, bytes | None] = {}
+        self._writing: dict[bytes, bytes | None] = {}
+        self._memory: dict[bytes, MemoryPartition] = {}
+        self._memory_bytes = 0
+        self._partitions: list[PartitionLog] = []
+        self._sync_wanted = False
+        self._checkpointed_at = 0
+        self._recover(listener)
+
+    # -- recovery ----------------------------------------------------------------------------------
+
+    def _recover(self, listener: RecoveryListener) -> None:
+        self._disk.make_directory(self._directory)
+        raw = self._kv.get(_CHECKPOINT)
+        position = 0
+        if raw is not None:
+            point = msgspec.msgpack.decode(raw, type=Checkpoint)
+            path = f"{self._directory}/{point.index_file}"
+            self._index.load(self._disk.read(path, 0, self._disk.size(path)))
+            self._sources = dict(point.sources)
+            position = point.position
+            for key, value in self._kv.range(_MACHINE, _after(_MACHINE)):
+                kind, _, name = key[1:].partition(b"\0")
+                listener.on_snapshot(kind, name, value)
+        new_topics: list[bytes] = []
+
+        def on_entry(
+            at: int, kind: int, source: int, sequence: int, timestamp: int, payload: memoryview
+        ) -> None:
+            if source and sequence > self._sources.get(source, 0):
+                self._sources[source] = sequence
+            if kind == BLOCK:
+                data = bytes(payload)
+                self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, new_topics)
+            elif kind == TOPIC_DELETED:
+                self._index.remove(bytes(payload))
+                self._changes[_TOPIC + bytes(payload)] = None
+            elif kind == TOPIC_CREATED:
+                self._index.set(bytes(payload), 0)
+                new_topics.append(bytes(payload))
+            else:
+                listener.on_entry(kind, at, bytes(payload), source, sequence)
+
+        self._log.recover(position, on_entry)
+        self._checkpointed_at = position
+        for topic in new_topics:
+            self._changes[_TOPIC + topic] = b""
+        if self._changes:
+            self._kv.write(list(self._changes.items()))
+            self._changes.clear()
+
+    # -- appending ---------------------------------------------------------------------------------
+
+    def seen(self, source: int, sequence: int) -> bool:
+        """Was this frame of another worker appended before?"""
+        return bool(source) and sequence <= self._sources.get(source, 0)
+
+    def append_block(
+        self, block: bytearray, source: int, sequence: int, timestamp_ms: int
+    ) -> int:
+        """Append a block of light topics, giving offsets in place; its log position, -1 if it was seen."""
+        if self.seen(source, sequence):
+            return -1
+        self._index.assign(block, self._log.next_payload, self.leader_epoch, self._new_topics)
+        return self.append(BLOCK, block, source, sequence, timestamp_ms)
+
+    def append(
+        self,
+        kind: int,
+        payload: bytes | bytearray,
+        source: int,
+        sequence: int,
+        timestamp_ms: int,
+    ) -> int:
+        """Append an entry; its log position, -1 if the frame was seen before."""
+        if source:
+            if self.seen(source, sequence):
+                return -1
+            self._sources[source] = sequence
+        return self._log.append(kind, payload, source, sequence, timestamp_ms)
+
+    @property
+    def end_position(self) -> int:
+        """The position behind the last entry."""
+        return self._log.end_position
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        """Bytes of the log that wait for their commit."""
+        return self._log.end_position - self._log.committed_position
+
+    def flush(self, sync: bool) -> Promise[None]:
+        """Commit everything appended so far; the promise settles when it is (`kick` the committer)."""
+        pending = self._log.take_pending()
+        end = self._log.end_position
+        partitions = [(log, job) for log in self._partitions if (job := log.write()) is not None]
+        for topic in self._new_topics:
+            self._changes[_TOPIC + topic] = b""
+        self._new_topics.clear()
+        changes, self._changes = self._changes, {}
+        if changes:
+            self._writing = {**self._writing, **changes} if self._writing else changes
+        sync = sync or self._settings.sync
+        disk, kv = self._disk, self._kv
+
+        def job() -> None:
+            for path, buffers in pending:
+                disk.append(path, buffers)
+                if sync:
+                    disk.sync(path)
+            for _, write in partitions:
+                write(sync)
+            if changes:
+                kv.write(list(changes.items()))
+
+        done = self._committer.submit(job)
+        done.when_settled(lambda: self._flushed(end, partitions, changes))
+        return done
+
+    def _flushed(
+        self,
+        end: int,
+        partitions: list[tuple[PartitionLog, Callable[[bool], None]]],
+        changes: dict[bytes, bytes | None],
+    ) -> None:
+        self._log.committed_position = max(self._log.committed_position, end)
+        for log, _ in partitions:
+            log.committed()
+        if changes:
+            writing = self._writing
+            for key, value in changes.items():
+                if writing.get(key, b"") is value:
+                    del writing[key]
+
+    # -- reading the log ---------------------------------------------------------------------------
+
+    def read_entry(self, position: int) -> tuple[int, bytes | memoryview]:
+        """(kind, payload) of the entry at a position; raises CORRUPT_RECORD."""
+        return self._log.entry(position)
+
+    def scan(self, position: int) -> Iterator[tuple[int, int, bytes | memoryview]]:
+        """(position, kind, payload) of the entries from a position (where one begins) on."""
+        return self._log.scan(position)
+
+    def scan_last(self, max_bytes: int) -> Iterator[tuple[int, int, bytes | memoryview]]:
+        """The entries of at least the last bytes, from a segment's beginning on."""
+        return self._log.scan(self._log.entry_before(max(0, self.end_position - max_bytes)))
+
+    # -- light topics ------------------------------------------------------------------------------
+
+    def exists(self, topic: bytes) -> bool:
+        """Is there such a light topic?"""
+        return topic in self._memory or self._index.lookup(topic) is not None
+
+    def create(self, topic: bytes, timestamp_ms: int = 0) -> None:
+        """Make an empty light topic."""
+        if not self.exists(topic):
+            self._index.set(topic, 0)
+            self._new_topics.append(topic)
+            self._log.append(TOPIC_CREATED, topic, 0, 0, timestamp_ms)
+
+    def delete(self, topic: bytes, timestamp_ms: int = 0) -> None:
+        """Delete a light topic."""
+        self._memory.pop(topic, None)
+        if self._index.remove(topic):
+            self._light.forget(topic)
+            if topic in self._new_topics:
+                self._new_topics.remove(topic)
+            self._changes[_TOPIC + topic] = None
+            self._log.append(TOPIC_DELETED, topic, 0, 0, timestamp_ms)
+
+    def read(self, topic: bytes, offset: int, max_bytes: int) -> ReadResult:
+        """Whole committed batches of a light topic from an offset on."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.read(offset, max_bytes)
+        return self._light.read(topic, offset, max_bytes)
+
+    def high_watermark(self, topic: bytes) -> int:
+        """The end of what is committed of a light topic."""
+        ring = self._memory.get(topic)
+        return ring.end_offset if ring is not None else self._light.high_watermark(topic)
+
+    def start_offset(self, topic: bytes) -> int:
+        """The first offset that is kept of a light topic."""
+        ring = self._memory.get(topic)
+        return ring.start_offset if ring is not None else 0
+
+    def offset_for_time(self, topic: bytes, timestamp_ms: int) -> tuple[int, int] | None:
+        """The first batch at or after a time; -3: the greatest time stamp."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.offset_for_time(timestamp_ms)
+        return self._light.offset_for_time(topic, timestamp_ms)
+
+    def last_batches(self, topic: bytes, max_bytes: int) -> Iterable[BatchInfo]:
+        """Headers of the last batches of a light topic, oldest first."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.last_batches(max_bytes)
+        return self._light.last_batches(topic, max_bytes)
+
+    def list(self, limit: int) -> list[bytes]:
+        """Names of light topics, so many at most."""
+        found = [*self._memory, *self._new_topics][:limit]
+        names = set(found)
+        for key, _ in self._kv.range(_TOPIC, _after(_TOPIC)):
+            if len(found) >= limit:
+                break
+            topic = key[1:]
+            if topic not in names and self._index.lookup(topic) is not None:
+                found.append(topic)
+        return found
+
+    @property
+    def light_topics(self) -> int:
+        """How many light topics there are."""
+        return len(self._index) + len(self._memory)
+
+    def memory_append(self, block: bytearray) -> None:
+        """Append a block of topics in memory mode, giving offsets in place; the oldest make way."""
+        for entry in blocks.entries(block):
+            ring = self._memory.get(entry.topic)
+            if ring is None:
+                ring = self._memory[entry.topic] = MemoryPartition(
+                    PartitionSettings(memory_bytes=self._settings.memory_bytes)
+                )
+                known = self._index.lookup(entry.topic)
+                if known is not None:
+                    ring.start_offset = ring.end_offset = known[0]
+            before = ring.size
+            batch = block[entry.batch_begin : entry.end]
+            base_offset = ring.append(batch, self.leader_epoch)
+            blocks.set_base_offset(block, entry.begin, base_offset)
+            self._memory_bytes += ring.size - before
+        while self._memory_bytes > self._settings.memory_bytes:
+            freed = self._free_memory()
+            if not freed:
+                break
+            self._memory_bytes -= freed
+
+    def _free_memory(self) -> int:
+        """Free the oldest batch of the topic that is first in turn, and put that topic last."""
+        for topic in list(self._memory):
+            ring = self._memory.pop(topic)
+            self._memory[topic] = ring
+            freed = ring.drop_first()
+            if freed:
+                return freed
+        return 0
+
+    # -- retained values ---------------------------------------------------------------------------
+
+    def set_retained(self, topic: bytes, entry: bytes | None) -> None:
+        """Keep, or clear, the retained value of a topic."""
+        self._changes[_RETAINED + topic] = entry
+
+    def get_retained(self, topic: bytes) -> bytes | None:
+        """The retained value of a topic."""
+        key = _RETAINED + topic
+        for changes in (self._changes, self._writing):
+            if key in changes:
+                return changes[key]
+        return self._kv.get(key)
+
+    def match_retained(self, filter_: bytes, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """(topic, entry) of retained values that match a filter, by topic, after `after`; `limit` at most."""
+        trie = FilterTrie()
+        trie.insert(filter_, 1)
+        prefix = _literal_prefix(filter_)
+        start = max(_RETAINED + prefix, _RETAINED + after + b"\0" if after else b"")
+        stop = _after(_RETAINED + prefix)
+        fresh = {
+            key: value
+            for changes in (self._writing, self._changes)
+            for key, value in changes.items()
+            if start <= key < stop
+        }
+        found: list[tuple[bytes, bytes]] = []
+        for key, value in _overlaid(self._kv.range(start, stop), fresh):
+            topic = key[1:]
+            if trie.match(topic):
+                found.append((topic, value))
+                if len(found) >= limit:
+                    break
+        return found
+
+    # -- declared topics ---------------------------------------------------------------------------
+
+    def open_partition(
+        self,
+        topic_id: str,
+        partition: int,
+        engine_name: str,
+        settings: PartitionSettings,
+    ) -> PartitionLog:
+        """Open the log of a partition of a declared topic."""
+        path = f"{self._directory}/segments/{topic_id}-{partition}"
+        log = engine(engine_name)(path, self._disk, settings)
+        self._partitions.append(log)
+        return log
+
+    def close_partition(self, log: PartitionLog) -> None:
+        """The partition is deleted."""
+        self._partitions.remove(log)
+
+    # -- checkpoints -------------------------------------------------------------------------------
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Has enough been written since the last checkpoint?"""
+        return self._log.end_position - self._checkpointed_at > self._settings.checkpoint_bytes
+
+    def checkpoint(self, machines: Iterable[tuple[bytes, bytes, bytes]]) -> Promise[None]:
+        """Snapshot the index and the machines as they are now; recovery begins here afterwards."""
+        position = self._log.end_position
+        self._checkpointed_at = position
+        dump = self._index.dump()
+        name = f"index-{position:016x}"
+        point = Checkpoint(position, name, dict(self._sources), self.leader_epoch)
+        kept = {
+            _MACHINE + kind + b"\0" + key: value for kind, key, value in machines
+        }
+        self.flush(True)
+        disk, kv, directory = self._disk, self._kv, self._directory
+
+        def job() -> None:
+            disk.replace(f"{directory}/{name}", dump)
+            changes: list[Change] = [
+                (key, None)
+                for key, _ in kv.range(_MACHINE, _after(_MACHINE))
+                if key not in kept
+            ]
+            changes.extend(kept.items())
+            changes.append((_CHECKPOINT, msgspec.msgpack.encode(point)))
+            kv.write(changes)
+            for old in disk.list(directory):
+                if old.startswith("index-") and old != name:
+                    disk.remove(f"{directory}/{old}")
+
+        return self._committer.submit(job)
+
+    def close(self) -> None:
+        """Close LevelDB; what was not flushed is lost."""
+        for log in self._partitions:
+            log.close()
+        self._kv.close()
+
+
+def _after(prefix: bytes) -> bytes:
+    """The first key behind all that begin with a prefix."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def _literal_prefix(filter_: bytes) -> bytes:
+    """The beginning that every topic of a filter has."""
+    levels: list[bytes] = []
+    for level in filter_.split(b"/"):
+        if level in (b"+", b"#"):
+            # `a/#` matches `a` too.
+            return b"/".join(levels)
+        levels.append(level)
+    return filter_
+
+
+def _overlaid(
+    stored: Iterator[tuple[bytes, bytes]], fresh: dict[bytes, bytes | None]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Stored pairs in order, with fresh ones over them."""
+    waiting = sorted(fresh)
+    at = 0
+    for key, value in stored:
+        while at < len(waiting) and waiting[at] < key:
+            new = fresh[waiting[at]]
+            if new is not None:
+                yield waiting[at], new
+            at += 1
+        if key in fresh:
+            continue
+        yield key, value
+    for name in waiting[at:]:
+        new = fresh[name]
+        if new is not None:
+            yield name, new
