@@ -1,4 +1,4 @@
-# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
+# cython: annotation_typing=False, cdivision=True
 """Kafka record batches v2: check, patch, build and read (KIP-98; the protocol guide's "Record Batch").
 
     0 base_offset i64     8 batch_length i32 (of what follows)   12 leader_epoch i32    16 magic i8 (2)

@@ -1,4 +1,4 @@
-# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
+# cython: annotation_typing=False, cdivision=True
 """The block: one layout from the socket over the bus to the disk (docs/formats.md, "Blocks").
 
 A block is a sequence of entries; an entry holds what one publisher sent to one topic in one turn, as one Kafka record

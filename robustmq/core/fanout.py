@@ -1,4 +1,4 @@
-# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
+# cython: annotation_typing=False, cdivision=True
 """From blocks to the bytes of PUBLISH packets for many receivers (MQTT 5.0 section 3.3).
 
 `deliver` is the way of QoS 0: each entry is encoded once for each variant of subscribers (version, No Local, Retain

@@ -1,4 +1,4 @@
-# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
+# cython: annotation_typing=False, cdivision=True
 """Which filters match a topic (MQTT 5.0 section 4.7).
 
 Filters without a wildcard are looked up in one dictionary; the others form a trie of levels, walked level by level

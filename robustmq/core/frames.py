@@ -1,4 +1,4 @@
-# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
+# cython: annotation_typing=False, cdivision=True
 """Split a stream of MQTT control packets into a table of offsets (MQTT 5.0 section 2.1).
 
 A row is four int32: the first byte of the fixed header, where the body begins, where it ends, where the frame

@@ -1,4 +1,4 @@
-# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
+# cython: annotation_typing=False, cdivision=True
 """Hashes that are stored or sent: they never change, and do not depend on the machine.
 
 `topic_hash` and `key_hash` say which shard a log or a durable machine lives in, so a data directory depends on them.

@@ -1,4 +1,4 @@
-# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
+# cython: annotation_typing=False, cdivision=True
 """From the PUBLISH packets of a read buffer to entries in the blocks of their shards (MQTT 5.0 section 3.3).
 
 `Publisher` is the receiving side of one connection. `absorb` passes twice over a run of packets: the first pass

@@ -1,4 +1,4 @@
-# cython: annotation_typing=False, boundscheck=False, wraparound=False, cdivision=True
+# cython: annotation_typing=False, cdivision=True
 """The index of light topics: where the last batch of a topic lies, and its next offset, in 24 bytes a slot.
 
 Open addressing with linear probing over 64 parts, so that growth moves a 64th of the topics at a time. A slot is
