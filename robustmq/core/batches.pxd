@@ -3,6 +3,8 @@ cimport robustmq.core.memory as memory
 from cpython cimport array
 from robustmq.core.memory cimport cbytes, mbytes
 
+cdef array.array _place
+
 @cython.locals(source=cbytes, size="long long")
 cpdef Py_ssize_t batch_size(object buffer, Py_ssize_t begin, Py_ssize_t end) except -1
 @cython.locals(target=mbytes)

@@ -30,6 +30,7 @@ DECOMPRESSED_MAX = 64 * 1024 * 1024
 RECORD_ROW = 9
 _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
 _XERIAL = b"\x82SNAPPY\0"
+_place = array("i", [0])
 
 
 class BatchInfo(NamedTuple):
@@ -233,27 +234,27 @@ def scan_records(
     Row: key begin (-1 null), key end, value begin (-1 null), value end, headers begin, number of headers, record
     end, offset delta, timestamp delta (clipped). Stops when the table is full; CORRUPT_RECORD when a record is not sound.
     """
+    source = buffer
     rows = memory.ints(table)
     capacity = len(table) // 9
-    place = array("i", [0])
-    position = memory.ints(place)
+    position = memory.ints(_place)
     count = 0
     at = begin
     while at < end and count < capacity:
         row = count * 9
-        length = signed_varint(buffer, at, end, place)
+        length = signed_varint(source, at, end, _place)
         at = position[0]
         stop = at + length
         if at < 0 or length < 6 or stop > end:
             raise BrokerError(Fault.CORRUPT_RECORD, "a record is cut short")
-        delta = signed_varint(buffer, at + 1, stop, place)
+        delta = signed_varint(source, at + 1, stop, _place)
         rows[row + 8] = 2147483647 if delta > 2147483647 else max(delta, -2147483648)
         if position[0] >= 0:
-            rows[row + 7] = signed_varint(buffer, position[0], stop, place) & 0x7FFFFFFF
+            rows[row + 7] = signed_varint(source, position[0], stop, _place) & 0x7FFFFFFF
         for part in range(2):
             if position[0] < 0:
                 break
-            length = signed_varint(buffer, position[0], stop, place)
+            length = signed_varint(source, position[0], stop, _place)
             if length < 0 or position[0] < 0:
                 rows[row + part * 2] = -1
                 rows[row + part * 2 + 1] = -1
@@ -263,7 +264,7 @@ def scan_records(
                 position[0] = position[0] + length if length <= stop - position[0] else -1
         number = 0
         if position[0] >= 0:
-            number = signed_varint(buffer, position[0], stop, place)
+            number = signed_varint(source, position[0], stop, _place)
         if position[0] < 0 or number < 0:
             raise BrokerError(Fault.CORRUPT_RECORD, "a record is not sound")
         rows[row + 4] = position[0]

@@ -20,17 +20,20 @@ _FINAL_2 = 0xC4CEB9FE1A85EC53
 
 def mix(data: bytes, seed: int) -> int:
     """A 64-bit hash of bytes under a 64-bit seed."""
-    source = data
-    length = len(data)
+    return mix_area(data, 0, len(data), seed)
+
+
+def mix_area(source: bytes | bytearray, at: int, end: int, seed: int) -> int:
+    """The same of a part of a buffer."""
+    length = end - at
     state = (seed ^ (length * _LENGTH)) & MASK
-    at = 0
-    while at + 8 <= length:
+    while at + 8 <= end:
         state = ((state ^ memory.get64(source, at)) * _STEP) & MASK
         state ^= state >> 29
         at += 8
     word = 0
     shift = 0
-    while at < length:
+    while at < end:
         byte = source[at]
         word |= byte << shift
         shift += 8

@@ -12,7 +12,7 @@ cdef class TopicIndex:
     cdef public Py_ssize_t size
     cdef public list parts
     cdef public list used
-    @cython.locals(source=mbytes, slots=mbytes, part=bytearray, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t, batch=Py_ssize_t, at=Py_ssize_t, count="long long", key=u64, offset=u64, topic=bytes)
+    @cython.locals(source=mbytes, slots=mbytes, part=bytearray, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t, batch=Py_ssize_t, at=Py_ssize_t, count="long long", key=u64, offset=u64, name=Py_ssize_t, number=Py_ssize_t)
     cpdef assign(self, bytearray block, u64 position, int leader_epoch, list new_topics)
     @cython.locals(slots=mbytes, part=bytearray, at=Py_ssize_t, key=u64)
     cpdef lookup(self, bytes topic)

@@ -54,18 +54,20 @@ class TopicIndex:
         while begin < size:
             end = blocks.check_entry(source, begin, size)
             if not source[begin + 4] & 36:
-                topic = memory.cut(source, begin + 40, begin + 40 + memory.get16(source, begin + 6))
+                name = begin + 40 + memory.get16(source, begin + 6)
                 batch = blocks.batch_begin(source, begin)
                 count = memory.get32be(source, batch + 23) + 1
-                key = self._key(topic)
-                part = self.parts[key & 63]
+                key = hashing.mix_area(source, begin + 40, name, self.seed)
+                key = key if key else 1
+                number = key & 63
+                part = self.parts[number]
                 slots = part
                 at = find(slots, len(part), key)
                 if at < 0:
                     at = self._add(key)
-                    part = self.parts[key & 63]
+                    part = self.parts[number]
                     slots = part
-                    new_topics.append(topic)
+                    new_topics.append(memory.cut(source, begin + 40, name))
                 offset = memory.get64(slots, at + 8)
                 memory.put64(source, begin + 24, memory.get64(slots, at + 16))
                 memory.put64(source, begin + 32, offset)
