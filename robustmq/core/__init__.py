@@ -28,8 +28,8 @@ class _PureFinder:
 
 
 if os.environ.get("ROBUSTMQ_PURE", "0") not in ("", "0"):
-    sys.meta_path.insert(0, _PureFinder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _PureFinder)
 
-from robustmq.core import fanout  # noqa: E402
+from robustmq.core import fanout
 
 COMPILED: bool = not (fanout.__file__ or "").endswith(".py")

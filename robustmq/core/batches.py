@@ -1,4 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
+# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
 """Kafka record batches v2: check, patch, build and read (KIP-98; the protocol guide's "Record Batch").
 
     0 base_offset i64     8 batch_length i32 (of what follows)   12 leader_epoch i32    16 magic i8 (2)
@@ -48,7 +49,7 @@ class BatchInfo(NamedTuple):
     producer_id: int
     producer_epoch: int
     base_sequence: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 def batch_size(buffer: bytes | bytearray, begin: int, end: int) -> int:
@@ -364,7 +365,7 @@ def _decompress(packed: bytes, compression: int, bound: int) -> bytes:
 
         return zlib.decompressobj(31).decompress(packed, bound + 1)
     if compression == _LZ4:
-        import lz4.frame
+        import lz4.frame  # type: ignore[import-untyped]
 
         return bytes(lz4.frame.LZ4FrameDecompressor().decompress(packed, max_length=bound + 1))
     if compression == _ZSTD:

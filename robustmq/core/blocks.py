@@ -1,4 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
+# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
 """The block: one layout from the socket over the bus to the disk (docs/formats.md, "Blocks").
 
 A block is a sequence of entries; an entry holds what one publisher sent to one topic in one turn, as one Kafka record

@@ -1,4 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
+# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
 """From blocks to the bytes of PUBLISH packets for many receivers (MQTT 5.0 section 3.3).
 
 `deliver` is the way of QoS 0: each entry is encoded once for each variant of subscribers (version, No Local, Retain
@@ -124,7 +125,7 @@ class Frames:
             memory.resize(self.data, (begin + size) * 2)
         self.size = begin + size
         self.count += 1
-        if size > self.largest:
+        if size > self.largest:  # noqa: PLR1730  (compiled: no object)
             self.largest = size
         return begin
 
@@ -390,7 +391,7 @@ def _set_expiry(data: bytes | bytearray, at: int, end: int) -> None:
         value = value * 10 + source[at] - 48
         at += 1
     info = memory.longs(_info)
-    info[3] = value if value < 0xFFFFFFFF else 0xFFFFFFFF
+    info[3] = value if value < 0xFFFFFFFF else 0xFFFFFFFF  # noqa: FURB136
 
 
 def _is_topic(data: bytes | bytearray, at: int, end: int) -> bool:

@@ -1,4 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
+# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
 """Split a stream of MQTT control packets into a table of offsets (MQTT 5.0 section 2.1).
 
 A row is four int32: the first byte of the fixed header, where the body begins, where it ends, where the frame

@@ -1,4 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
+# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
 """Hashes that are stored or sent: they never change, and do not depend on the machine.
 
 `topic_hash` and `key_hash` say which shard a log or a durable machine lives in, so a data directory depends on them.

@@ -1,4 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
+# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
 """The properties of a PUBLISH from a client (MQTT 5.0 section 3.3.2.3), checked in place.
 
 `check` walks them once and leaves in a table of int64 where the values lie; nothing is made an object. A string is

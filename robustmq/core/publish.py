@@ -1,4 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
+# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
 """From the PUBLISH packets of a read buffer to entries in the blocks of their shards (MQTT 5.0 section 3.3).
 
 `Publisher` is the receiving side of one connection. `absorb` passes twice over a run of packets: the first pass

@@ -1,5 +1,4 @@
 import cython
-cimport robustmq.core.batches as batches
 cimport robustmq.core.blocks as blocks
 cimport robustmq.core.hashing as hashing
 cimport robustmq.core.memory as memory

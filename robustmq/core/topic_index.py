@@ -1,4 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
+# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
 """The index of light topics: where the last batch of a topic lies, and its next offset, in 24 bytes a slot.
 
 Open addressing with linear probing over 64 parts, so that growth moves a 64th of the topics at a time. A slot is
@@ -9,7 +10,6 @@ less likely than a broken disk. Offsets of a topic are dense: each entry takes a
 
 from __future__ import annotations
 
-import robustmq.core.batches as batches
 import robustmq.core.blocks as blocks
 import robustmq.core.hashing as hashing
 import robustmq.core.memory as memory
