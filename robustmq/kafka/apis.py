@@ -1,0 +1,59 @@
+"""The one table of the Kafka APIs that are offered: keys, names, versions.
+
+ApiVersions answers with it, dispatch refuses what is not in it, and the codec knows from it where an
+API became flexible (KIP-482). Request header version 2 and response header version 1 belong to the
+flexible versions; ApiVersions alone keeps response header 0, since its client cannot know better.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from robustmq.kafka.schema import LATEST
+
+NEVER = LATEST
+"""The flexible version of an API that has none."""
+
+
+class Api(msgspec.Struct, frozen=True):
+    """One row: the versions offered, both ends included, and the first flexible one."""
+
+    key: int
+    name: str
+    min_version: int
+    max_version: int
+    flexible_from: int
+
+    def is_flexible(self, version: int) -> bool:
+        return version >= self.flexible_from
+
+
+_ROWS = (
+    Api(0, "Produce", 3, 13, 9),
+    Api(1, "Fetch", 4, 18, 12),
+    Api(2, "ListOffsets", 1, 11, 6),
+    Api(3, "Metadata", 0, 13, 9),
+    Api(8, "OffsetCommit", 2, 10, 8),
+    Api(9, "OffsetFetch", 1, 10, 6),
+    Api(10, "FindCoordinator", 0, 6, 3),
+    Api(11, "JoinGroup", 0, 9, 6),
+    Api(12, "Heartbeat", 0, 4, 4),
+    Api(13, "LeaveGroup", 0, 5, 4),
+    Api(14, "SyncGroup", 0, 5, 4),
+    Api(15, "DescribeGroups", 0, 6, 5),
+    Api(16, "ListGroups", 0, 5, 3),
+    Api(18, "ApiVersions", 0, 4, 3),
+    Api(19, "CreateTopics", 2, 7, 5),
+    Api(20, "DeleteTopics", 1, 6, 4),
+    Api(22, "InitProducerId", 0, 6, 2),
+    Api(23, "OffsetForLeaderEpoch", 2, 4, 4),
+    Api(32, "DescribeConfigs", 1, 4, 4),
+    Api(33, "AlterConfigs", 0, 2, 2),
+    Api(37, "CreatePartitions", 0, 3, 2),
+    Api(42, "DeleteGroups", 0, 2, 2),
+    Api(44, "IncrementalAlterConfigs", 0, 1, 1),
+    Api(47, "OffsetDelete", 0, 0, NEVER),
+    Api(60, "DescribeCluster", 0, 2, 0),
+)
+
+APIS: dict[int, Api] = {api.key: api for api in _ROWS}
