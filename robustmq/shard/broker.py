@@ -19,7 +19,7 @@ from robustmq.groups.timers import TimeWheel
 from robustmq.kafka.group_events import ForgetTopic
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
-from robustmq.shard.client import TABLE_ROWS, MqttClient
+from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.commits import Commits
 from robustmq.shard.delivery import Delivery
@@ -61,8 +61,10 @@ class Surroundings:
         count: Callable[[str, int], None],
         log: Callable[..., None],
         authenticator: Authenticator,
+        kick: Callable[[], None],
     ) -> None:
-        """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text, **fields)`."""
+        """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text, **fields)`;
+        `kick` runs what was submitted to the storage thread."""
         self.bus = bus
         self.monotonic_ms = monotonic_ms
         self.wall_ms = wall_ms
@@ -71,6 +73,7 @@ class Surroundings:
         self.count = count
         self.log = log
         self.authenticator = authenticator
+        self.kick = kick
 
 
 class Broker:
@@ -104,6 +107,7 @@ class Broker:
         self._to_pump: dict[Subscriber, None] = {}
         self._held = False
         self.draining = False
+        self.heard: set[int] = set()
         self.placement = Placement(
             worker_id,
             cluster.shard_count,
@@ -113,8 +117,8 @@ class Broker:
             [(stream.filter, stream.topic) for stream in settings.streams],
         )
         self.stores: dict[int, ShardStore] = {}
-        self.commits = Commits(self.stores)
-        self.partitions = Partitions(self.placement, self.stores)
+        self.commits = Commits(self.stores, around.kick)
+        self.partitions = Partitions(self.placement, self.stores, settings.storage)
         self.interest = OwnerInterest()
         self.inbox = Inbox(self.stores)
         self.delivery = Delivery(
@@ -152,6 +156,7 @@ class Broker:
             around.wall_ms,
         )
         self.logs = LocalLogs(
+            self.limits.max_message_bytes,
             self.placement,
             self.stores,
             self.partitions,
@@ -246,7 +251,7 @@ class Broker:
             if kind == "wait":
                 self.waits.fire(int(rest[0]))
             elif kind == "group":
-                self.groups.fire((rest[0], rest[1]))
+                self.groups.fire(rest[0], rest[1])
             elif kind == "session":
                 self.sessions.fire(rest[0])
 
@@ -273,6 +278,19 @@ class Broker:
 
     # -- connections -------------------------------------------------------------------------------
 
+    def connected(self, transport: Transport, address: str) -> MqttClient:
+        """A connection begins; CONNECT has yet to come."""
+        client = MqttClient(self, transport, address, self.monotonic_ms())
+        self.clients.add(client)
+        self.count("mqtt_connections_opened", 1)
+        if self._held:
+            client.hold(True)
+        return client
+
+    def disconnected(self, client: MqttClient) -> None:
+        """A connection is gone."""
+        self.clients.discard(client)
+
     def publisher(self, version: int, origin: int) -> Publisher:
         """The compiled decoder of one connection's PUBLISH packets."""
         return Publisher(
@@ -282,6 +300,8 @@ class Broker:
             self.placement.route,
             self.router.builders,
             self.limits.topic_alias_maximum,
+            True,
+            2,
             self.limits.max_topic_bytes,
             self.limits.max_topic_levels,
         )
@@ -344,6 +364,7 @@ class Broker:
 
     def on_worker_down(self, worker: int) -> None:
         """The link to a worker is gone."""
+        self.heard.discard(worker)
         self.rpc.worker_down(worker)
         self.owner.worker_down(worker)
 
@@ -367,6 +388,7 @@ class Broker:
                 return resolved(wire.InterestSettled(self.owner.ends()))
             case wire.InterestReset():
                 self.interest.reset(worker, message.filters, message.shares)
+                self.heard.add(worker)
                 self.owner.replay(worker, message.cursors)
                 return None
             case wire.RetainedQuery():
@@ -409,6 +431,23 @@ class Broker:
     def _topic_dropped(self, topic: bytes) -> None:
         self.placement.routes.pop(topic, None)
         self.groups.forget_topic(ForgetTopic(topic))
+
+    def reload(self, settings: Settings) -> None:
+        """Take over what can change while running: limits, and what CONNACK promises."""
+        self.settings = settings
+        self.limits = settings.limits
+        self.capabilities = capabilities_of(settings)
+
+    def gauges(self) -> dict[str, int]:
+        """What is counted by looking, for the counters."""
+        return {
+            "mqtt_connections": sum(
+                client.subscriber is not None for client in self.clients
+            ),
+            "mqtt_sessions": len(self.sessions),
+            "mqtt_subscriptions": self.sessions.subscriptions,
+            "kafka_groups": len(self.groups.listings()),
+        }
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -48,7 +48,9 @@ PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 3, 4, 5, 6, 7
 
 
 class Transport(Protocol):
-    """What carries the bytes."""
+    """What carries the bytes; not `writable` while the client reads too slowly."""
+
+    writable: bool
 
     def write(self, data: bytes | bytearray) -> None:
         """Queue bytes for the client."""
@@ -447,9 +449,15 @@ class MqttClient:
         self._broker.to_write(self)
 
     def flush(self) -> None:
-        """Write what the turn has put into the sink."""
-        if self.subscriber is not None:
+        """Write what the turn has put into the sink; a slow client's bytes stay there, bounded."""
+        if self.subscriber is not None and self._transport.writable:
             self._flush(self.subscriber)
+
+    def drained(self) -> None:
+        """The client reads again: send what has gathered."""
+        self.flush()
+        if self.subscriber is not None:
+            self._broker.to_pump(self.subscriber)
 
     def _flush(self, subscriber: Subscriber) -> None:
         data = subscriber.sink.take()

@@ -16,7 +16,9 @@ Callback = Callable[[], None]
 class Commits:
     """The shards that this turn has appended to, and who waits for their commit."""
 
-    def __init__(self, stores: dict[int, ShardStore]) -> None:
+    def __init__(self, stores: dict[int, ShardStore], kick: Callable[[], None]) -> None:
+        """`kick` runs what the stores have submitted to the storage thread."""
+        self._kick = kick
         self._stores = stores
         self._dirty: dict[int, list[Callback]] = {}
         self._sync: set[int] = set()
@@ -43,6 +45,7 @@ class Commits:
             self._running += 1
             promise = self._stores[shard].flush(shard in sync)
             promise.when_settled(lambda shard=shard, waiting=waiting: self._done(shard, waiting))  # type: ignore[misc]
+        self._kick()
 
     def _done(self, shard: int, waiting: list[Callback]) -> None:
         self._running -= 1

@@ -23,11 +23,15 @@ def deliverable(block: bytes | bytearray | memoryview, placement: Placement) -> 
     for entry in blocks.entries(block):
         log_topic = entry.log_name or entry.topic
         if entry.flags & ENTRY_KAFKA and placement.is_stream(log_topic):
-            if not batches.attributes(block, entry.batch_begin) & CONTROL:
+            if not _attributes(block, entry.batch_begin) & CONTROL:
                 shown += _rebuilt(block, entry, placement, log_topic)
         else:
             shown += block[entry.begin : entry.end]
     return shown
+
+
+def _attributes(block: bytes | bytearray | memoryview, batch_begin: int) -> int:
+    return int.from_bytes(block[batch_begin + 21 : batch_begin + 23], "big")
 
 
 def _rebuilt(
@@ -48,7 +52,7 @@ def _rebuilt(
             runs.append((topic, [record]))
     rebuilt = bytearray()
     for topic, records in runs:
-        batch = batches.build(records, records[0].timestamp_ms)
+        batch = batches.build(records, records[0].timestamp_ms, records[0].offset)
         part = bytearray(
             build_entry(topic, stream, entry.partition, entry.flags, entry.origin, 0, batch)
         )

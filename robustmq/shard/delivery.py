@@ -187,14 +187,13 @@ class Delivery:
             identifiers = merged.subscription_ids
             no_local = own is None
             table = when_qos0 if qos else always
-            key = (subscriber.session.version, retain_as_published, identifiers)
-            if no_local:
-                key += (subscriber.origin,)
+            own_origin = subscriber.origin if no_local else 0
+            key = (subscriber.session.version, retain_as_published, identifiers, own_origin)
             variant = table.get(key)
             if variant is None:
                 variant = table[key] = Variant(
                     subscriber.session.version,
-                    subscriber.origin if no_local else 0,
+                    own_origin,
                     retain_as_published,
                     fanout.identifiers_property(identifiers),
                 )
@@ -242,9 +241,10 @@ class Delivery:
 
     def _wake_sinks(self) -> None:
         for sink in self._dirty:
-            peer = sink.owner.peer
-            if peer is not None:
-                peer.sink_ready()
+            subscriber = sink.owner
+            assert isinstance(subscriber, Subscriber), "a sink belongs to a subscriber"
+            if subscriber.peer is not None:
+                subscriber.peer.sink_ready()
         self._dirty.clear()
 
     def _deliver_above_0(

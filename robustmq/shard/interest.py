@@ -198,7 +198,8 @@ class OwnerInterest:
         """The share groups that want a topic."""
         found = self._share_cache.get(topic)
         if found is None:
-            found = self._share_trie.match(topic)  # type: ignore[assignment]
+            matched = self._share_trie.match(topic) if topic[:1] != b"\0" else []
+            found = [share for share in matched if isinstance(share, ShareMembers)]
             if len(self._share_cache) >= MAX_CACHED_TOPICS:
                 self._share_cache.clear()
             self._share_cache[topic] = found

@@ -51,6 +51,7 @@ class LocalLogs:
 
     def __init__(
         self,
+        max_message_bytes: int,
         placement: Placement,
         stores: dict[int, ShardStore],
         partitions: Partitions,
@@ -58,6 +59,7 @@ class LocalLogs:
         shard_epoch: Callable[[int], int],
         wall_ms: Callable[[], int],
     ) -> None:
+        self._max_message_bytes = max_message_bytes
         self._placement = placement
         self._stores = stores
         self._partitions = partitions
@@ -82,6 +84,8 @@ class LocalLogs:
             partition == 0 and not declared and store.exists(topic)
         ):
             return resolved(ProduceResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION))
+        if len(batch) > self._max_message_bytes:
+            return resolved(ProduceResult(KafkaCode.MESSAGE_TOO_LARGE))
         table = self._producer_table(store, topic, partition) if info.producer_id >= 0 else None
         if table is not None:
             verdict = table.check(info)
@@ -238,10 +242,10 @@ class LocalLogs:
             raise BrokerError(Fault.OWNER_UNAVAILABLE, "the topic lives elsewhere")
         exists = store.exists(topic)
         if action == "create" and not exists:
-            store.create(topic)
+            store.create(topic, self._wall_ms())
             exists = True
         elif action == "delete" and exists:
-            store.delete(topic)
+            store.delete(topic, self._wall_ms())
             self._producers.pop((topic, 0), None)
         if exists:
             self._given_ids[names.topic_id(topic, 0)] = topic
@@ -260,7 +264,7 @@ class LocalLogs:
         found: list[bytes] = []
         for store in self._stores.values():
             if len(found) < limit:
-                found.extend(store.list(limit - len(found)))
+                found.extend(store.topics(limit - len(found)))
         for topic in found:
             self._given_ids[names.topic_id(topic, 0)] = topic
         while len(self._given_ids) > MAX_GIVEN_IDS:

@@ -107,7 +107,7 @@ class Owner:
         delivery: LocalDelivery,
         bus: Bus,
         wall_ms: Callable[[], int],
-        later: Callable[[Callable[[], None]], None],
+        later: Callable[[Callable[[], None]], object],
     ) -> None:
         """`stores` are the shards held here; `later` runs a function in a following loop turn."""
         self._worker_id = worker_id
@@ -230,7 +230,7 @@ class Owner:
         """The QoS 2 packet ids of the log's end, after a restart of the owner."""
         known: OrderedDict[tuple[int, int], None] = OrderedDict()
         store = self._stores[shard]
-        for _, kind, payload in store.scan(max(0, store.end_position - REMEMBERED_LOG_BYTES)):
+        for _, kind, payload in store.scan_last(REMEMBERED_LOG_BYTES):
             if kind == BLOCK:
                 for entry in blocks.entries(payload):
                     if entry.flags & ENTRY_QOS2:
@@ -249,7 +249,7 @@ class Owner:
         self,
         shard: int,
         position: int,
-        block: bytearray,
+        block: bytes | bytearray,
         mask: int,
         same: bool,
         flags: int,
@@ -300,7 +300,7 @@ class Owner:
             waiting.commit.step()
 
     def _tell_shares(
-        self, shard: int, position: int, block: bytearray, commit: _Commit | None
+        self, shard: int, position: int, block: bytes | bytearray, commit: _Commit | None
     ) -> None:
         for entry in blocks.entries(block):
             shares = self._interest.shares(entry.topic)
@@ -395,7 +395,7 @@ class Owner:
                 self._replaying[worker, shard] = entry_position
                 self._later(lambda: self._replay_slice(worker, shard))
                 return
-            block = payload
+            block: bytes | bytearray | memoryview = payload
             if kind == DECLARED_MARKER:
                 block = self._partitions.read_marker(payload)
             elif kind != BLOCK:

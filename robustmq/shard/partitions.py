@@ -7,11 +7,15 @@ shard log, small and in the log's order, so that repeated frames are recognised 
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import msgspec
 
+from robustmq.config import StorageSettings
 from robustmq.core import blocks
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
+from robustmq.shard.cluster_view import Declared
 from robustmq.shard.placement import ENTRY_DECLARED, Placement
 from robustmq.storage.engine import PartitionLog, PartitionSettings
 from robustmq.storage.shard_store import ShardStore
@@ -31,37 +35,55 @@ class MarkedAppend(msgspec.Struct, frozen=True, array_like=True, gc=False):
 _marker_encoder = msgspec.msgpack.Encoder()
 _marker_decoder = msgspec.msgpack.Decoder(list[MarkedAppend])
 
-MAX_MARKED_BATCH_BYTES = 128 * 1024 * 1024
-
 
 class Partitions:
     """The open partition logs by (topic, partition)."""
 
-    def __init__(self, placement: Placement, stores: dict[int, ShardStore]) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        stores: dict[int, ShardStore],
+        defaults: StorageSettings,
+    ) -> None:
         self._placement = placement
         self._stores = stores
+        self._defaults = defaults
         self._open: dict[tuple[bytes, int], PartitionLog] = {}
-        self.leader_epoch = 0
+        self._ids: dict[bytes, UUID] = {}
 
-    def open(
-        self, topic: bytes, partition: int, topic_id: str, engine: str, settings: PartitionSettings
-    ) -> None:
-        """Open a partition if its shard is held here and it is not open yet; apply settings if it is."""
-        store = self._stores.get(self._placement.shard(topic, partition))
+    def open(self, topic: Declared, partition: int, mode: str) -> None:
+        """Open a partition if its shard is held here; apply the topic's settings if it is open already."""
+        if self._ids.get(topic.name, topic.topic_id) != topic.topic_id:
+            self.drop(topic.name)
+        store = self._stores.get(self._placement.shard(topic.name, partition))
         if store is None:
             return
-        log = self._open.get((topic, partition))
+        self._ids[topic.name] = topic.topic_id
+        settings = self._settings(topic, mode)
+        log = self._open.get((topic.name, partition))
         if log is None:
-            self._open[topic, partition] = store.open_partition(
-                topic, partition, topic_id, engine, settings
-            )
+            engine = "memory" if mode == "memory" else "segment"
+            log = store.open_partition(topic.topic_id.hex, partition, engine, settings)
+            self._open[topic.name, partition] = log
         else:
             log.configure(settings)
 
+    def _settings(self, topic: Declared, mode: str) -> PartitionSettings:
+        segment_bytes = int(topic.configs.get("segment.bytes", self._defaults.segment_bytes))
+        return PartitionSettings(
+            segment_bytes,
+            self._defaults.index_interval_bytes,
+            self._defaults.memory_bytes,
+            mode == "persistent",
+        )
+
     def drop(self, topic: bytes) -> None:
         """Free all partitions of a deleted topic."""
+        self._ids.pop(topic, None)
         for key in [key for key in self._open if key[0] == topic]:
-            self._open.pop(key).delete()
+            log = self._open.pop(key)
+            self._stores[self._placement.shard(*key)].close_partition(log)
+            log.delete()
 
     def get(self, topic: bytes, partition: int) -> PartitionLog | None:
         """The log of a partition held here."""
@@ -76,7 +98,8 @@ class Partitions:
             if log is None:
                 raise BrokerError(Fault.OWNER_UNAVAILABLE, f"{log_topic!r} is not here")
             batch = block[entry.batch_begin : entry.end]
-            base_offset = log.append(batch, self.leader_epoch)
+            store = self._stores[self._placement.shard(log_topic, entry.partition)]
+            base_offset = log.append(batch, store.leader_epoch)
             blocks.set_base_offset(block, entry.begin, base_offset)
             marked.append(
                 MarkedAppend(

@@ -98,7 +98,7 @@ class Placement:
         if self._stream_topics:
             matched = self._streams.match(topic)
             if matched:
-                log_topic = self._stream_topics[min(matched)]  # type: ignore[type-var]
+                log_topic = self._stream_topics[_first(matched)]
                 if log_topic in self.declared:
                     partition = self.partition_of_key(log_topic, topic)
                     return Home(log_topic, partition, self.shard(log_topic, partition), True, True)
@@ -109,7 +109,8 @@ class Placement:
 
     def stream_filters_match(self, log_topic: bytes, topic: bytes) -> bool:
         """Does the stream `log_topic` carry the MQTT topic (so a Kafka record with that key is a message of it)?"""
-        return any(self._stream_topics[number] == log_topic for number in self._streams.match(topic))  # type: ignore[index]
+        matched = self._streams.match(topic)
+        return bool(matched) and self._stream_topics[_first(matched)] == log_topic
 
     def is_stream(self, log_topic: bytes) -> bool:
         """Is a declared topic fed by an MQTT filter?"""
@@ -126,7 +127,7 @@ class Placement:
         if own is not None and own[1]:
             return own[1]
         matched = self._rules.match(topic) if self._rule_modes else []
-        return self._rule_modes[min(matched)] if matched else self._default_mode  # type: ignore[type-var]
+        return self._rule_modes[_first(matched)] if matched else self._default_mode
 
     def shard(self, topic: bytes, partition: int) -> int:
         """The shard of a partition's log."""
@@ -174,3 +175,8 @@ class Placement:
 
 
 MAX_ROUTES = 65536
+
+
+def _first(numbers: list[object]) -> int:
+    """The rule that comes first in the configuration."""
+    return min(number for number in numbers if isinstance(number, int))

@@ -100,11 +100,12 @@ class Router:
     def flush(self) -> None:
         """Send what the turn has gathered."""
         for index, builder in enumerate(self.builders):
-            if builder.size:
+            block = builder.take() if builder.size else None
+            if block is not None:
                 groups = self._waiting[index]
                 if groups:
                     self._waiting[index] = []
-                self._send(index // CLASSES, index % CLASSES, builder.take(), groups)
+                self._send(index // CLASSES, index % CLASSES, block, groups)
 
     def _send(self, shard: int, kind: int, block: bytearray, groups: list[AckGroup]) -> None:
         worker = self._placement.shard_owner(shard)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from robustmq.config import Settings
 from robustmq.errors import BrokerError, Fault
-from robustmq.groups.classic import ClassicGroup
+from robustmq.groups.classic import ClassicGroup, GroupSettings
 from robustmq.groups.records import decode_record, encode_record
 from robustmq.groups.timers import TimeWheel
 from robustmq.kafka.group_events import (
@@ -55,6 +56,7 @@ class GroupRuntime:
 
     def __init__(
         self,
+        settings: Settings,
         placement: Placement,
         stores: dict[int, ShardStore],
         commits: Commits,
@@ -62,6 +64,14 @@ class GroupRuntime:
         monotonic_ms: Callable[[], int],
         wall_ms: Callable[[], int],
     ) -> None:
+        kafka = settings.kafka
+        self._settings = GroupSettings(
+            kafka.group_min_session_timeout_ms,
+            kafka.group_max_session_timeout_ms,
+            kafka.group_max_size,
+            kafka.group_initial_rebalance_delay_ms,
+            offsets_retention_ms=kafka.offsets_retention_s * 1000,
+        )
         self._placement = placement
         self._stores = stores
         self._commits = commits
@@ -92,11 +102,12 @@ class GroupRuntime:
 
     def handle(self, group_id: str, event: GroupEvent) -> Promise[GroupReply]:
         """Run an event of a group held here."""
+        promise: Promise[GroupReply] = Promise()
         if self._placement.group_shard(group_id) not in self._stores:
-            raise BrokerError(Fault.OWNER_UNAVAILABLE, "the group is coordinated elsewhere")
+            promise.fail(BrokerError(Fault.OWNER_UNAVAILABLE, "coordinated elsewhere"))
+            return promise
         token = self._next_token
         self._next_token += 1
-        promise: Promise[GroupReply] = Promise()
         self._parked[token] = promise
         self._step(group_id, event, token)
         return promise
@@ -106,9 +117,8 @@ class GroupRuntime:
         for group_id in list(self._groups):
             self._step(group_id, event, 0)
 
-    def fire(self, key: tuple[str, ...]) -> None:
+    def fire(self, group_id: str, timer: str) -> None:
         """A timer of a group has come."""
-        group_id, timer = key
         if group_id in self._groups:
             self._step(group_id, TimerFired(timer), 0)
 
@@ -119,14 +129,14 @@ class GroupRuntime:
     def _group(self, group_id: str) -> ClassicGroup:
         group = self._groups.get(group_id)
         if group is None:
-            group = self._groups[group_id] = ClassicGroup(group_id)
+            group = self._groups[group_id] = ClassicGroup(group_id, self._settings)
         return group
 
     def _step(self, group_id: str, event: GroupEvent, token: int) -> None:
         group = self._group(group_id)
         effects = group.handle(event, self._monotonic_ms(), token)
         for deadline_ms, key in effects.timers:
-            self._wheel.set((group_id, key), deadline_ms)
+            self._wheel.set(("group", group_id, key), deadline_ms)
         replies = effects.replies
         shard = self._placement.group_shard(group_id)
         if effects.records:

@@ -94,6 +94,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._subscribers)
 
+    @property
+    def subscriptions(self) -> int:
+        """Subscriptions of all sessions."""
+        return len(self._subscribing)
+
     # -- connecting --------------------------------------------------------------------------------
 
     async def connect(self, client: MqttClient, packet: Connect) -> Opened:
@@ -327,6 +332,8 @@ class Sessions:
 
     def pump(self, subscriber: Subscriber) -> None:
         """Send what the client's window allows; new QoS 2 messages after their ids are committed."""
+        if len(subscriber.sink.data) > subscriber.limit:
+            return
         deliveries = subscriber.session.pump()
         if not deliveries:
             return

@@ -57,6 +57,9 @@ class Subscribing:
         self._interest = LocalInterest()
         self._local: dict[tuple[bytes, bytes], LocalSubscription] = {}
 
+    def __len__(self) -> int:
+        return len(self._local)
+
     # -- SUBSCRIBE and UNSUBSCRIBE -----------------------------------------------------------------
 
     async def subscribe(self, subscriber: Subscriber, packet: Subscribe) -> SubscribeOutcome:

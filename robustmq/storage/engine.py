@@ -43,9 +43,20 @@ class ReadResult(msgspec.Struct, frozen=True):
 class PartitionLog(Protocol):
     """The log of one partition."""
 
-    start_offset: int
-    end_offset: int
-    high_watermark: int
+    @property
+    def start_offset(self) -> int:
+        """The first offset that is kept."""
+        ...
+
+    @property
+    def end_offset(self) -> int:
+        """The offset that the next record gets."""
+        ...
+
+    @property
+    def high_watermark(self) -> int:
+        """The end of what readers of committed data see."""
+        ...
 
     def append(self, batch: bytearray, leader_epoch: int) -> int:
         """Add one batch, patching its base offset and epoch in place; the base offset."""

@@ -195,13 +195,14 @@ class ShardStore:
         """Commit everything appended so far; the promise settles when it is (`kick` the committer)."""
         pending = self._log.take_pending()
         end = self._log.end_position
-        partitions = [(log, job) for log in self._partitions if (job := log.write()) is not None]
+        written = [(log, log.write()) for log in self._partitions]
+        partitions = [(log, write) for log, write in written if write is not None]
         for topic in self._new_topics:
             self._changes[_TOPIC + topic] = b""
         self._new_topics.clear()
         changes, self._changes = self._changes, {}
         if changes:
-            self._writing = {**self._writing, **changes} if self._writing else changes
+            self._writing = {**self._writing, **changes}
         sync = sync or self._settings.sync
         disk, kv = self._disk, self._kv
 
@@ -302,7 +303,7 @@ class ShardStore:
             return ring.last_batches(max_bytes)
         return self._light.last_batches(topic, max_bytes)
 
-    def list(self, limit: int) -> list[bytes]:
+    def topics(self, limit: int) -> list[bytes]:
         """Names of light topics, so many at most."""
         found = [*self._memory, *self._new_topics][:limit]
         names = set(found)

@@ -1,0 +1,382 @@
+"""One worker process: a broker with real surroundings.
+
+Order of the start: the cluster's state, the shards (which recovers them), the bus, and only when every other worker is linked
+and has told its interest, the listeners: so what is published here is delivered from the first message on. Order of the
+end (SIGTERM): stop accepting, tell clients, finish acknowledgements and commits, exit 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+import socket
+import uuid
+from pathlib import Path
+
+import uvloop
+
+from robustmq import clock
+from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorker
+from robustmq.cluster.meta import Meta
+from robustmq.config import Settings
+from robustmq.core import COMPILED
+from robustmq.errors import BrokerError, Fault
+from robustmq.kafka.gateway import Broker as KafkaBroker
+from robustmq.net.bus_link import BusLink
+from robustmq.net.handoff import Handoff
+from robustmq.net.kafka_connection import KafkaConnection
+from robustmq.net.listeners import Acceptor, MqttFrontDoor, open_listener, tune
+from robustmq.net.mqtt_connection import MqttConnection
+from robustmq.observability import logs
+from robustmq.process.cluster_view import MetaView
+from robustmq.process.context import WorkerContext
+from robustmq.process.housekeeping import Housekeeping
+from robustmq.process.meta import socket_path
+from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
+from robustmq.process.spawn import spawn
+from robustmq.promises import Promise
+from robustmq.security.authenticator import Authenticator
+from robustmq.shard.broker import Broker, Surroundings
+from robustmq.shard.recovery import Recovery
+from robustmq.storage.committer import ThreadCommitter
+from robustmq.storage.data_directory import shard_directory
+from robustmq.storage.disk import RealDisk
+from robustmq.storage.kv import LevelDb
+from robustmq.storage.shard_store import ShardStore, StoreSettings
+
+LINK_TIMEOUT_S = 5.0
+log = logs.get_logger("worker")
+
+
+def main(context: WorkerContext) -> int:
+    """The body of a worker process; the exit code."""
+    try:
+        return uvloop.run(Worker(context).run())
+    except Exception:
+        log.exception("worker ended", worker=context.worker_id)
+        return 1
+
+
+class Worker:
+    """A broker, its sockets, and its life."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._row = context.row
+
+    async def run(self) -> int:
+        """Serve until SIGTERM."""
+        context = self._context
+        loop = self._loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, stopped.set)
+        loop.add_signal_handler(signal.SIGINT, stopped.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._row.begin(os.getpid())
+        if not COMPILED:
+            log.warning("the compiled core is missing: everything works, many times slower")
+        self._meta = self._meta_port()
+        self._meta.start(loop)
+        await _arrived(self._meta.ready)
+        await self._own_shards()
+        view = MetaView(self._meta, self._settings.node.shards, context.worker_count)
+        self._open_broker(loop, view)
+        await self._link(loop)
+        await self._listen(loop, view)
+        self._housekeeping = Housekeeping(self._broker, context, self._settings, loop)
+        self._housekeeping.start()
+        self._row.set("ready", 1)
+        context.ready(self._listening)
+        log.info("worker ready", worker=context.worker_id, shards=len(self._broker.stores))
+        await stopped.wait()
+        await self._drain()
+        return 0
+
+    # -- starting ----------------------------------------------------------------------------------
+
+    def _meta_port(self) -> MetaPort:
+        if self._context.embedded:
+            directory = Path(self._settings.node.data_dir) / "meta"
+            return LocalMeta(Meta(directory, self._context.cluster_id, self._settings.limits))
+        return MetaClient(socket_path(self._settings))
+
+    async def _own_shards(self) -> None:
+        context = self._context
+        mine = tuple(
+            shard
+            for shard in range(self._settings.node.shards)
+            if shard % context.worker_count == context.worker_id
+        )
+        await _arrived(self._meta.propose(OwnShards(context.worker_id, mine)))
+
+    def _open_broker(self, loop: asyncio.AbstractEventLoop, view: MetaView) -> None:
+        settings, context = self._settings, self._context
+        self._disk = RealDisk()
+        self._committer = ThreadCommitter(
+            lambda run: loop.call_soon_threadsafe(run), self._disk_failed
+        )
+        shards = max(1, settings.node.shards // context.worker_count)
+        storage = settings.storage
+        store_settings = StoreSettings(
+            storage.segment_bytes,
+            storage.hot_bytes // shards,
+            storage.checkpoint_bytes,
+            storage.memory_bytes // shards,
+            storage.sync == "disk",
+        )
+
+        def open_store(shard: int, recovery: Recovery) -> ShardStore:
+            directory = shard_directory(settings.node.data_dir, shard)
+            self._disk.make_directory(directory)
+            kv = LevelDb(
+                f"{directory}/leveldb",
+                storage.leveldb_cache_bytes,
+                storage.leveldb_write_buffer_bytes,
+            )
+            return ShardStore(
+                directory,
+                store_settings,
+                self._disk,
+                kv,
+                self._committer,
+                view.shard_epoch(shard),
+                recovery,
+                lambda position, length: log.error(
+                    "corrupt log entries were set aside",
+                    shard=shard,
+                    position=position,
+                    length=length,
+                ),
+            )
+
+        self._authenticator = AuthenticatorPort(settings, loop)
+        self._bus = BusLink(
+            context.worker_id,
+            context.worker_count,
+            context.run_directory,
+            context.incarnation,
+            view.cluster_id,
+            lambda worker, kind, payload: self._broker.on_frame(worker, kind, payload),
+            lambda worker, incarnation: self._broker.on_worker_up(worker, incarnation),
+            lambda worker: self._broker.on_worker_down(worker),
+            settings.limits.max_bus_frame_bytes,
+            settings.limits.max_bus_bytes,
+        )
+        around = Surroundings(
+            self._bus,
+            clock.monotonic_ms,
+            clock.wall_ms,
+            loop.call_soon,
+            uuid.uuid4,
+            self._row.add,
+            lambda level, text, **fields: getattr(log, level)(text, **fields),
+            self._authenticator,
+            self._committer.kick,
+        )
+        self._broker = Broker(
+            settings, context.worker_id, context.worker_count, view, around, open_store
+        )
+
+    def _disk_failed(self, error: BaseException) -> None:
+        """What the disk left is unknown: the process ends, recovery finds out (design, section 6)."""
+        log.error("the disk failed, ending", reason=str(error))
+        os._exit(70)
+
+    async def _link(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Join the other workers; go on without one that does not come."""
+        await self._bus.start()
+        others = set(range(self._context.worker_count)) - {self._context.worker_id}
+        deadline = loop.time() + LINK_TIMEOUT_S
+        while not others <= self._broker.heard and loop.time() < deadline:
+            await asyncio.sleep(0.005)
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop, view: MetaView) -> None:
+        settings, context = self._settings, self._context
+        limits, mqtt, kafka = settings.limits, settings.mqtt, settings.kafka
+        self._sockets: list[socket.socket] = []
+        self._listening: list[str] = []
+        self._acceptors: list[Acceptor] = []
+        self._handoff = Handoff(
+            context.worker_id, context.run_directory, lambda sock, name: self._adopt_mqtt(sock, "")
+        )
+        if context.worker_count > 1:
+            self._handoff.start(loop)
+        self._door = MqttFrontDoor(
+            loop,
+            self._broker.placement.session_home,
+            context.worker_id,
+            self._adopt_mqtt,
+            self._handoff,
+            limits.connect_timeout_ms,
+            limits.max_connect_bytes,
+            self._row.add,
+        )
+        for host in mqtt.bind:
+            sock = open_listener(host, mqtt.port, mqtt.backlog)
+            self._accept(loop, sock, f"mqtt {_address(sock)}", self._door.accepted)
+        own_port = kafka.worker_port_base and kafka.worker_port_base + context.worker_id
+        port = 0
+        for host in kafka.bind:
+            sock = open_listener(host, kafka.port, kafka.backlog)
+            self._accept(loop, sock, f"kafka {_address(sock)}", self._adopt_kafka)
+            port = sock.getsockname()[1]
+            if not kafka.single_port:
+                sock = open_listener(host, own_port, kafka.backlog, reuse_port=False)
+                own_port = port = sock.getsockname()[1]
+                name = f"kafka worker {context.worker_id} {_address(sock)}"
+                self._accept(loop, sock, name, self._adopt_kafka)
+        if kafka.bind:
+            await self._register(view, port)
+
+    def _accept(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        name: str,
+        on_accept: object,
+    ) -> None:
+        self._sockets.append(sock)
+        self._listening.append(name)
+        self._acceptors.append(
+            Acceptor(loop, sock, self._settings.limits, on_accept, self._row.add)
+        )
+
+    async def _register(self, view: MetaView, port: int) -> None:
+        kafka, context = self._settings.kafka, self._context
+        host = kafka.advertised_host or kafka.bind[0]
+        if host in ("0.0.0.0", "::"):
+            host = socket.gethostname()
+        if kafka.single_port:
+            view.single_broker = KafkaBroker(0, host, port)
+        await _arrived(
+            self._meta.propose(
+                RegisterWorker(context.worker_id, host, port, context.incarnation)
+            )
+        )
+
+    # -- connections -------------------------------------------------------------------------------
+
+    def _adopt_mqtt(self, sock: socket.socket, address: str) -> None:
+        """A connection whose home is here (or that must be told why not)."""
+        tune(sock)
+        connection = MqttConnection(self._broker, address or _peer(sock))
+        spawn(
+            "mqtt connection",
+            self._loop.connect_accepted_socket(lambda: connection, sock),
+        )
+
+    def _adopt_kafka(self, sock: socket.socket, address: str) -> None:
+        tune(sock)
+        connection = KafkaConnection(
+            self._broker.gateway, self._settings.limits, address, self._row.add
+        )
+        spawn(
+            "kafka connection",
+            self._loop.connect_accepted_socket(lambda: connection, sock),
+        )
+
+    # -- changing and ending -----------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """SIGHUP: take over what can be."""
+        settings = self._context.reload()
+        if settings is None:
+            return
+        self._settings = settings
+        self._authenticator.reload(settings)
+        self._broker.reload(settings)
+        self._housekeeping.reload(settings)
+        logs.configure(settings.log.level, settings.log.format)
+        log.info("settings reloaded", worker=self._context.worker_id)
+
+    async def _drain(self) -> None:
+        """Stop accepting, finish what was promised, commit, snapshot."""
+        context = self._context
+        self._row.set("ready", 0)
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._housekeeping.stop()
+        self._broker.drain()
+        deadline = self._loop.time() + self._settings.node.drain_timeout_ms / 1000 * 0.8
+        while not self._broker.idle and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)
+        self._broker.checkpoint(force=True)
+        self._committer.close()
+        await asyncio.sleep(0)
+        for store in self._broker.stores.values():
+            store.close()
+        unregistered = self._meta.propose(
+            UnregisterWorker(context.worker_id, context.incarnation)
+        )
+        await _arrived(unregistered, 1.0)
+        self._meta.stop()
+        await self._bus.close()
+        log.info("worker stopped", worker=context.worker_id)
+
+
+class AuthenticatorPort:
+    """`security.Authenticator` for connections: what takes long runs on a thread of its own."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._inner = Authenticator(settings)
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def reload(self, settings: Settings) -> None:
+        """Take over settings and the password file."""
+        self._inner.reload(settings)
+
+    def authenticate(
+        self, user_name: str | None, password: bytes | None, address: str
+    ) -> Promise[None]:
+        """Settles when the client may connect; fails with BrokerError when it may not."""
+        decided: Promise[None] = Promise()
+        try:
+            if self._inner.check(user_name, password):
+                decided.resolve(None)
+                return decided
+        except BrokerError as error:
+            decided.fail(error)
+            return decided
+        assert user_name is not None and password is not None, "only passwords take long"
+        if self._pool is None:
+            self._pool = concurrent.futures.ThreadPoolExecutor(1, "passwords")
+        work = self._loop.run_in_executor(
+            self._pool, self._inner.verify_slowly, user_name, password
+        )
+        work.add_done_callback(lambda done: self._decide(decided, user_name, password, done))
+        return decided
+
+    def _decide(
+        self, decided: Promise[None], user: str, password: bytes, done: asyncio.Future[bool]
+    ) -> None:
+        if done.cancelled() or done.exception() is not None or not done.result():
+            decided.fail(BrokerError(Fault.BAD_USER_NAME_OR_PASSWORD))
+            return
+        self._inner.remember(user, password)
+        decided.resolve(None)
+
+
+async def _arrived(promise: Promise[object], timeout_s: float = 30.0) -> object:
+    """Wait for a promise on the event loop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    promise.when_settled(lambda: None if future.done() else future.set_result(None))
+    await asyncio.wait_for(future, timeout_s)
+    return promise.result()
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _peer(sock: socket.socket) -> str:
+    try:
+        host, port = sock.getpeername()[:2]
+    except OSError:
+        return "gone"
+    return f"{host}:{port}"
