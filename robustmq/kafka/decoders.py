@@ -138,9 +138,7 @@ class _Writer:
             self.tagged(fields, values)
         self.flush()
         self.names[name] = messages.classes()[name]
-        arguments = [
-            values.get(field.name) or self.default(field) for field in structs()[name]
-        ]
+        arguments = [values.get(field.name) or self.default(field) for field in structs()[name]]
         return f"{name}({', '.join(arguments)})"
 
     def field(self, field: Field) -> str:

@@ -64,7 +64,7 @@ def classes() -> dict[str, Any]:
 
 
 def _type_of(field: Field, made: dict[str, Any]) -> Any:
-    kind = made[field.type] if field.is_struct else _TYPES[field.type][0]
+    kind: Any = made[field.type] if field.is_struct else _TYPES[field.type][0]
     if field.is_array:
         kind = list[kind]
     may_be_null = field.nullable != schema.NONE or default_of(field) is None
