@@ -1,4 +1,4 @@
-"""What the Kafka codec costs: microseconds for each message, beside kio (compiled) on the same bytes.
+"""What the Kafka codec costs: microseconds a message, beside kio (compiled) on the same bytes.
 
     python perf/kafka_codec_micro.py
 

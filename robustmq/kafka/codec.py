@@ -44,7 +44,7 @@ class RequestHeader(msgspec.Struct, frozen=True, gc=False):
 
 
 def decode_header(buffer: Buffer) -> RequestHeader:
-    """The header of a request. Of an API or version that is not offered, tags are not looked for."""
+    """The header of a request. The tags are read where the API and version are offered."""
     try:
         key, version, correlation_id, length = _HEADER.unpack_from(buffer)
         at = _HEADER.size

@@ -56,7 +56,7 @@ def make_decoder(name: str, fields: tuple[Field, ...], version: int, flexible: b
     writer = _Writer(version, flexible)
     source = writer.message(name, fields)
     namespace: dict[str, Any] = {**writer.names}
-    exec(compile(source, f"<decoder of {name} {version}>", "exec"), namespace)  # noqa: S102
+    exec(compile(source, f"<decoder of {name} {version}>", "exec"), namespace)
     decoder: Decoder = namespace["decode"]
     return decoder
 

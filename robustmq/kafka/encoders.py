@@ -38,7 +38,7 @@ def make_encoder(name: str, fields: tuple[Field, ...], version: int, flexible: b
     writer = _Writer(version, flexible)
     source = writer.message(fields)
     namespace: dict[str, Any] = {**writer.names}
-    exec(compile(source, f"<encoder of {name} {version}>", "exec"), namespace)  # noqa: S102
+    exec(compile(source, f"<encoder of {name} {version}>", "exec"), namespace)
     encoder: Encoder = namespace["encode"]
     return encoder
 

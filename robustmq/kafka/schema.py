@@ -13,8 +13,8 @@ the order of the wire:
       node_endpoints: [NodeEndpoint] @10+ tag 0          a tagged field (KIP-482)
 
 A struct's fields stand in the versions of its parent where nothing is said. Where no default is
-written it is zero, empty or false. `records` is one buffer of record batches (Produce), `batches` is
-a list of such buffers (Fetch). Field names are Kafka's (clients/src/main/resources/common/message),
+written it is zero, empty or false. `records` is one buffer of record batches (Produce), `batches`
+is a list of such buffers (Fetch). Field names are Kafka's (clients/src/main/resources/common/message),
 in snake case. A message is the union of its versions.
 
 This module reads the notation. It decides nothing about bytes; that is the codec's.

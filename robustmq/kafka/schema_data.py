@@ -1,4 +1,4 @@
-"""Schema tables: producing, fetching and finding offsets. The notation is in robustmq.kafka.schema."""
+"""Schema tables: producing, fetching, finding offsets. The notation is in robustmq.kafka.schema."""
 
 TABLE = """
 ProduceRequest

@@ -1,8 +1,8 @@
 """Every offered API and version, byte for byte as kio has it: a codec generated from Kafka's own
 message definitions, by other people.
 
-kio's dataclasses are filled at random (under a seed), written by kio, read by us, held field by field
-against kio's, and written again by us: the bytes are the same.
+kio's dataclasses are filled at random (under a seed), written by kio, read by us, held field by
+field against kio's, and written again by us: the bytes are the same.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def primitive(kind: str, chance: random.Random) -> Any:
 
 def fill(shape: Any, chance: random.Random) -> Any:
     """A kio entity with something in every field."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(shape):
         if get_field_tag(field) is not None and chance.random() < 0.4:
             continue
