@@ -1,8 +1,8 @@
 """The one table of the Kafka APIs that are offered: keys, names, versions.
 
 ApiVersions answers with it, dispatch refuses what is not in it, and the codec knows from it where
-an API became flexible (KIP-482). Request header version 2 and response header version 1 belong to the
-flexible versions; ApiVersions alone keeps response header 0, since its client cannot know better.
+an API became flexible (KIP-482). Request header version 2 and response header version 1 belong to
+the flexible versions; ApiVersions alone keeps response header 0, since its client cannot know better.
 """
 
 from __future__ import annotations

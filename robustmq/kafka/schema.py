@@ -14,8 +14,8 @@ the order of the wire:
 
 A struct's fields stand in the versions of its parent where nothing is said. Where no default is
 written it is zero, empty or false. `records` is one buffer of record batches (Produce), `batches`
-is a list of such buffers (Fetch). Field names are Kafka's (clients/src/main/resources/common/message),
-in snake case. A message is the union of its versions.
+is a list of such buffers (Fetch). Field names are Kafka's, in snake case
+(clients/src/main/resources/common/message). A message is the union of its versions.
 
 This module reads the notation. It decides nothing about bytes; that is the codec's.
 """
