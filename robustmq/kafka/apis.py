@@ -2,7 +2,7 @@
 
 ApiVersions answers with it, dispatch refuses what is not in it, and the codec knows from it where
 an API became flexible (KIP-482). Request header version 2 and response header version 1 belong to
-the flexible versions; ApiVersions alone keeps response header 0, since its client cannot know better.
+the flexible versions; ApiVersions alone keeps response header 0: its client cannot know better.
 """
 
 from __future__ import annotations
