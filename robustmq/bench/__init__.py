@@ -1,0 +1,1 @@
+"""Load generator and small MQTT clients: `robustmq bench`, `robustmq pub`, `robustmq sub`."""
