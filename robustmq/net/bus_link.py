@@ -1,0 +1,317 @@
+"""The bus between the workers of a node: one UNIX stream socket for each pair (design, section 4).
+
+Worker i connects to every j < i and tries again with back-off; byte layout in docs/formats.md,
+"Bus". Invariants: frames between two workers keep their order; a link is used after both hellos
+have matched, and a mismatch is refused with a log line; a newer life of a worker replaces its older
+link; what one loop turn gathers for a worker leaves as one write. The bus never stops reading:
+back-pressure is the caller's, who stops reading clients while `over_high_water`. A peer that lets
+far more gather than that is taken for hung: its link is cut and made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from robustmq.net.unix_paths import socket_path
+from robustmq.observability import logs
+
+VERSION = 1
+MAGIC = b"RMQB"
+HELLO = 0
+HELLO_HEAD = struct.Struct("<4sHHQ")
+FRAME_HEAD = struct.Struct("<IB")
+LENGTH_BYTES = 4
+MAX_HELLO_BYTES = 256
+HUNG_FACTOR = 4
+BACKLOG = 1024
+BACK_OFF_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+Buffer = bytes | bytearray | memoryview
+log = logs.get_logger("bus")
+
+
+class BusLink:
+    """The links of one worker to all others."""
+
+    def __init__(
+        self,
+        worker_id: int,
+        worker_count: int,
+        directory: Path,
+        incarnation: int,
+        cluster_id: str,
+        on_frame: Callable[[int, int, memoryview | bytes], None],
+        on_up: Callable[[int, int], None],
+        on_down: Callable[[int], None],
+        max_frame_bytes: int,
+        high_water_bytes: int,
+    ) -> None:
+        """`on_frame(worker, kind, payload)`: the payload is a view that must be copied to be kept
+        for long. `on_up(worker, incarnation)` comes before its first frame, `on_down` after the
+        last."""
+        self.worker_id = worker_id
+        self.worker_count = worker_count
+        self.on_frame = on_frame
+        self.max_frame_bytes = max_frame_bytes
+        self._directory = directory
+        self._incarnation = incarnation
+        self._cluster_id = cluster_id
+        self._on_up = on_up
+        self._on_down = on_down
+        self._high_water_bytes = high_water_bytes
+        self._links: dict[int, _Link] = {}
+        self._unnamed: set[_Link] = set()
+        self._seen: dict[int, int] = {}
+        self._connecting: dict[int, asyncio.Task[None]] = {}
+        self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._dirty: list[_Link] = []
+
+    async def start(self) -> None:
+        """Listen, and begin to connect; `on_up` says when a link is there."""
+        self._loop = asyncio.get_running_loop()
+        path = self._path(self.worker_id)
+        Path(path).unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.bind(path)
+        os.chmod(path, 0o600)
+        self._server = await self._loop.create_unix_server(
+            lambda: _Link(self, None), sock=sock, backlog=BACKLOG
+        )
+        for worker in range(self.worker_id):
+            self._connect_soon(worker)
+
+    async def close(self) -> None:
+        """Send what is queued, as far as the peers read it, and close; no more calls back."""
+        self._flush()
+        self._closed = True
+        for task in self._connecting.values():
+            task.cancel()
+        if self._server is not None:
+            self._server.close()
+            Path(self._path(self.worker_id)).unlink(missing_ok=True)
+        for link in [*self._links.values(), *self._unnamed]:
+            link.close()
+        self._links.clear()
+        await asyncio.sleep(0)
+
+    def send(self, worker: int, kind: int, *buffers: Buffer) -> bool:
+        """Queue a frame; False when the link is down (nothing is kept). The buffers must not be
+        changed afterwards."""
+        link = self._links.get(worker)
+        if link is None:
+            return False
+        length = 1
+        for buffer in buffers:
+            length += len(buffer)
+        assert length <= self.max_frame_bytes, "a frame is at most limits.max_bus_frame_bytes"
+        if not link.pending:
+            if not self._dirty:
+                assert self._loop is not None, "start() comes first"
+                self._loop.call_soon(self._flush)
+            self._dirty.append(link)
+        link.pending.append(FRAME_HEAD.pack(length, kind))
+        link.pending.extend(buffers)
+        link.pending_bytes += LENGTH_BYTES + length
+        return True
+
+    def queued_bytes(self, worker: int) -> int:
+        """What waits for a worker."""
+        link = self._links.get(worker)
+        return link.queued_bytes() if link is not None else 0
+
+    def over_high_water(self) -> bool:
+        """True while so much waits for some worker that clients must not be read."""
+        bound = self._high_water_bytes
+        return any(link.queued_bytes() > bound for link in self._links.values())
+
+    def hello(self) -> bytes:
+        """The first frame of every link, either way."""
+        head = HELLO_HEAD.pack(MAGIC, VERSION, self.worker_id, self._incarnation)
+        payload = head + self._cluster_id.encode()
+        return FRAME_HEAD.pack(1 + len(payload), HELLO) + payload
+
+    def accept_hello(self, link: _Link, kind: int, payload: memoryview) -> bool:
+        """A link said who it is: take it up, or say why not."""
+        reason = self._mismatch(link, kind, payload)
+        if reason:
+            log.warning("a link between workers was refused", reason=reason)
+            return False
+        _, _, worker, incarnation = HELLO_HEAD.unpack_from(payload)
+        self._unnamed.discard(link)
+        older = self._links.pop(worker, None)
+        if older is not None:
+            older.close()
+            self._on_down(worker)
+        link.worker = worker
+        self._seen[worker] = incarnation
+        self._links[worker] = link
+        self._on_up(worker, incarnation)
+        return True
+
+    def opened(self, link: _Link) -> None:
+        """A socket is there, its hello not yet."""
+        self._unnamed.add(link)
+
+    def lost(self, link: _Link) -> None:
+        """A socket is gone."""
+        self._unnamed.discard(link)
+        worker = link.worker
+        if worker is not None and self._links.get(worker) is link and not self._closed:
+            del self._links[worker]
+            self._on_down(worker)
+        if link.expected is not None and not self._closed:
+            self._connect_soon(link.expected)
+
+    def _mismatch(self, link: _Link, kind: int, payload: memoryview) -> str:
+        """Why a hello is refused; empty when it is right."""
+        if kind != HELLO or not HELLO_HEAD.size <= len(payload) <= MAX_HELLO_BYTES:
+            return "the first frame is no hello"
+        magic, version, worker, incarnation = HELLO_HEAD.unpack_from(payload)
+        if magic != MAGIC:
+            return "the first frame is no hello"
+        if version != VERSION:
+            return f"the peer speaks version {version}, this is {VERSION}: restart the node"
+        cluster_id = bytes(payload[HELLO_HEAD.size :]).decode("utf-8", "replace")
+        if cluster_id != self._cluster_id:
+            return f"the peer is of cluster {cluster_id}, this is {self._cluster_id}"
+        # Connecting goes downwards only, so an accepted link is of a higher worker.
+        known = link.expected if link.expected is not None else worker
+        if worker != known or not 0 <= worker < self.worker_count or worker == self.worker_id:
+            return f"the peer says it is worker {worker}"
+        if link.expected is None and worker < self.worker_id:
+            return f"worker {worker} connected the wrong way"
+        if incarnation < self._seen.get(worker, 0):
+            return f"worker {worker} is an older life than one seen before"
+        return ""
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        hung = HUNG_FACTOR * self._high_water_bytes + self.max_frame_bytes
+        for link in dirty:
+            link.flush()
+            if link.queued_bytes() > hung:
+                log.error("a worker does not read, cutting the link", worker=link.worker)
+                link.abort()
+
+    def _path(self, worker: int) -> str:
+        return socket_path(self._directory, f"bus-{worker}.sock")
+
+    def _connect_soon(self, worker: int) -> None:
+        assert self._loop is not None, "start() comes first"
+        task = self._loop.create_task(self._connect(worker), name=f"bus link {worker}")
+        self._connecting[worker] = task
+
+    async def _connect(self, worker: int) -> None:
+        assert self._loop is not None, "start() comes first"
+        attempt = 0
+        while not self._closed:
+            # A refused hello closes what was opened, so even a first attempt waits a little.
+            await asyncio.sleep(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)])
+            attempt += 1
+            try:
+                await self._loop.create_unix_connection(
+                    lambda: _Link(self, worker), self._path(worker)
+                )
+                return
+            except OSError:
+                continue
+
+
+class _Link(asyncio.Protocol):
+    """One socket to one worker: frames in, writes gathered."""
+
+    def __init__(self, bus: BusLink, expected: int | None) -> None:
+        """`expected` is the worker that was connected to; None for a link that was accepted."""
+        self._bus = bus
+        self.expected = expected
+        self.worker: int | None = None
+        self.pending: list[Buffer] = []
+        self.pending_bytes = 0
+        self._transport: asyncio.Transport | None = None
+        self._chunks: list[bytes] = []
+        self._gathered = 0
+        self._needed = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is there; say who this is."""
+        assert isinstance(transport, asyncio.Transport), "a stream transport"
+        self._transport = transport
+        self._bus.opened(self)
+        transport.write(self._bus.hello())
+
+    def data_received(self, data: bytes) -> None:
+        """All whole frames are handed over; a part of one waits, as chunks, until it is whole."""
+        if self._needed:
+            self._chunks.append(data)
+            self._gathered += len(data)
+            if self._gathered < self._needed:
+                return
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._needed = 0
+        view = memoryview(data)
+        position, end = 0, len(data)
+        maximum = self._bus.max_frame_bytes
+        needed = FRAME_HEAD.size
+        while end - position >= FRAME_HEAD.size:
+            length, kind = FRAME_HEAD.unpack_from(view, position)
+            if not 1 <= length <= maximum:
+                log.error("a frame of a bad length, cutting the link", length=length)
+                self.abort()
+                return
+            stop = position + LENGTH_BYTES + length
+            if stop > end:
+                needed = LENGTH_BYTES + length
+                break
+            self._frame(kind, view[position + FRAME_HEAD.size : stop])
+            if self._transport is None or self._transport.is_closing():
+                return
+            position = stop
+        if position < end:
+            self._chunks.append(data[position:])
+            self._gathered = end - position
+            self._needed = needed
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The worker is gone, or replaced its link."""
+        self._transport = None
+        self.pending.clear()
+        self.pending_bytes = 0
+        self._bus.lost(self)
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        pending, self.pending = self.pending, []
+        self.pending_bytes = 0
+        if self._transport is not None and pending and not self._transport.is_closing():
+            self._transport.writelines(pending)
+
+    def queued_bytes(self) -> int:
+        """What waits, gathered or in the socket's buffer."""
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self.pending_bytes + unsent
+
+    def close(self) -> None:
+        """Close behind what is queued."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _frame(self, kind: int, payload: memoryview) -> None:
+        if self.worker is not None:
+            self._bus.on_frame(self.worker, kind, payload)
+        elif not self._bus.accept_hello(self, kind, payload):
+            self.abort()

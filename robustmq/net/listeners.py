@@ -1,0 +1,215 @@
+"""Listening sockets, and how many connections are let in.
+
+Every worker binds the public ports with SO_REUSEPORT; the kernel spreads the connections. A
+connection is accepted while the bounds of `limits` hold: those of a second leave it in the backlog
+(all addresses together) or close it (one address), those of open connections close it. A closed one
+is counted in `connections_refused`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+import weakref
+from collections.abc import Callable
+
+from robustmq.limits import Limits
+from robustmq.observability import logs
+
+BATCH = 128
+KEEP_ALIVE_IDLE_S = 60
+KEEP_ALIVE_INTERVAL_S = 15
+KEEP_ALIVE_PROBES = 4
+EXHAUSTED_PAUSE_S = 0.1
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+log = logs.get_logger("listeners")
+
+
+def open_listener(host: str, port: int, backlog: int, reuse_port: bool = True) -> socket.socket:
+    """A listening socket on an IPv4 or IPv6 address; raises OSError."""
+    name = "127.0.0.1" if host == "localhost" else host
+    family = socket.AF_INET6 if ipaddress.ip_address(name).version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # So that :: and 0.0.0.0 can be bound beside each other.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((name, port))
+        sock.setblocking(False)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def tune(sock: socket.socket) -> None:
+    """No delay, and keep-alive for peers that vanish; a socket that is gone already stays as it
+    is."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES)
+    except OSError as error:
+        log.debug("a socket cannot be tuned", reason=str(error))
+
+
+class TokenBucket:
+    """So many a second, and as many at once; 0 is without bound."""
+
+    __slots__ = ("_filled_s", "_rate", "_tokens")
+
+    def __init__(self, rate: int, now_s: float) -> None:
+        self._rate = rate
+        self._tokens = float(rate)
+        self._filled_s = now_s
+
+    def take(self, now_s: float) -> bool:
+        """One more now?"""
+        if not self._rate:
+            return True
+        rate = self._rate
+        self._tokens = min(rate, self._tokens + (now_s - self._filled_s) * rate)
+        self._filled_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def full(self, now_s: float) -> bool:
+        """True when nothing was taken for a second."""
+        return now_s - self._filled_s >= 1
+
+
+class ConnectionGate:
+    """The open connections of one worker, all and by address. A connection counts as long as its
+    socket object lives, so nobody has to say that it is closed."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._sockets: dict[weakref.ref[socket.socket], str] = {}
+        self._by_address: dict[str, int] = {}
+        self._buckets: dict[str, TokenBucket] = {}
+        self._all: TokenBucket | None = None
+
+    def ready(self, now_s: float) -> bool:
+        """May one more be accepted in this second?"""
+        if self._all is None:
+            self._all = TokenBucket(self.limits.max_accepts_per_second, now_s)
+        return self._all.take(now_s)
+
+    def hold(self, sock: socket.socket, address: str) -> bool:
+        """Count a connection; False when a bound of open connections is reached."""
+        host = _host(address)
+        bound = 0 if _is_loopback(host) else self.limits.max_connections_per_address
+        if len(self._sockets) >= self.limits.max_connections:
+            return False
+        if bound and self._by_address.get(host, 0) >= bound:
+            return False
+        self._sockets[weakref.ref(sock, self._gone)] = host
+        self._by_address[host] = self._by_address.get(host, 0) + 1
+        return True
+
+    def pace(self, address: str, now_s: float) -> bool:
+        """May this address open one more in this second?"""
+        host = _host(address)
+        rate = self.limits.max_accepts_per_address_per_second
+        if not rate or _is_loopback(host):
+            return True
+        bucket = self._buckets.get(host)
+        if bucket is None:
+            if len(self._buckets) >= self.limits.max_connections:
+                self._buckets = {h: b for h, b in self._buckets.items() if not b.full(now_s)}
+            bucket = self._buckets[host] = TokenBucket(rate, now_s)
+        return bucket.take(now_s)
+
+    @property
+    def open(self) -> int:
+        """Open connections."""
+        return len(self._sockets)
+
+    def _gone(self, reference: weakref.ref[socket.socket]) -> None:
+        host = self._sockets.pop(reference)
+        left = self._by_address[host] - 1
+        if left:
+            self._by_address[host] = left
+        else:
+            del self._by_address[host]
+
+
+class Acceptor:
+    """Accepts from one listening socket, in batches."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        limits: Limits,
+        on_accept: Callable[[socket.socket, str], None],
+        count: Callable[[str], None],
+        gate: ConnectionGate | None = None,
+    ) -> None:
+        """Begins at once. `on_accept(sock, "host:port")`; pass one `gate` to all acceptors of a
+        worker, so that the bounds are those of the worker."""
+        self.sock = sock
+        self._loop = loop
+        self._on_accept = on_accept
+        self._count = count
+        self._gate = gate or ConnectionGate(limits)
+        self._pause: asyncio.TimerHandle | None = None
+        loop.add_reader(sock.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Stop; the socket is closed."""
+        if self._pause is not None:
+            self._pause.cancel()
+        if self.sock.fileno() >= 0:
+            self._loop.remove_reader(self.sock.fileno())
+            self.sock.close()
+
+    def _accept(self) -> None:
+        now_s = self._loop.time()
+        for _ in range(BATCH):
+            if not self._gate.ready(now_s):
+                self._rest(1 / self._gate.limits.max_accepts_per_second + 0.001)
+                return
+            try:
+                sock, peer = self.sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    log.error("cannot accept", reason=error.strerror or str(error))
+                    self._rest(EXHAUSTED_PAUSE_S)
+                    return
+                continue
+            sock.setblocking(False)
+            address = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+            if self._gate.pace(address, now_s) and self._gate.hold(sock, address):
+                self._on_accept(sock, address)
+            else:
+                self._count("connections_refused")
+                sock.close()
+
+    def _rest(self, delay_s: float) -> None:
+        self._loop.remove_reader(self.sock.fileno())
+        self._pause = self._loop.call_later(delay_s, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self.sock.fileno(), self._accept)
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host == "[::1]"
