@@ -1,0 +1,187 @@
+"""The shell of one Kafka connection: frames in, answers out in the order of the requests.
+
+Decides flow control alone. Reading pauses while `max_requests_in_flight` requests are being
+answered, and while the peer does not read its answers. A frame above `max_request_bytes`, and any
+`BrokerError` of a request, end the connection with one log line and a counter (`kafka_faults`).
+Any other exception is a bug: it goes to the loop's exception handler and ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Callable
+
+from robustmq.errors import BrokerError, Fault
+from robustmq.kafka.context import ConnectionState
+from robustmq.kafka.dispatch import Buffers, dispatch
+from robustmq.kafka.gateway import Gateway
+from robustmq.limits import KIB, Limits
+from robustmq.observability import logs
+from robustmq.promises import Promise
+
+LENGTH = struct.Struct(">i")
+WRITE_HIGH_WATER_BYTES = 256 * KIB
+log = logs.get_logger("kafka")
+
+
+class KafkaConnection(asyncio.Protocol):
+    """One Kafka connection over TCP."""
+
+    def __init__(
+        self, gateway: Gateway, limits: Limits, address: str, count: Callable[[str, int], None]
+    ) -> None:
+        """`address` is "host:port" of the peer; `count(name, amount)` adds to a counter."""
+        self._gateway = gateway
+        self._limits = limits
+        self._address = address
+        self._count = count
+        self._state = ConnectionState(address.rpartition(":")[0].strip("[]"))
+        self._transport: asyncio.Transport | None = None
+        self._chunks: list[bytes] = []
+        self._gathered = 0
+        self._needed = LENGTH.size
+        self._answers: deque[Promise[Buffers | None]] = deque()
+        self._writable = True
+        self._reading = True
+        self._answering = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket was adopted."""
+        assert isinstance(transport, asyncio.Transport), "a stream transport"
+        self._transport = transport
+        transport.set_write_buffer_limits(WRITE_HIGH_WATER_BYTES)
+        self._count("kafka_connections_opened", 1)
+        self._count("kafka_connections", 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client; a frame is joined once, when it is whole or may be."""
+        self._chunks.append(data)
+        self._gathered += len(data)
+        if self._gathered >= self._needed:
+            self._serve_whole()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone; answers that still come are dropped."""
+        self._transport = None
+        self._answers.clear()
+        self._chunks.clear()
+        self._count("kafka_connections", -1)
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: no more requests of it."""
+        self._writable = False
+        self._steer()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._writable = True
+        self._answer()
+        self._continue()
+
+    def close(self) -> None:
+        """Close behind what is queued."""
+        if self._transport is not None:
+            self._transport.close()
+
+    @property
+    def idle(self) -> bool:
+        """True when no request waits for its answer (a drain waits for it)."""
+        return not self._answers
+
+    def _serve_whole(self) -> None:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        position, end = 0, len(data)
+        needed = LENGTH.size
+        while end - position >= LENGTH.size and self._may_serve():
+            (length,) = LENGTH.unpack_from(data, position)
+            if not 0 <= length <= self._limits.max_request_bytes:
+                what = f"a request of {length} bytes, at most {self._limits.max_request_bytes}"
+                self._fault(BrokerError(Fault.PACKET_TOO_LARGE, what))
+                return
+            stop = position + LENGTH.size + length
+            if stop > end:
+                needed = LENGTH.size + length
+                break
+            self._serve(data[position + LENGTH.size : stop])
+            position = stop
+        if self._transport is None:
+            return
+        self._chunks = [data[position:]] if position < end else []
+        self._gathered = end - position
+        self._needed = needed
+        self._steer()
+
+    def _serve(self, frame: bytes) -> None:
+        answer = dispatch(frame, self._state, self._gateway)
+        self._answers.append(answer)
+        answer.when_settled(self._answer)
+
+    def _may_serve(self) -> bool:
+        return (
+            self._transport is not None
+            and not self._transport.is_closing()
+            and self._writable
+            and len(self._answers) < self._limits.max_requests_in_flight
+        )
+
+    def _answer(self) -> None:
+        """Write the answers that are there, up to the first that is not."""
+        if self._answering:
+            return
+        self._answering = True
+        try:
+            while self._answers and self._answers[0].settled and self._writable:
+                try:
+                    buffers = self._answers.popleft().result()
+                except BrokerError as error:
+                    self._fault(error)
+                    return
+                if buffers is not None and self._transport is not None:
+                    self._transport.writelines(buffers)
+        except Exception as error:
+            # Not raised: this runs among the callbacks of a promise that others wait for too.
+            what = {"message": "a Kafka request failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(what)
+            self.close()
+        finally:
+            self._answering = False
+        if not self._reading:
+            self._continue()
+
+    def _continue(self) -> None:
+        """Serve what was read while nothing might be served, then read on."""
+        if not self._may_serve():
+            return
+        if self._gathered >= self._needed:
+            # Not from within the answer of another connection's request: a turn later.
+            asyncio.get_running_loop().call_soon(self._serve_held)
+        else:
+            self._steer()
+
+    def _serve_held(self) -> None:
+        if self._transport is not None and self._gathered >= self._needed:
+            self._serve_whole()
+
+    def _steer(self) -> None:
+        """Read or not."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        wanted = self._may_serve()
+        if wanted and not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+        elif not wanted and self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _fault(self, error: BrokerError) -> None:
+        self._count("kafka_faults", 1)
+        log.info(
+            "connection ended", peer=self._address, fault=error.fault.name, reason=error.detail
+        )
+        self._answers.clear()
+        self._chunks.clear()
+        self._gathered = 0
+        self.close()

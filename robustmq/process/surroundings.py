@@ -1,0 +1,127 @@
+"""What the supervisor settles before it forks: data directory, ports, limits of the system.
+
+Everything that can be wrong is found here, where one message can say what to change.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import socket
+from pathlib import Path
+
+import msgspec
+
+from robustmq.config import Settings
+from robustmq.net.listeners import open_listener
+from robustmq.observability import logs
+
+LOCK_FILE = "lock"
+PR_SET_PDEATHSIG = 1
+log = logs.get_logger("supervisor")
+
+
+class StartError(Exception):
+    """The node cannot start; the message says what to change."""
+
+
+def lock_data_directory(path: str) -> int:
+    """The descriptor that holds the data directory until this process ends."""
+    directory = Path(path)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(
+            f"node.data_dir = {path!r} cannot be used: {error.strerror}; choose another"
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(lock, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise StartError(
+            f"{directory} is in use by process {owner}: stop it, or choose another node.data_dir"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
+    """Settings without a shared port of 0, and the sockets that keep such ports ours (bound, not
+    listening: the kernel gives them no connections). Raises StartError for a port in use."""
+    held: list[socket.socket] = []
+    mqtt, kafka = settings.mqtt, settings.kafka
+    mqtt_port = _settle("mqtt", mqtt.bind, mqtt.port, held)
+    kafka_port = _settle("kafka", kafka.bind, kafka.port, held)
+    if kafka.bind and kafka.worker_port_base and not kafka.single_port:
+        for worker in range(settings.worker_count):
+            port = kafka.worker_port_base + worker
+            _check("kafka.worker_port_base", kafka.bind[0], port)
+    if settings.metrics.enabled and settings.metrics.port:
+        _check("metrics.port", settings.metrics.bind, settings.metrics.port)
+    replace = msgspec.structs.replace
+    settled = replace(
+        settings, mqtt=replace(mqtt, port=mqtt_port), kafka=replace(kafka, port=kafka_port)
+    )
+    return settled, held
+
+
+def raise_open_files(wanted: int) -> None:
+    """Raise the limit of open files: to `wanted`, or as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = min(wanted, hard) if wanted and hard != resource.RLIM_INFINITY else wanted or hard
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+    except (OSError, ValueError) as error:
+        log.warning("the limit of open files stays", limit=soft, reason=str(error))
+        return
+    if target < wanted:
+        log.warning("fewer open files than wanted: raise the hard limit", limit=target)
+
+
+def die_with_parent(parent: int) -> None:
+    """In a child: be killed when the supervisor dies, so that none is left over."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _settle(section: str, hosts: tuple[str, ...], port: int, held: list[socket.socket]) -> int:
+    for host in hosts:
+        if port:
+            _check(f"{section}.port", host, port)
+        else:
+            sock = _reserve(section, host)
+            held.append(sock)
+            port = int(sock.getsockname()[1])
+    return port
+
+
+def _reserve(section: str, host: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        sock.bind(("127.0.0.1" if host == "localhost" else host, 0))
+    except OSError as error:
+        raise StartError(f"cannot bind {section}.bind = {host!r}: {error.strerror}") from None
+    return sock
+
+
+def _check(key: str, host: str, port: int) -> None:
+    """Bind without SO_REUSEPORT, so that another program's port is seen, and let go."""
+    try:
+        open_listener(host, port, 1, reuse_port=False).close()
+    except OSError as error:
+        section = key.partition(".")[0]
+        raise StartError(
+            f"cannot listen on {host} port {port}: {error.strerror}; stop what uses it,"
+            f" or set {key} (0 lets the system choose) or {section}.bind"
+        ) from None
