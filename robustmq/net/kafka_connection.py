@@ -140,7 +140,7 @@ class KafkaConnection(asyncio.Protocol):
                     return
                 if buffers is not None and self._transport is not None:
                     self._transport.writelines(buffers)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Not raised: this runs among the callbacks of a promise that others wait for too.
             what = {"message": "a Kafka request failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(what)

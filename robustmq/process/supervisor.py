@@ -220,9 +220,9 @@ class Supervisor:
     def _start_due(self) -> None:
         now_s = _now_s()
         for child in self._children():
-            if child.restart_at_s is not None and child.restart_at_s <= now_s:
-                if not self._stopping:
-                    self._start(child)
+            due = child.restart_at_s is not None and child.restart_at_s <= now_s
+            if due and not self._stopping:
+                self._start(child)
 
     def _meta_answers(self) -> bool:
         """Wait until meta takes connections."""

@@ -1,0 +1,212 @@
+"""From accept to the home worker, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from robustmq.limits import Limits
+from robustmq.net.handoff import Handoff
+from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, tune
+from robustmq.net.mqtt_front_door import MqttFrontDoor
+
+CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a"
+CONNECT_ELSEWHERE = CONNECT[:-1] + b"z"
+CONNECT_WITHOUT_ID = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
+
+
+class Node:
+    """Worker 0 with its door, and the mailbox of worker 1."""
+
+    def __init__(self, directory: Path, limits: Limits, timeout_ms: int = 5000) -> None:
+        loop = asyncio.get_running_loop()
+        self.here: list[tuple[socket.socket, str]] = []
+        self.there: list[tuple[socket.socket, str]] = []
+        self.counted: list[str] = []
+        self.home = Handoff(1, directory, lambda s, name: self.there.append((s, name)))
+        self.home.start(loop)
+        self.handoff = Handoff(0, directory, lambda s, name: self.here.append((s, name)))
+        self.handoff.start(loop)
+        self.door = MqttFrontDoor(
+            loop,
+            lambda client_id: 1 if client_id == b"z" else 0,
+            0,
+            lambda s, address: self.here.append((s, address)),
+            self.handoff,
+            timeout_ms,
+            1024,
+            self.counted.append,
+        )
+        self.gate = ConnectionGate(limits)
+        sock = open_listener("127.0.0.1", 0, 128)
+        self.address = sock.getsockname()
+        self.acceptor = Acceptor(
+            loop, sock, limits, self.door.accepted, self.counted.append, self.gate
+        )
+
+    def connect(self) -> socket.socket:
+        sock = socket.create_connection(self.address, 5)
+        return sock
+
+    def close(self) -> None:
+        self.acceptor.close()
+        self.door.close()
+        self.handoff.close()
+        self.home.close()
+        for sock, _ in self.here + self.there:
+            sock.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def test_a_connection_goes_to_its_home_with_nothing_read(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node(tmp_path, Limits())
+        clients = [node.connect() for _ in range(3)]
+        for client, first in zip(
+            clients, (CONNECT, CONNECT_ELSEWHERE, CONNECT_WITHOUT_ID), strict=True
+        ):
+            client.sendall(first + b"\xc0\x00")
+        await until(lambda: len(node.here) == 2 and len(node.there) == 1)
+        sock, name = node.there[0]
+        assert name == "mqtt"
+        assert sock.recv(100) == CONNECT_ELSEWHERE + b"\xc0\x00"
+        tune(sock)
+        sock.send(b"answer")
+        assert clients[1].recv(100) == b"answer"
+        assert node.counted == ["connections_handed_over"]
+        assert node.door.waiting == 0
+        node.close()
+
+    uvloop.run(scenario())
+
+
+def test_a_connect_in_pieces_waits_without_spinning(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        node = Node(tmp_path, Limits())
+        looks = 0
+        look = node.door._look
+
+        def counted(waiting: object) -> bool:
+            nonlocal looks
+            looks += 1
+            return look(waiting)  # type: ignore[arg-type]
+
+        node.door._look = counted  # type: ignore[method-assign, assignment]
+        client = node.connect()
+        client.sendall(CONNECT_ELSEWHERE[:5])
+        await asyncio.sleep(0.1)
+        assert looks <= 3
+        client.sendall(CONNECT_ELSEWHERE[5:])
+        await until(lambda: len(node.there) == 1)
+        sock = node.there[0][0]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+        assert sock.recv(100) == CONNECT_ELSEWHERE
+        node.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_no_connect_is_answered_here_and_who_says_nothing_is_closed(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        node = Node(tmp_path, Limits(), timeout_ms=100)
+        garbage, silent, half = node.connect(), node.connect(), node.connect()
+        garbage.sendall(b"GET / HTTP/1.1\r\n")
+        half.sendall(CONNECT[:6])
+        half.shutdown(socket.SHUT_WR)
+        await until(lambda: len(node.here) == 2)
+        silent.setblocking(False)
+        async with asyncio.timeout(5):
+            assert await asyncio.get_running_loop().sock_recv(silent, 1) == b""
+        assert node.counted == ["connections_refused"]
+        node.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_home_that_is_gone_closes_the_connection_and_one_that_came_back_gets_it(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        node = Node(tmp_path, Limits())
+        first = node.connect()
+        first.sendall(CONNECT_ELSEWHERE)
+        await until(lambda: len(node.there) == 1)
+        node.home.close()
+        second = node.connect()
+        second.sendall(CONNECT_ELSEWHERE)
+        await until(lambda: "connections_refused" in node.counted)
+        second.setblocking(False)
+        node.home = Handoff(1, tmp_path, lambda s, name: node.there.append((s, name)))
+        node.home.start(asyncio.get_running_loop())
+        third = node.connect()
+        third.sendall(CONNECT_ELSEWHERE)
+        await until(lambda: len(node.there) == 2)
+        node.close()
+
+    asyncio.run(scenario())
+
+
+def test_sockets_for_a_busy_worker_wait_and_all_arrive(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        sender, taken = Handoff(0, tmp_path, lambda s, name: None), []
+        home = Handoff(1, tmp_path, lambda s, name: taken.append(s))
+        home.start(loop)
+        sender.start(loop)
+        pairs = [socket.socketpair() for _ in range(300)]
+        # All in one turn: the kernel's queue of the mailbox is shorter than this.
+        assert all(sender.send(1, near, "mqtt") for near, _ in pairs)
+        await until(lambda: len(taken) == 300)
+        assert all(near.fileno() == -1 for near, _ in pairs)
+        sender.close()
+        home.close()
+        for sock in [*taken, *(far for _, far in pairs)]:
+            sock.close()
+
+    asyncio.run(scenario())
+
+
+def test_open_connections_are_bounded_and_released_with_their_sockets(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = msgspec.structs.replace(Limits(), max_connections=2)
+        node = Node(tmp_path, limits)
+        clients = [node.connect() for _ in range(3)]
+        await until(lambda: node.counted == ["connections_refused"])
+        assert node.gate.open == 2
+        for client in clients:
+            client.close()
+        await until(lambda: node.gate.open == 0)
+        client = node.connect()
+        client.sendall(CONNECT)
+        await until(lambda: len(node.here) == 1)
+        node.close()
+
+    asyncio.run(scenario())
+
+
+def test_accepts_of_a_second_are_bounded_and_the_rest_waits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = msgspec.structs.replace(Limits(), max_accepts_per_second=20)
+        node = Node(tmp_path, limits)
+        clients = [node.connect() for _ in range(26)]
+        await until(lambda: node.gate.open >= 20)
+        assert node.gate.open < 26
+        await until(lambda: node.gate.open == 26)
+        assert not node.counted
+        node.close()
+        for client in clients:
+            client.close()
+
+    asyncio.run(scenario())
