@@ -1,0 +1,183 @@
+"""Starts and stops the brokers that are compared, each on free ports in a directory of its own.
+
+What a broker needs is a row: a configuration from peers/, a command, how to see that it is there. What is fetched
+(rumqttd by cargo, Apache Kafka by Maven) stays in ~/.cache/robustmq-peers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "perf" / "peers"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "robustmq-peers"
+START_SECONDS = 40.0
+
+
+class Running(NamedTuple):
+    """A broker that is up."""
+
+    name: str
+    process: int
+    mqtt_port: int
+    kafka_port: int
+    directory: Path
+
+
+class Peer(NamedTuple):
+    """How to run one; `command` and `prepare` get the path of its configuration."""
+
+    name: str
+    config: str
+    speaks: str
+    command: Callable[[Path], list[str]]
+    found: Callable[[], bool]
+    advice: str
+    workers: int = 2
+    profile: str = "server"
+    prepare: Callable[[Path], list[str]] | None = None
+
+
+def _java(main: str, *arguments: str) -> list[str]:
+    return ["java", "-Xms1g", "-Xmx1g", "-cp", f"{CACHE}/kafka/*", main, *arguments]
+
+
+def _robustmq(config: Path) -> list[str]:
+    return [sys.executable, "-m", "robustmq.cli.main", "start", "--config", str(config)]
+
+
+_KAFKA_ADVICE = (
+    f"mvn -f {PEERS.relative_to(ROOT)}/kafka/pom.xml dependency:copy-dependencies"
+    f" -DoutputDirectory={CACHE}/kafka"
+)
+
+ALL = {
+    peer.name: peer
+    for peer in (
+        Peer("robustmq", "robustmq.toml", "both", _robustmq, lambda: True, ""),
+        Peer("edge", "robustmq.toml", "both", _robustmq, lambda: True, "", 1, "edge"),
+        Peer(
+            "mosquitto",
+            "mosquitto.conf",
+            "mqtt",
+            lambda config: ["mosquitto", "-c", str(config)],
+            lambda: shutil.which("mosquitto", path=_path()) is not None,
+            "apt-get install mosquitto",
+        ),
+        Peer(
+            "rumqttd",
+            "rumqttd.toml",
+            "mqtt",
+            lambda config: [str(CACHE / "bin" / "rumqttd"), "-c", str(config)],
+            lambda: (CACHE / "bin" / "rumqttd").exists(),
+            f"cargo install rumqttd --version ^0.20 --root {CACHE}",
+        ),
+        Peer(
+            "kafka",
+            "kafka.properties",
+            "kafka",
+            lambda config: _java("kafka.Kafka", str(config)),
+            lambda: any((CACHE / "kafka").glob("kafka_*.jar")),
+            _KAFKA_ADVICE,
+            prepare=lambda config: _java(
+                "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(config)
+            ),
+        ),
+    )
+}
+
+
+def _path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+@contextmanager
+def running(name: str) -> Iterator[Running]:
+    """A fresh broker, gone at the end with all it wrote."""
+    peer = ALL[name]
+    directory = Path(tempfile.mkdtemp(prefix=f"perf-{name}-"))
+    mqtt_port, kafka_port, controller_port = free_ports(3)
+    config = directory / peer.config
+    text = (PEERS / peer.config).read_text()
+    values = {
+        "directory": str(directory),
+        "mqtt_port": mqtt_port,
+        "kafka_port": kafka_port,
+        "controller_port": controller_port,
+        "workers": peer.workers,
+        "profile": peer.profile,
+    }
+    for key, value in values.items():
+        text = text.replace("{" + key + "}", str(value))
+    config.write_text(text)
+    environment = {**os.environ, "PATH": _path(), "PYTHONPATH": str(ROOT)}
+    log = (directory / "log.txt").open("wb")
+    try:
+        if peer.prepare is not None:
+            subprocess.run(
+                peer.prepare(config), env=environment, cwd=directory, stdout=log, stderr=log, check=True
+            )
+        process = subprocess.Popen(
+            peer.command(config), env=environment, cwd=directory, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            port = kafka_port if peer.speaks == "kafka" else mqtt_port
+            _await_port(name, process, port, directory)
+            yield Running(name, process.pid, mqtt_port, kafka_port, directory)
+        finally:
+            _stop(process)
+    finally:
+        log.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _await_port(name: str, process: subprocess.Popen[bytes], port: int, directory: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            time.sleep(0.5)
+            return
+    tail = (directory / "log.txt").read_bytes()[-2_000:].decode(errors="replace")
+    raise RuntimeError(f"{name} did not come up:\n{tail}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the whole group, which holds this broker alone."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(12)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()

@@ -1,0 +1,98 @@
+"""One measurement of one broker: a kind and its options in, figures by name out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from brokers import ROOT, Running
+
+from robustmq.bench import result
+
+Figures = dict[str, float]
+IDLE_SECONDS = 3.0
+
+
+def mqtt(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
+    """A run of the load generator, in a process of its own."""
+    given = {"port": broker.mqtt_port, "watch": broker.process, "warmup": 1.0, "duration": 4.0}
+    if quick:
+        given |= {"warmup": 0.5, "duration": 1.5}
+    if options.get("scenario") == "conn":
+        given |= {"warmup": 0.0, "duration": 2.0}
+    command = [sys.executable, "-m", "robustmq.cli.main", "bench"]
+    chosen = {**given, **options}
+    command.append(str(chosen.pop("scenario")))
+    for name, value in chosen.items():
+        command += [f"--{name}", str(value)]
+    done = subprocess.run(
+        [*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-500:])
+    measured = msgspec.json.decode(done.stdout, type=result.Result)
+    return figures(measured)
+
+
+def figures(measured: result.Result) -> Figures:
+    """Every number of a result, and what derives from them."""
+    found = {
+        name: float(value)
+        for name, value in msgspec.to_builtins(measured).items()
+        if isinstance(value, (int, float))
+    }
+    found |= measured.latency_us
+    cpu = measured.broker_cpu_us_per_message
+    if cpu:
+        found["messages_per_cpu_second"] = 1e6 / cpu
+    found["rss_mb"] = measured.broker_rss_bytes / 1e6
+    if measured.scenario == "conn" and measured.connected:
+        grown = measured.broker_rss_bytes - measured.broker_rss_before_bytes
+        found["bytes_per_connection"] = grown / measured.connected
+    return found
+
+
+def idle(broker: Running, _options: dict[str, Any], _quick: bool) -> Figures:
+    """Memory of the process tree when nobody is connected."""
+    time.sleep(IDLE_SECONDS)
+    return {"rss_mb": result.tree_use(broker.process).rss_bytes / 1e6}
+
+
+def kafka(broker: Running, _options: dict[str, Any], quick: bool) -> Figures:
+    """Produce for a while, then read everything back."""
+    import kafka_load
+
+    kafka_load.create(broker.kafka_port)
+    found = kafka_load.produce(broker.kafka_port, broker.process, 2.0 if quick else 5.0)
+    found |= kafka_load.consume(broker.kafka_port, broker.process, int(found["records"]))
+    found["rss_mb"] = result.tree_use(broker.process).rss_bytes / 1e6
+    return found
+
+
+def million(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
+    """scripts/million_topics against this broker."""
+    topics = 20_000 if quick else int(options["topics"])
+    command = [
+        sys.executable, str(ROOT / "scripts" / "million_topics"), "--json",
+        "--topics", str(topics), "--mqtt-port", str(broker.mqtt_port),
+        "--kafka-port", str(broker.kafka_port), "--watch", str(broker.process),
+        "--directory", str(broker.directory),
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    if done.returncode:
+        raise RuntimeError((done.stderr or done.stdout).strip()[-500:])
+    found: Figures = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+KINDS: dict[str, Callable[[Running, dict[str, Any], bool], Figures]] = {
+    "mqtt": mqtt,
+    "idle": idle,
+    "kafka": kafka,
+    "million": million,
+}
