@@ -16,6 +16,7 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from robustmq.net.unix_paths import socket_path
 from robustmq.observability import logs
@@ -242,10 +243,10 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is there; say who this is."""
-        assert isinstance(transport, asyncio.Transport), "a stream transport"
-        self._transport = transport
+        # A cast: the transports of uvloop do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._bus.opened(self)
-        transport.write(self._bus.hello())
+        self._transport.write(self._bus.hello())
 
     def data_received(self, data: bytes) -> None:
         """All whole frames are handed over; a part of one waits, as chunks, until it is whole."""

@@ -12,6 +12,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.context import ConnectionState
@@ -49,9 +50,9 @@ class KafkaConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket was adopted."""
-        assert isinstance(transport, asyncio.Transport), "a stream transport"
-        self._transport = transport
-        transport.set_write_buffer_limits(WRITE_HIGH_WATER_BYTES)
+        # A cast: the transports of uvloop do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(WRITE_HIGH_WATER_BYTES)
         self._count("kafka_connections_opened", 1)
         self._count("kafka_connections", 1)
 

@@ -7,6 +7,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import uvloop
+
 from robustmq.net.bus_link import FRAME_HEAD, BusLink
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
@@ -65,7 +67,7 @@ def test_frames_arrive_whole_and_in_order(tmp_path: Path) -> None:
         for worker in workers:
             await worker.bus.close()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_a_restarted_worker_is_linked_again_with_its_new_incarnation(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_a_restarted_worker_is_linked_again_with_its_new_incarnation(tmp_path: P
         await second.bus.close()
         await again.bus.close()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_a_worker_of_another_cluster_is_refused(tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ def test_a_worker_of_another_cluster_is_refused(tmp_path: Path) -> None:
         await stranger.bus.close()
         await first.bus.close()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_bad_bytes_cut_the_link(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_bad_bytes_cut_the_link(tmp_path: Path) -> None:
         assert worker.down == [1]
         await worker.bus.close()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_a_hello_in_pieces_is_a_hello(tmp_path: Path) -> None:
@@ -137,4 +139,4 @@ def test_a_hello_in_pieces_is_a_hello(tmp_path: Path) -> None:
         writer.close()
         await worker.bus.close()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+import uvloop
 
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.dispatch import Buffers
@@ -86,7 +87,7 @@ def test_answers_leave_in_the_order_of_the_requests(monkeypatch: pytest.MonkeyPa
         sock.close()
         await until(lambda: peer.counted["kafka_connections"] == 0)
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_requests_in_flight_are_bounded_and_the_rest_is_served_later(
@@ -109,7 +110,7 @@ def test_requests_in_flight_are_bounded_and_the_rest_is_served_later(
         sock.close()
         await asyncio.sleep(0.01)
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_a_client_that_does_not_read_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +128,7 @@ def test_a_client_that_does_not_read_is_not_read(monkeypatch: pytest.MonkeyPatch
         sock.close()
         await asyncio.sleep(0.01)
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.parametrize("bad", [struct.pack(">i", 2049), struct.pack(">i", -1), frame(b"bad")])
@@ -145,7 +146,7 @@ def test_a_fault_ends_the_connection_and_is_counted(
         assert peer.counted["kafka_faults"] == 1
         sock.close()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_a_bug_in_a_handler_reaches_the_loop_and_nobody_else(
@@ -163,4 +164,4 @@ def test_a_bug_in_a_handler_reaches_the_loop_and_nobody_else(
         assert isinstance(told[0]["exception"], KeyError)
         sock.close()
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
