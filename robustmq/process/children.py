@@ -52,7 +52,9 @@ class Child:
             die_with_parent(parent)
             multiprocessing.current_process().name = self.name
             signal.set_wakeup_fd(-1)
-            # Ctrl-C reaches the whole group; the supervisor decides the order of the end.
+            # A signal to the whole group (Ctrl-C, `timeout`) is for the supervisor alone: it
+            # decides the order of the end.
+            os.setpgid(0, 0)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -149,6 +149,13 @@ def test_a_port_in_use_is_found_before_anything_starts(tmp_path: Path) -> None:
     assert "set mqtt.port" in logged
 
 
+def test_a_signal_to_the_process_group_is_the_supervisors_alone(node: Node) -> None:
+    process = node.start()
+    node.announced()
+    assert all(os.getpgid(pid) != os.getpgid(process.pid) for pid in node.children())
+    assert node.finish()[0] == 0
+
+
 def test_children_do_not_outlive_the_supervisor(node: Node) -> None:
     process = node.start()
     node.announced()
