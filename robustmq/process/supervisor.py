@@ -258,7 +258,7 @@ class Supervisor:
             worker,
             self._worker_count,
             self._settings,
-            self._reloading.taken,
+            self._read_again if embedded else self._reloading.taken,
             self._counters,
             self._counters.row(worker),
             self._run_directory,
@@ -271,18 +271,23 @@ class Supervisor:
     # -- changing and ending -----------------------------------------------------------------------
 
     def _reload(self) -> None:
+        if self._read_again() is not None:
+            for child in self._workers:
+                child.signal(signal.SIGHUP)
+
+    def _read_again(self) -> Settings | None:
+        """The settings in force after a reload, and say what changed; None when none does."""
         try:
             applied, needs_restart = self._reloading.reload()
         except ConfigError as error:
             log.error("the configuration stays as it was", reason=str(error))
-            return
+            return None
         settings = self._settings
         logs.configure(settings.log.level, settings.log.format)
         log.info("configuration read", applied=", ".join(applied) or "nothing")
         if needs_restart:
             log.warning("these settings need a restart", settings=", ".join(needs_restart))
-        for child in self._workers:
-            child.signal(signal.SIGHUP)
+        return settings if applied else None
 
     def _stop(self) -> None:
         """Workers, then admin, then meta."""
