@@ -91,7 +91,8 @@ ALL = {
             lambda: any((CACHE / "kafka").glob("kafka_*.jar")),
             _KAFKA_ADVICE,
             prepare=lambda config: _java(
-                "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(config)
+                "kafka.tools.StorageTool", "format", "--standalone",
+                "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(config),
             ),
         ),
     )
