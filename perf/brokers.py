@@ -1,7 +1,7 @@
 """Starts and stops the brokers that are compared, each on free ports in a directory of its own.
 
-What a broker needs is a row: a configuration from peers/, a command, how to see that it is there. What is fetched
-(rumqttd by cargo, Apache Kafka by Maven) stays in ~/.cache/robustmq-peers.
+What a broker needs is a row: a configuration from peers/, a command, how to see that it is there.
+What is fetched (rumqttd by cargo, Apache Kafka by Maven) stays in ~/.cache/robustmq-peers.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from robustmq.bench import plan, result, run
+from robustmq.bench.connection import LoadError
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "perf" / "peers"
@@ -91,8 +95,13 @@ ALL = {
             lambda: any((CACHE / "kafka").glob("kafka_*.jar")),
             _KAFKA_ADVICE,
             prepare=lambda config: _java(
-                "kafka.tools.StorageTool", "format", "--standalone",
-                "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(config),
+                "kafka.tools.StorageTool",
+                "format",
+                "--standalone",
+                "-t",
+                "MkU3OEVBNTcwNTJENDM2Qg",
+                "-c",
+                str(config),
             ),
         ),
     )
@@ -136,15 +145,24 @@ def running(name: str) -> Iterator[Running]:
     try:
         if peer.prepare is not None:
             subprocess.run(
-                peer.prepare(config), env=environment, cwd=directory, stdout=log, stderr=log, check=True
+                peer.prepare(config),
+                env=environment,
+                cwd=directory,
+                stdout=log,
+                stderr=log,
+                check=True,
             )
         process = subprocess.Popen(
             peer.command(config), env=environment, cwd=directory, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
         try:
-            port = kafka_port if peer.speaks == "kafka" else mqtt_port
-            _await_port(name, process, port, directory)
+            up = (
+                partial(_kafka_up, kafka_port)
+                if peer.speaks == "kafka"
+                else partial(_mqtt_up, mqtt_port)
+            )
+            _await(name, process, up, directory)
             yield Running(name, process.pid, mqtt_port, kafka_port, directory)
         finally:
             _stop(process)
@@ -153,32 +171,45 @@ def running(name: str) -> Iterator[Running]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _await_port(name: str, process: subprocess.Popen[bytes], port: int, directory: Path) -> None:
+def _mqtt_up(port: int) -> bool:
+    """Several clients get in, so that every worker is there."""
+    try:
+        run.execute(plan.Options(scenario="conn", port=port, clients=8, warmup=0, duration=0.01))
+    except (LoadError, OSError):
+        return False
+    return True
+
+
+def _kafka_up(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _await(
+    name: str, process: subprocess.Popen[bytes], up: Callable[[], bool], directory: Path
+) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            time.sleep(0.5)
+    while time.monotonic() < deadline and process.poll() is None:
+        if up():
+            time.sleep(0.3)
             return
+        time.sleep(0.1)
     tail = (directory / "log.txt").read_bytes()[-2_000:].decode(errors="replace")
     raise RuntimeError(f"{name} did not come up:\n{tail}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group, which holds this broker alone."""
+    """Ask it to end, then end what is left of its session, which holds this broker alone."""
+    tree = result.process_tree(process.pid)
     if process.poll() is None:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(12)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    for left in tree:
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(left) == process.pid:
+                os.kill(left, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,6 @@
-"""The plot of a comparison: for each row the figures relative to this broker. Needs matplotlib; without it, none."""
+"""The plot of a comparison: for each row the figures relative to this broker. Needs matplotlib;
+without it, none.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,13 @@ from pathlib import Path
 
 import rows
 
-COLOURS = {"robustmq": "#2a6f97", "mosquitto": "#888888", "rumqttd": "#c9743c", "kafka": "#5a8f5a", "edge": "#61a5c2"}
+COLOURS = {
+    "robustmq": "#2a6f97",
+    "mosquitto": "#888888",
+    "rumqttd": "#c9743c",
+    "kafka": "#5a8f5a",
+    "edge": "#61a5c2",
+}
 
 
 def draw(medians: dict[str, dict[str, float]], path: Path) -> str:
@@ -29,9 +37,13 @@ def draw(medians: dict[str, dict[str, float]], path: Path) -> str:
         row = rows.ROWS[name]
         brokers = list(medians[name])
         values = [medians[name][broker] for broker in brokers]
-        bars = axes.barh(brokers, values, color=[COLOURS.get(broker, "#444444") for broker in brokers])
+        bars = axes.barh(
+            brokers, values, color=[COLOURS.get(broker, "#444444") for broker in brokers]
+        )
         axes.bar_label(bars, labels=[f" {value:,.4g}" for value in values], fontsize=7)
-        axes.set_title(f"{row.title} [{row.unit}, {'more' if row.higher else 'less'} is better]", fontsize=8)
+        axes.set_title(
+            f"{row.title} [{row.unit}, {'more' if row.higher else 'less'} is better]", fontsize=8
+        )
         axes.tick_params(labelsize=7)
         axes.invert_yaxis()
         axes.margins(x=0.15)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Compare this broker with its peers: `python perf/compare.py [--quick] [--scenario NAME ...] [--brokers a,b]`.
+"""Compare this broker with its peers: `python perf/compare.py [--quick] [--scenario NAME ...]
+[--brokers a,b]`.
 
-Each round runs every broker once, in turns, each time freshly started; medians over the rounds count. Prints a table
-with targets and whether they are reached, writes perf/results/*.json and, where matplotlib is there, a plot. Exit code
-1 when a target with all its figures is not reached and --strict is given.
+Each round runs every broker once, in turns, each time freshly started; medians over the rounds
+count. Prints a table with targets and whether they are reached, writes perf/results/*.json and,
+where matplotlib is there, a plot. Exit code 1 when a target with all its figures is not reached and
+--strict is given.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ def attempt(row: rows.Row, name: str, number: int, quick: bool) -> list[measure.
     except Exception as error:  # a broker that fails must not end the comparison
         print(f"  {row.name} {name} round {number + 1}: FAILED: {error}", file=sys.stderr)
         return []
-    shown = {figure: found[figure] for figure in dict.fromkeys((row.figure, *SHOWN)) if figure in found}
+    shown = {
+        figure: found[figure] for figure in dict.fromkeys((row.figure, *SHOWN)) if figure in found
+    }
     text = "  ".join(f"{figure} {value:,.6g}" for figure, value in shown.items())
     taken = time.monotonic() - begin
     print(f"  {row.name} {name} round {number + 1} ({taken:.0f} s): {text}", file=sys.stderr)
@@ -85,7 +89,9 @@ def table(chosen: list[rows.Row], medians: dict[str, dict[str, float]]) -> tuple
     good = True
     for row in chosen:
         figures = medians.get(row.name, {})
-        shown = "   ".join(f"{name} {value:,.4g}" for name, value in figures.items()) or "not measured"
+        shown = (
+            "   ".join(f"{name} {value:,.4g}" for name, value in figures.items()) or "not measured"
+        )
         if row.unit == "/s":
             shown = "   ".join(f"{name} {value:,.0f}" for name, value in figures.items()) or shown
         lines.append(f"{row.title} [{row.unit}]\n    {shown}")

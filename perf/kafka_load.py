@@ -1,7 +1,8 @@
 """Produce and consume by one Kafka client (librdkafka), the same for every broker.
 
-1 KiB records to 6 partitions with acks=all; then the same records are read from the beginning, several times over
-if there is time. The rates count from the first to the last delivery report, and from the first to the last record.
+1 KiB records to 6 partitions with acks=all; then the same records are read from the beginning,
+several times over if there is time. The rates count from the first to the last delivery report, and
+from the first to the last record.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import time
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from robustmq.bench import result
 
@@ -51,7 +53,9 @@ def produce(port: int, process: int, seconds: float) -> dict[str, float]:
     while time.monotonic() - begin < seconds:
         for _ in range(500):
             try:
-                producer.produce(TOPIC, RECORD, partition=number % PARTITIONS, on_delivery=delivered)
+                producer.produce(
+                    TOPIC, RECORD, partition=number % PARTITIONS, on_delivery=delivered
+                )
             except BufferError:
                 producer.poll(0.01)
                 continue

@@ -83,7 +83,9 @@ def million(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
         "--kafka-port", str(broker.kafka_port), "--watch", str(broker.process),
         "--directory", str(broker.directory),
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+    )
     if done.returncode:
         raise RuntimeError((done.stderr or done.stdout).strip()[-500:])
     found: Figures = json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,7 +1,9 @@
-"""`robustmq pub` and `robustmq sub`: one message, or what comes, in the manner of mosquitto's clients.
+"""`robustmq pub` and `robustmq sub`: one message, or what comes, in the manner of mosquitto's
+clients.
 
-Blocking sockets and the broker's own codec; -h is the host here, as users of such tools expect. Exit codes: 0 done,
-1 the broker refused or went away, 2 wrong use, 27 time-out of `sub -W` (mosquitto's).
+Blocking sockets and the broker's own codec; -h is the host here, as users of such tools expect.
+Exit codes: 0 done, 1 the broker refused or went away, 2 wrong use, 27 time-out of `sub -W`
+(mosquitto's).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""One connection of the load generator on a non-blocking socket, and the publisher that may sit on it.
+"""One connection of the load generator on a non-blocking socket, and the publisher that may sit on
+it.
 
-`Reader` is what all connections of a run share: one read buffer, the tally, the poll object. A publisher sends whole
-batches out of its frames, and what the kernel does not take stays where it is until the socket is writable: nothing is
-copied, and no frame is stamped again before it has gone.
+`Reader` is what all connections of a run share: one read buffer, the tally, the poll object. A
+publisher sends whole batches out of its frames, and what the kernel does not take stays where it is
+until the socket is writable: nothing is copied, and no frame is stamped again before it has gone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING
 from robustmq.bench import count, plan
 from robustmq.core import fanout
 from robustmq.mqtt import codec
-from robustmq.mqtt.packets import ConnAck, Connect, PacketType, SubAck, Subscribe, SubscriptionOptions
+from robustmq.mqtt.packets import (
+    ConnAck,
+    Connect,
+    PacketType,
+    SubAck,
+    Subscribe,
+    SubscriptionOptions,
+)
 
 if TYPE_CHECKING:
     from robustmq.bench.count import Tally
@@ -27,7 +35,9 @@ _BLOCKED = select.EPOLLIN | select.EPOLLOUT
 
 
 class LoadError(Exception):
-    """The run cannot go on: a refused connection or subscription, or a broker that closes during the set-up."""
+    """The run cannot go on: a refused connection or subscription, or a broker that closes during
+    the set-up.
+    """
 
 
 class Shared:
@@ -121,9 +131,7 @@ class Connection:
             self.close()
             return
         end = kept + size
-        taken = count.walk(
-            shared.buffer, 0, end, self.inbox, shared.tally, time.monotonic_ns()
-        )
+        taken = count.walk(shared.buffer, 0, end, self.inbox, shared.tally, time.monotonic_ns())
         self.rest = bytes(shared.view[taken:end]) if taken < end else b""
         if self.inbox.others:
             self._control()
@@ -176,7 +184,9 @@ class Connection:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rest of the publisher's batch, then the small packets, as far as the kernel takes them."""
+        """Write the rest of the publisher's batch, then the small packets, as far as the kernel
+        takes them.
+        """
         publisher = self.publisher
         if publisher is not None and publisher.pending:
             publisher.pending = publisher.pending[self.write(publisher.pending) :]

@@ -1,12 +1,14 @@
 # cython: annotation_typing=False, cdivision=True
 # ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
-"""What the load generator does once a message: stamp what it sends, check and time what it receives.
+"""What the load generator does once a message: stamp what it sends, check and time what it
+receives.
 
-A payload begins with 16 bytes, little-endian: u32 stream, u32 sequence, u64 time of sending in ns. A stream is one
-topic of one publisher, the unit whose order MQTT keeps [MQTT-4.6.0-5, 4.6.0-6]; its sequence begins at 0.
-A receiver keeps for each stream the next sequence and a window of what it has seen below, so that a late message is
-told from a second copy. Latency goes into a histogram of 32 steps to the power of two, so it is right within 3%.
-Compiled like the core, from this text and `count.pxd`; interpreted without a compiler.
+A payload begins with 16 bytes, little-endian: u32 stream, u32 sequence, u64 time of sending in ns.
+A stream is one topic of one publisher, the unit whose order MQTT keeps [MQTT-4.6.0-5, 4.6.0-6]; its
+sequence begins at 0. A receiver keeps for each stream the next sequence and a window of what it has
+seen below, so that a late message is told from a second copy. Latency goes into a histogram of 32
+steps to the power of two, so it is right within 3%. Compiled like the core, from this text and
+`count.pxd`; interpreted without a compiler.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ class Tally:
 class Inbox:
     """One connection: its place in each stream, and the packet ids that it owes an answer.
 
-    `pubacks`, `pubrecs` and `pubcomps` are to be sent; `released` came as PUBREC and are to be answered with PUBREL.
-    `others` are the packets that the caller handles: first byte, begin and end of the body.
+    `pubacks`, `pubrecs` and `pubcomps` are to be sent; `released` came as PUBREC and are to be
+    answered with PUBREL. `others` are the packets that the caller handles: first byte, begin and
+    end of the body.
     """
 
     def __init__(self, version: int, first_stream: int, streams: int) -> None:
@@ -133,7 +136,9 @@ def _publish(
 
 
 def _check(stream: int, sequence: int, inbox: Inbox, tally: Tally) -> None:
-    """Compare a sequence with the stream's place: next, later (a gap), late (out of order), or seen before."""
+    """Compare a sequence with the stream's place: next, later (a gap), late (out of order), or seen
+    before.
+    """
     row = stream - inbox.first_stream
     if row < 0 or row * 2 >= len(inbox.streams) or stream >= tally.streams:
         tally.foreign += 1
@@ -194,7 +199,8 @@ def fill(
     packet_id: int,
     now_ns: int,
 ) -> int:
-    """Stamp `count` frames of equal size from `slot` on as the messages `first` ...; the next packet id.
+    """Stamp `count` frames of equal size from `slot` on as the messages `first` ...; the next
+    packet id.
 
     Message n goes to topic n mod `topics`, where it is number n div `topics`.
     """

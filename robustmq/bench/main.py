@@ -1,7 +1,7 @@
 """The command line of the load generator; `pub` and `sub` stand in clients.py.
 
-`robustmq bench pairs --clients 50 --qos 1 --window 20` prints what was delivered, lost and how late; `--json` writes
-the same as one JSON object, for scripts.
+`robustmq bench pairs --clients 50 --qos 1 --window 20` prints what was delivered, lost and how
+late; `--json` writes the same as one JSON object, for scripts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ OPTIONS = (
     ("--payload", "-s", 64, "payload bytes, at least 16"),
     ("--batch", "-b", 1, "messages in one write"),
     ("--window", "-w", 20, "QoS 1 and 2: unacknowledged messages of a publisher"),
-    ("--outstanding", "", 0, "how far a publisher runs ahead of its subscribers; 0: by the scenario"),
+    (
+        "--outstanding",
+        "",
+        0,
+        "how far a publisher runs ahead of its subscribers; 0: by the scenario",
+    ),
     ("--rate", "-r", 0.0, "messages a second of all publishers; 0: as fast as it goes"),
     ("--warmup", "", 1.0, "seconds before measuring"),
     ("--duration", "-d", 5.0, "seconds to measure"),
@@ -60,7 +65,12 @@ def parse(arguments: list[str]) -> tuple[plan.Options, bool]:
     given = vars(parser.parse_args(arguments))
     as_json = bool(given.pop("json"))
     options = plan.Options(**given)
-    for name, low, high in (("qos", 0, 2), ("version", 3, 5), ("clients", 1, 1_000_000), ("batch", 1, 65_535)):
+    for name, low, high in (
+        ("qos", 0, 2),
+        ("version", 3, 5),
+        ("clients", 1, 1_000_000),
+        ("batch", 1, 65_535),
+    ):
         if not low <= getattr(options, name) <= high:
             parser.error(f"--{name} must be {low} to {high}")
     if options.topics < 1 or options.window < 1:

@@ -1,7 +1,8 @@
 """What a run is to do: the scenarios as data, and the frames that a publisher sends.
 
-A scenario says how many publishers and subscribers there are for `clients`, and which filter each subscriber has.
-Topic names have fixed width, so that all frames of a publisher are of one size and are stamped in place.
+A scenario says how many publishers and subscribers there are for `clients`, and which filter each
+subscriber has. Topic names have fixed width, so that all frames of a publisher are of one size and
+are stamped in place.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(NamedTuple):
-    """`publishers`, `subscribers`: "one", "many" or "none"; `own`: subscriber n takes only publisher n."""
+    """`publishers`, `subscribers`: "one", "many" or "none"; `own`: subscriber n takes only
+    publisher n.
+    """
 
     publishers: str
     subscribers: str
@@ -88,7 +91,9 @@ def topic_filter(options: Options, number: int) -> str:
 
 
 def outstanding(options: Options, form: Shape) -> int:
-    """How far a publisher may run ahead of its subscribers, so that no broker is asked to queue without end."""
+    """How far a publisher may run ahead of its subscribers, so that no broker is asked to queue
+    without end.
+    """
     if not form.subscribers:
         return 0
     if options.outstanding:

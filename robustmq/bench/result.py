@@ -1,7 +1,8 @@
 """What a run has measured: a frozen record, its percentiles, and how it is written for people.
 
-Rates count from the end of the warm-up to the end of the measured time; loss is found after the drain, over the
-whole run. Broker figures are those of a process tree read from /proc, as the kernel accounts them.
+Rates count from the end of the warm-up to the end of the measured time; loss is found after the
+drain, over the whole run. Broker figures are those of a process tree read from /proc, as the kernel
+accounts them.
 """
 
 from __future__ import annotations

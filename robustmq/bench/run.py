@@ -1,7 +1,8 @@
 """Runs one scenario: connects, warms up, measures, drains, and says what was seen.
 
-One thread, one poll object, no timers: the loop asks the clock. A run ends when its time is over or its count is
-delivered; then it waits until what was published has come, or nothing has come for a second.
+One thread, one poll object, no timers: the loop asks the clock. A run ends when its time is over or
+its count is delivered; then it waits until what was published has come, or nothing has come for a
+second.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class Run:
             senders[number].publisher = publisher
             self.publishers.append(publisher)
         for number, connection in enumerate(subscribers):
-            connection.feeds = self.publishers[number : number + 1] if scenario.own else self.publishers
+            connection.feeds = (
+                self.publishers[number : number + 1] if scenario.own else self.publishers
+            )
 
     def _connect(self, connections: list[Connection]) -> None:
         """Keep a bounded number of connections on their way."""
@@ -108,7 +111,9 @@ class Run:
             if self.shared.disconnected:
                 raise LoadError("the broker closed a connection during the set-up")
             if time.monotonic() > deadline:
-                raise LoadError(f"{self.shared.ready} of {len(connections)} connections after the set-up time")
+                raise LoadError(
+                    f"{self.shared.ready} of {len(connections)} connections after the set-up time"
+                )
 
     def _events(self, timeout: float) -> None:
         shared = self.shared
@@ -205,7 +210,11 @@ class Run:
         published = last.published - first.published
         delivered = last.messages - first.messages
         unique = tally.messages - tally.duplicates - tally.foreign
-        lost = max(0, self._expected() - unique) if self.publishers and self.form.subscribers else tally.gaps
+        lost = (
+            max(0, self._expected() - unique)
+            if self.publishers and self.form.subscribers
+            else tally.gaps
+        )
         cpu = last.broker.cpu_seconds - first.broker.cpu_seconds
         return result.Result(
             scenario=self.options.scenario,

@@ -1,4 +1,6 @@
-"""The counter of the load generator: what it calls lost, doubled, out of order, and how it keeps latencies."""
+"""The counter of the load generator: what it calls lost, doubled, out of order, and how it keeps
+latencies.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,15 @@ from robustmq.mqtt.packets import Ack, PacketType, PingResp, Properties, Publish
 
 
 def message(stream: int, sequence: int, qos: int = 0, sent_ns: int = 0, version: int = 4) -> bytes:
-    payload = stream.to_bytes(4, "little") + sequence.to_bytes(4, "little") + sent_ns.to_bytes(8, "little")
+    payload = (
+        stream.to_bytes(4, "little")
+        + sequence.to_bytes(4, "little")
+        + sent_ns.to_bytes(8, "little")
+    )
     packet_id = sequence + 1 if qos else 0
-    properties = Properties(user_properties=(("name", "v" * 200),)) if version == 5 else Properties()
+    properties = (
+        Properties(user_properties=(("name", "v" * 200),)) if version == 5 else Properties()
+    )
     packet = Publish(b"bench/1", payload + b"rest", qos, packet_id=packet_id, properties=properties)
     return bytes(codec.encode(packet, version))
 
@@ -55,7 +63,9 @@ def test_a_late_message_closes_its_gap_and_counts_as_reordered() -> None:
 
 
 def test_a_gap_wider_than_the_window_forgets_what_was_seen() -> None:
-    _, tally = receive(message(0, 0), message(0, 200), message(0, 199), message(0, 199), message(0, 0))
+    _, tally = receive(
+        message(0, 0), message(0, 200), message(0, 199), message(0, 199), message(0, 0)
+    )
     assert faults(tally) == (198, 2, 1, 0)
 
 
@@ -115,7 +125,9 @@ def test_percentiles_are_those_of_the_samples() -> None:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_stamped_frames_are_valid_packets_in_order(version: int, qos: int) -> None:
-    options = plan.Options(scenario="topics", version=version, qos=qos, topics=3, batch=4, payload=20)
+    options = plan.Options(
+        scenario="topics", version=version, qos=qos, topics=3, batch=4, payload=20
+    )
     frames = plan.frames(options, 1)
     inbox, tally = count.Inbox(version, 3, 3), count.Tally(2, 3)
     packet_id, sent = 65_534, 0
@@ -123,11 +135,14 @@ def test_stamped_frames_are_valid_packets_in_order(version: int, qos: int) -> No
         slot = sent % frames.slots
         number = min(4, frames.slots - slot)
         packet_id = count.fill(
-            frames.buffer, frames.size, frames.packet_id_at, frames.payload_at, slot, sent, number, 3, packet_id, 5
+            frames.buffer, frames.size, frames.packet_id_at, frames.payload_at,
+            slot, sent, number, 3, packet_id, 5,
         )  # fmt: skip
         begin, end = slot * frames.size, (slot + number) * frames.size
         for at in range(begin, end, frames.size):
-            packet = codec.decode(frames.buffer[at], frames.buffer, at + 2, at + frames.size, version)
+            packet = codec.decode(
+                frames.buffer[at], frames.buffer, at + 2, at + frames.size, version
+            )
             assert isinstance(packet, Publish)
             assert packet.qos == qos
             assert len(packet.payload) == 20

@@ -1,4 +1,6 @@
-"""Short real runs of the load generator and of the small clients against mosquitto, where it is installed."""
+"""Short real runs of the load generator and of the small clients against mosquitto, where it is
+installed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         number: int = free.getsockname()[1]
     config: Path = tmp_path_factory.mktemp("mosquitto") / "mosquitto.conf"
     config.write_text(
-        f"listener {number} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n"
+        f"listener {number} 127.0.0.1\nallow_anonymous true\n"
+        "persistence false\nmax_queued_messages 0\n"
     )
     assert MOSQUITTO is not None
     process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stderr=subprocess.DEVNULL)
@@ -49,12 +52,25 @@ def test_everything_that_is_published_is_delivered_once_and_in_order(
     port: int, scenario: str, qos: int, version: int
 ) -> None:
     options = plan.Options(
-        scenario=scenario, port=port, qos=qos, version=version, clients=3, topics=2, batch=8, count=100
+        scenario=scenario,
+        port=port,
+        qos=qos,
+        version=version,
+        clients=3,
+        topics=2,
+        batch=8,
+        count=100,
     )
     measured = run.execute(options)
     form = plan.shape(options)
     assert measured.delivered == 100 * form.publishers * form.copies
-    faults = (measured.lost, measured.duplicates, measured.reordered, measured.foreign, measured.disconnected)
+    faults = (
+        measured.lost,
+        measured.duplicates,
+        measured.reordered,
+        measured.foreign,
+        measured.disconnected,
+    )
     assert faults == (0, 0, 0, 0, 0)
 
 
@@ -65,7 +81,9 @@ def test_a_rate_is_kept(port: int) -> None:
     assert measured.latency_us["p50"] > 0
 
 
-def test_connections_are_counted_and_memory_is_watched(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_connections_are_counted_and_memory_is_watched(
+    port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["conn", "--port", str(port), "-c", "20", "-d", "0.05", "--warmup", "0", "--json"]
     assert run_bench(arguments) == 0
     assert '"connected":20' in capsys.readouterr().out
@@ -82,7 +100,7 @@ def test_a_broker_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) 
 def test_pub_and_sub_carry_a_message(port: int, qos: str) -> None:
     assert run_pub(["-p", str(port), "-t", f"r/{qos}", "-m", "21.5", "-q", qos, "-r"]) == 0
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from robustmq.bench.clients import run_sub; sys.exit(run_sub(sys.argv[1:]))",
+        [sys.executable, "-m", "robustmq.cli.main", "sub",
          "-p", str(port), "-t", f"r/{qos}", "-q", qos, "-v", "-C", "1", "-W", "5"],
         capture_output=True, check=False, timeout=20,
     )  # fmt: skip
