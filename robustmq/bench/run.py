@@ -228,7 +228,7 @@ class Run:
             lost=lost,
             duplicates=tally.duplicates,
             reordered=tally.reordered,
-            foreign=tally.foreign,
+            foreign=tally.foreign if self.publishers else 0,
             connected=self.shared.connected,
             connect_rate=self.shared.connected / max(self.connect_seconds, 1e-9),
             disconnected=self.shared.disconnected,
