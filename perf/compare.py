@@ -30,7 +30,17 @@ import measure  # noqa: E402
 import rows  # noqa: E402
 
 RESULTS = ROOT / "perf" / "results"
-SHOWN = ("delivery_rate", "load_cpu", "broker_cpu_us_per_message", "rss_mb", "lost", "p50", "p99")
+SHOWN = (
+    "delivery_rate",
+    "topics_per_second",
+    "quick_topics_per_second",
+    "load_cpu",
+    "broker_cpu_us_per_message",
+    "rss_mb",
+    "lost",
+    "p50",
+    "p99",
+)
 Measured = dict[str, dict[str, list[measure.Figures]]]
 
 

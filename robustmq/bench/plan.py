@@ -56,7 +56,12 @@ class Scenario(NamedTuple):
 
 SCENARIOS = {
     "pub": Scenario("many", "none", False, "publishers alone"),
-    "sub": Scenario("none", "many", False, "subscribers alone: counts what others publish, and does not check it"),
+    "sub": Scenario(
+        "none",
+        "many",
+        False,
+        "subscribers alone: counts what others publish, and does not check it",
+    ),
     "conn": Scenario("none", "none", False, "connects, holds the connections for --duration"),
     "pairs": Scenario("many", "many", True, "each publisher has one subscriber"),
     "echo": Scenario("many", "many", True, "pairs on one connection: a client hears itself"),

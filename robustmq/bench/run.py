@@ -215,6 +215,7 @@ class Run:
             if self.publishers and self.form.subscribers
             else tally.gaps
         )
+        messages = delivered or published
         cpu = last.broker.cpu_seconds - first.broker.cpu_seconds
         return result.Result(
             scenario=self.options.scenario,
@@ -233,7 +234,7 @@ class Run:
             connect_rate=self.shared.connected / max(self.connect_seconds, 1e-9),
             disconnected=self.shared.disconnected,
             load_cpu=(last.cpu - first.cpu) / seconds,
-            broker_cpu_us_per_message=cpu * 1e6 / max(1, delivered or published),
+            broker_cpu_us_per_message=cpu * 1e6 / messages if messages else 0.0,
             broker_rss_bytes=last.broker.rss_bytes,
             broker_rss_before_bytes=self.idle.rss_bytes,
         )
