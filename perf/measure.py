@@ -75,7 +75,7 @@ def kafka(broker: Running, _options: dict[str, Any], quick: bool) -> Figures:
 
 
 def million(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
-    """scripts/million_topics against this broker; with `quick` fewer, whose figures meet no target."""
+    """scripts/million_topics; with `quick` fewer topics, whose figures meet no target."""
     topics = 20_000 if quick else int(options["topics"])
     command = [
         sys.executable, str(ROOT / "scripts" / "million_topics"), "--json",
