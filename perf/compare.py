@@ -29,6 +29,7 @@ import chart  # noqa: E402
 import measure  # noqa: E402
 import rows  # noqa: E402
 
+LOAD_LIMIT = 0.9
 RESULTS = ROOT / "perf" / "results"
 SHOWN = (
     "delivery_rate",
@@ -93,7 +94,19 @@ def medians_of(chosen: list[rows.Row], measured: Measured) -> dict[str, dict[str
     return medians
 
 
-def table(chosen: list[rows.Row], medians: dict[str, dict[str, float]]) -> tuple[str, bool]:
+def bound_by_load(row: rows.Row, measured: Measured) -> list[str]:
+    """Brokers whose figure is a lower bound, as the load generator was at its own limit."""
+    bound = []
+    for name, found in measured.get(key_of(row), {}).items():
+        loads = [figures.get("load_cpu", 0.0) for figures in found]
+        if loads and statistics.median(loads) > LOAD_LIMIT and row.unit == "/s":
+            bound.append(name)
+    return bound
+
+
+def table(
+    chosen: list[rows.Row], medians: dict[str, dict[str, float]], measured: Measured
+) -> tuple[str, bool]:
     """The table as text, and whether every target that could be judged is reached."""
     lines = []
     good = True
@@ -105,6 +118,9 @@ def table(chosen: list[rows.Row], medians: dict[str, dict[str, float]]) -> tuple
         if row.unit == "/s":
             shown = "   ".join(f"{name} {value:,.0f}" for name, value in figures.items()) or shown
         lines.append(f"{row.title} [{row.unit}]\n    {shown}")
+        bound = bound_by_load(row, measured)
+        if bound:
+            lines.append(f"    lower bound, the load generator is at its limit: {', '.join(bound)}")
         for verdict in rows.judge(row, medians):
             word = {True: "reached", False: "NOT REACHED", None: "no figure"}[verdict.reached]
             ratio = "" if verdict.ratio is None else f" ({verdict.ratio:.2f})"
@@ -164,7 +180,7 @@ def main() -> int:
     rounds = options.rounds or (1 if options.quick else 3)
     measured = measure_all(chosen, wanted, rounds, options.quick)
     medians = medians_of(chosen, measured)
-    text, good = table(chosen, medians)
+    text, good = table(chosen, medians, measured)
     print(text)
     RESULTS.mkdir(exist_ok=True)
     name = time.strftime("compare-%Y%m%d-%H%M%S", time.gmtime())
