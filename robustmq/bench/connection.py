@@ -1,8 +1,9 @@
 """One connection of the load generator, and the publisher that may sit on it.
 
-Sockets do not block. `Shared` is what all connections of a run share: one read buffer, the tally, the poll object. A
-publisher sends whole batches out of its frames, and what the kernel does not take stays where it is
-until the socket is writable: nothing is copied, and no frame is stamped again before it has gone.
+Sockets do not block. `Shared` is what all connections of a run share: one read buffer, the tally,
+the poll object. A publisher sends whole batches out of its frames, and what the kernel does not
+take stays where it is until the socket is writable: nothing is copied, and no frame is stamped
+again before it has gone.
 """
 
 from __future__ import annotations
