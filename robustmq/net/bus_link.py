@@ -1,10 +1,10 @@
 """The bus between the workers of a node: one UNIX stream socket for each pair (design, section 4).
 
-Worker i connects to every j < i and tries again with back-off; byte layout in docs/formats.md,
-"Bus". Invariants: frames between two workers keep their order; a link is used after both hellos
+Worker i connects to every j < i and tries again with back-off; the sockets are `bus_stream`'s, the
+byte layout is in docs/formats-bus.md. Invariants: frames between two workers keep their order; a link is used after both hellos
 have matched, and a mismatch is refused with a log line; a newer life of a worker replaces its older
 link; what one loop turn gathers for a worker leaves as one write. The bus never stops reading:
-back-pressure is the caller's, who stops reading clients while `over_high_water`. A peer that lets
+back-pressure is the caller's, who stops reading clients when `on_pressure` says so. A peer that lets
 far more gather than that is taken for hung: its link is cut and made again.
 """
 
@@ -16,8 +16,8 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
+from robustmq.net.bus_stream import FRAME_HEAD, LENGTH_BYTES, Buffer, Link
 from robustmq.net.unix_paths import socket_path
 from robustmq.observability import logs
 
@@ -25,14 +25,11 @@ VERSION = 1
 MAGIC = b"RMQB"
 HELLO = 0
 HELLO_HEAD = struct.Struct("<4sHHQ")
-FRAME_HEAD = struct.Struct("<IB")
-LENGTH_BYTES = 4
 MAX_HELLO_BYTES = 256
 HUNG_FACTOR = 4
 BACKLOG = 1024
 BACK_OFF_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
-Buffer = bytes | bytearray | memoryview
 log = logs.get_logger("bus")
 
 
@@ -51,32 +48,42 @@ class BusLink:
         on_down: Callable[[int], None],
         max_frame_bytes: int,
         high_water_bytes: int,
+        count: Callable[[str, int], None] | None = None,
     ) -> None:
         """`on_frame(worker, kind, payload)`: the payload is a view that must be copied to be kept
         for long. `on_up(worker, incarnation)` comes before its first frame, `on_down` after the
-        last."""
+        last. `count(name, amount)` adds to a counter."""
         self.worker_id = worker_id
         self.worker_count = worker_count
-        self.on_frame = on_frame
         self.max_frame_bytes = max_frame_bytes
+        self.high_water_bytes = high_water_bytes
         self._directory = directory
         self._incarnation = incarnation
         self._cluster_id = cluster_id
+        self._on_frame = on_frame
         self._on_up = on_up
         self._on_down = on_down
-        self._high_water_bytes = high_water_bytes
-        self._links: dict[int, _Link] = {}
-        self._unnamed: set[_Link] = set()
+        self._count = count or (lambda name, amount: None)
+        self._on_pressure: Callable[[bool], None] = lambda over: None
+        self._on_turn_end: Callable[[], None] = lambda: None
+        self._pressed: set[Link] = set()
+        self._links: dict[int, Link] = {}
+        self._unnamed: set[Link] = set()
         self._seen: dict[int, int] = {}
         self._connecting: dict[int, asyncio.Task[None]] = {}
+        self._attempts: dict[int, int] = {}
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._dirty: list[_Link] = []
+        self._dirty: list[Link] = []
+        self._frames = 0
 
     async def start(self) -> None:
-        """Listen, and begin to connect; `on_up` says when a link is there."""
+        """Listen, and begin to connect; `on_up` says when a link is there. A worker that is alone
+        needs no socket."""
         self._loop = asyncio.get_running_loop()
+        if self.worker_count == 1:
+            return
         path = self._path(self.worker_id)
         Path(path).unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -84,7 +91,7 @@ class BusLink:
         sock.bind(path)
         os.chmod(path, 0o600)
         self._server = await self._loop.create_unix_server(
-            lambda: _Link(self, None), sock=sock, backlog=BACKLOG
+            lambda: Link(self, None), sock=sock, backlog=BACKLOG
         )
         for worker in range(self.worker_id):
             self._connect_soon(worker)
@@ -121,6 +128,7 @@ class BusLink:
         link.pending.append(FRAME_HEAD.pack(length, kind))
         link.pending.extend(buffers)
         link.pending_bytes += LENGTH_BYTES + length
+        self._frames += 1
         return True
 
     def queued_bytes(self, worker: int) -> int:
@@ -130,8 +138,15 @@ class BusLink:
 
     def over_high_water(self) -> bool:
         """True while so much waits for some worker that clients must not be read."""
-        bound = self._high_water_bytes
-        return any(link.queued_bytes() > bound for link in self._links.values())
+        return bool(self._pressed)
+
+    def on_pressure(self, callback: Callable[[bool], None]) -> None:
+        """Be told when `over_high_water` changes."""
+        self._on_pressure = callback
+
+    def on_turn_end(self, callback: Callable[[], None]) -> None:
+        """Be called after the frames that one read brought."""
+        self._on_turn_end = callback
 
     def hello(self) -> bytes:
         """The first frame of every link, either way."""
@@ -139,7 +154,7 @@ class BusLink:
         payload = head + self._cluster_id.encode()
         return FRAME_HEAD.pack(1 + len(payload), HELLO) + payload
 
-    def accept_hello(self, link: _Link, kind: int, payload: memoryview) -> bool:
+    def _accept_hello(self, link: Link, kind: int, payload: memoryview) -> bool:
         """A link said who it is: take it up, or say why not."""
         reason = self._mismatch(link, kind, payload)
         if reason:
@@ -152,18 +167,45 @@ class BusLink:
             older.close()
             self._on_down(worker)
         link.worker = worker
+        if worker in self._seen:
+            self._count("bus_reconnects", 1)
         self._seen[worker] = incarnation
+        self._attempts.pop(worker, None)
         self._links[worker] = link
         self._on_up(worker, incarnation)
         return True
 
-    def opened(self, link: _Link) -> None:
+    def opened(self, link: Link) -> None:
         """A socket is there, its hello not yet."""
         self._unnamed.add(link)
 
-    def lost(self, link: _Link) -> None:
+    def frame(self, link: Link, kind: int, payload: memoryview) -> None:
+        """A frame came; the first one is the hello."""
+        if link.worker is not None:
+            if self._links.get(link.worker) is link:
+                self._on_frame(link.worker, kind, payload)
+        elif not self._accept_hello(link, kind, payload):
+            link.abort()
+
+    def turn_end(self, link: Link) -> None:
+        """The frames of one read were told."""
+        if link.worker is not None and not self._closed:
+            self._on_turn_end()
+
+    def pressed(self, link: Link, over: bool) -> None:
+        """More than the high-water mark waits in a link, or no longer."""
+        before = bool(self._pressed)
+        if over:
+            self._pressed.add(link)
+        else:
+            self._pressed.discard(link)
+        if before != bool(self._pressed) and not self._closed:
+            self._on_pressure(not before)
+
+    def lost(self, link: Link) -> None:
         """A socket is gone."""
         self._unnamed.discard(link)
+        self.pressed(link, False)
         worker = link.worker
         if worker is not None and self._links.get(worker) is link and not self._closed:
             del self._links[worker]
@@ -171,7 +213,7 @@ class BusLink:
         if link.expected is not None and not self._closed:
             self._connect_soon(link.expected)
 
-    def _mismatch(self, link: _Link, kind: int, payload: memoryview) -> str:
+    def _mismatch(self, link: Link, kind: int, payload: memoryview) -> str:
         """Why a hello is refused; empty when it is right."""
         if kind != HELLO or not HELLO_HEAD.size <= len(payload) <= MAX_HELLO_BYTES:
             return "the first frame is no hello"
@@ -195,12 +237,17 @@ class BusLink:
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
-        hung = HUNG_FACTOR * self._high_water_bytes + self.max_frame_bytes
+        hung = HUNG_FACTOR * self.high_water_bytes + self.max_frame_bytes
+        sent = 0
         for link in dirty:
-            link.flush()
+            sent += link.flush()
             if link.queued_bytes() > hung:
                 log.error("a worker does not read, cutting the link", worker=link.worker)
                 link.abort()
+        if sent:
+            self._count("bus_bytes_sent", sent)
+            self._count("bus_frames_sent", self._frames)
+            self._frames = 0
 
     def _path(self, worker: int) -> str:
         return socket_path(self._directory, f"bus-{worker}.sock")
@@ -212,107 +259,15 @@ class BusLink:
 
     async def _connect(self, worker: int) -> None:
         assert self._loop is not None, "start() comes first"
-        attempt = 0
         while not self._closed:
-            # A refused hello closes what was opened, so even a first attempt waits a little.
+            # Counted until a hello was taken, so that a peer that refuses is not asked on and on.
+            attempt = self._attempts.get(worker, 0)
+            self._attempts[worker] = attempt + 1
             await asyncio.sleep(BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)])
-            attempt += 1
             try:
                 await self._loop.create_unix_connection(
-                    lambda: _Link(self, worker), self._path(worker)
+                    lambda: Link(self, worker), self._path(worker)
                 )
                 return
             except OSError:
                 continue
-
-
-class _Link(asyncio.Protocol):
-    """One socket to one worker: frames in, writes gathered."""
-
-    def __init__(self, bus: BusLink, expected: int | None) -> None:
-        """`expected` is the worker that was connected to; None for a link that was accepted."""
-        self._bus = bus
-        self.expected = expected
-        self.worker: int | None = None
-        self.pending: list[Buffer] = []
-        self.pending_bytes = 0
-        self._transport: asyncio.Transport | None = None
-        self._chunks: list[bytes] = []
-        self._gathered = 0
-        self._needed = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is there; say who this is."""
-        # A cast: the transports of uvloop do not derive from asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
-        self._bus.opened(self)
-        self._transport.write(self._bus.hello())
-
-    def data_received(self, data: bytes) -> None:
-        """All whole frames are handed over; a part of one waits, as chunks, until it is whole."""
-        if self._needed:
-            self._chunks.append(data)
-            self._gathered += len(data)
-            if self._gathered < self._needed:
-                return
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-            self._needed = 0
-        view = memoryview(data)
-        position, end = 0, len(data)
-        maximum = self._bus.max_frame_bytes
-        needed = FRAME_HEAD.size
-        while end - position >= FRAME_HEAD.size:
-            length, kind = FRAME_HEAD.unpack_from(view, position)
-            if not 1 <= length <= maximum:
-                log.error("a frame of a bad length, cutting the link", length=length)
-                self.abort()
-                return
-            stop = position + LENGTH_BYTES + length
-            if stop > end:
-                needed = LENGTH_BYTES + length
-                break
-            self._frame(kind, view[position + FRAME_HEAD.size : stop])
-            if self._transport is None or self._transport.is_closing():
-                return
-            position = stop
-        if position < end:
-            self._chunks.append(data[position:])
-            self._gathered = end - position
-            self._needed = needed
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The worker is gone, or replaced its link."""
-        self._transport = None
-        self.pending.clear()
-        self.pending_bytes = 0
-        self._bus.lost(self)
-
-    def flush(self) -> None:
-        """Write what was gathered."""
-        pending, self.pending = self.pending, []
-        self.pending_bytes = 0
-        if self._transport is not None and pending and not self._transport.is_closing():
-            self._transport.writelines(pending)
-
-    def queued_bytes(self) -> int:
-        """What waits, gathered or in the socket's buffer."""
-        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return self.pending_bytes + unsent
-
-    def close(self) -> None:
-        """Close behind what is queued."""
-        self.flush()
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _frame(self, kind: int, payload: memoryview) -> None:
-        if self.worker is not None:
-            self._bus.on_frame(self.worker, kind, payload)
-        elif not self._bus.accept_hello(self, kind, payload):
-            self.abort()

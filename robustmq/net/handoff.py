@@ -138,14 +138,19 @@ class Handoff:
         assert self._mailbox is not None, "read only while open"
         for _ in range(BATCH):
             try:
-                data, ancillary, _, _ = self._mailbox.recvmsg(
-                    MAX_NAME_BYTES, socket.CMSG_SPACE(DESCRIPTOR_BYTES)
+                data, ancillary, flags, _ = self._mailbox.recvmsg(
+                    MAX_NAME_BYTES,
+                    socket.CMSG_SPACE(DESCRIPTOR_BYTES),
+                    socket.MSG_CMSG_CLOEXEC,
                 )
             except BlockingIOError:
                 return
             except OSError as error:
                 log.warning("a connection was not received", reason=str(error))
                 return
+            if flags & socket.MSG_CTRUNC:
+                # The kernel closes what this process has no descriptor for; the client comes again.
+                log.error("a connection was lost: too many open files")
             for level, kind, content in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     self._take(content, data)

@@ -1,7 +1,7 @@
 """The shell of one Kafka connection: frames in, answers out in the order of the requests.
 
-Decides flow control alone. Reading pauses while `max_requests_in_flight` requests are being
-answered, and while the peer does not read its answers. A frame above `max_request_bytes`, and any
+Decides flow control alone. Reading pauses while `max_requests_in_flight` requests, or
+`max_request_bytes` of them, are being answered, and while the peer does not read its answers. A frame above `max_request_bytes`, and any
 `BrokerError` of a request, end the connection with one log line and a counter (`kafka_faults`).
 Any other exception is a bug: it goes to the loop's exception handler and ends the connection.
 """
@@ -41,9 +41,12 @@ class KafkaConnection(asyncio.Protocol):
         self._state = ConnectionState(address.rpartition(":")[0].strip("[]"))
         self._transport: asyncio.Transport | None = None
         self._chunks: list[bytes] = []
+        # Served of the first chunk; _gathered counts from there.
+        self._offset = 0
         self._gathered = 0
         self._needed = LENGTH.size
-        self._answers: deque[Promise[Buffers | None]] = deque()
+        self._answers: deque[tuple[Promise[Buffers | None], int]] = deque()
+        self._in_flight_bytes = 0
         self._writable = True
         self._reading = True
         self._answering = False
@@ -66,8 +69,7 @@ class KafkaConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone; answers that still come are dropped."""
         self._transport = None
-        self._answers.clear()
-        self._chunks.clear()
+        self._forget()
         self._count("kafka_connections", -1)
 
     def pause_writing(self) -> None:
@@ -93,7 +95,7 @@ class KafkaConnection(asyncio.Protocol):
 
     def _serve_whole(self) -> None:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        position, end = 0, len(data)
+        position, end = self._offset, len(data)
         needed = LENGTH.size
         while end - position >= LENGTH.size and self._may_serve():
             (length,) = LENGTH.unpack_from(data, position)
@@ -109,14 +111,19 @@ class KafkaConnection(asyncio.Protocol):
             position = stop
         if self._transport is None:
             return
-        self._chunks = [data[position:]] if position < end else []
         self._gathered = end - position
         self._needed = needed
+        if position < end and not self._may_serve():
+            # Not cut: whole requests that wait to be served one by one would be copied each time.
+            self._chunks, self._offset = [data], position
+        else:
+            self._chunks, self._offset = ([data[position:]] if position < end else []), 0
         self._steer()
 
     def _serve(self, frame: bytes) -> None:
         answer = dispatch(frame, self._state, self._gateway)
-        self._answers.append(answer)
+        self._answers.append((answer, len(frame)))
+        self._in_flight_bytes += len(frame)
         answer.when_settled(self._answer)
 
     def _may_serve(self) -> bool:
@@ -125,6 +132,7 @@ class KafkaConnection(asyncio.Protocol):
             and not self._transport.is_closing()
             and self._writable
             and len(self._answers) < self._limits.max_requests_in_flight
+            and self._in_flight_bytes < self._limits.max_request_bytes
         )
 
     def _answer(self) -> None:
@@ -133,9 +141,11 @@ class KafkaConnection(asyncio.Protocol):
             return
         self._answering = True
         try:
-            while self._answers and self._answers[0].settled and self._writable:
+            while self._answers and self._answers[0][0].settled and self._writable:
+                answer, size = self._answers.popleft()
+                self._in_flight_bytes -= size
                 try:
-                    buffers = self._answers.popleft().result()
+                    buffers = answer.result()
                 except BrokerError as error:
                     self._fault(error)
                     return
@@ -182,7 +192,10 @@ class KafkaConnection(asyncio.Protocol):
         log.info(
             "connection ended", peer=self._address, fault=error.fault.name, reason=error.detail
         )
+        self._forget()
+        self.close()
+
+    def _forget(self) -> None:
         self._answers.clear()
         self._chunks.clear()
-        self._gathered = 0
-        self.close()
+        self._in_flight_bytes = self._offset = self._gathered = 0

@@ -73,15 +73,19 @@ class TokenBucket:
 
     def take(self, now_s: float) -> bool:
         """One more now?"""
-        if not self._rate:
-            return True
         rate = self._rate
+        if not rate:
+            return True
         self._tokens = min(rate, self._tokens + (now_s - self._filled_s) * rate)
         self._filled_s = now_s
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
+
+    def put_back(self) -> None:
+        """What was taken was not used."""
+        self._tokens += 1
 
     def full(self, now_s: float) -> bool:
         """True when nothing was taken for a second."""
@@ -99,11 +103,22 @@ class ConnectionGate:
         self._buckets: dict[str, TokenBucket] = {}
         self._all: TokenBucket | None = None
 
+    def reload(self, limits: Limits) -> None:
+        """Other bounds from now on; what is open stays open."""
+        self.limits = limits
+        self._all = None
+        self._buckets.clear()
+
     def ready(self, now_s: float) -> bool:
         """May one more be accepted in this second?"""
         if self._all is None:
             self._all = TokenBucket(self.limits.max_accepts_per_second, now_s)
         return self._all.take(now_s)
+
+    def unused(self) -> None:
+        """There was none to accept after all."""
+        if self._all is not None:
+            self._all.put_back()
 
     def hold(self, sock: socket.socket, address: str) -> bool:
         """Count a connection; False when a bound of open connections is reached."""
@@ -178,13 +193,15 @@ class Acceptor:
         now_s = self._loop.time()
         for _ in range(BATCH):
             if not self._gate.ready(now_s):
-                self._rest(1 / self._gate.limits.max_accepts_per_second + 0.001)
+                self._rest(1 / max(1, self._gate.limits.max_accepts_per_second) + 0.001)
                 return
             try:
                 sock, peer = self.sock.accept()
             except (BlockingIOError, InterruptedError):
+                self._gate.unused()
                 return
             except OSError as error:
+                self._gate.unused()
                 if error.errno in EXHAUSTED:
                     log.error("cannot accept", reason=error.strerror or str(error))
                     self._rest(EXHAUSTED_PAUSE_S)

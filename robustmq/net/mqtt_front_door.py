@@ -58,7 +58,8 @@ class MqttFrontDoor:
         self._timeout_s = connect_timeout_ms / 1000
         self._max_connect_bytes = max_connect_bytes
         self._count = count
-        # Every socket waits equally long, so the order of arrival is that of the deadlines.
+        # All wait equally long, so the order of arrival is that of the deadlines (but for those
+        # that a reload finds waiting).
         self._waiting: dict[int, _Waiting] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -76,6 +77,11 @@ class MqttFrontDoor:
         self._loop.add_reader(sock.fileno(), self._readable, sock.fileno())
         if self._sweep is None:
             self._sweep = self._loop.call_later(SWEEP_S, self._close_late)
+
+    def reload(self, connect_timeout_ms: int, max_connect_bytes: int) -> None:
+        """Other bounds for those that come from now on."""
+        self._timeout_s = connect_timeout_ms / 1000
+        self._max_connect_bytes = max_connect_bytes
 
     def close(self) -> None:
         """Close what waits."""

@@ -18,6 +18,7 @@ from robustmq.process.surroundings import die_with_parent
 
 BACK_OFF_S = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 STABLE_S = 60.0
+FORK_RETRY_S = 1.0
 log = logs.get_logger("supervisor")
 
 
@@ -34,7 +35,7 @@ class Child:
         self.restart_at_s: float | None = None
 
     def start(self, now_s: float) -> None:
-        """Fork."""
+        """Fork; a system that cannot is asked again after a while."""
         self._started_s = now_s
         self.restart_at_s = None
         parent = os.getpid()
@@ -42,7 +43,14 @@ class Child:
         sys.stderr.flush()
         # Signals wait until the child has handlers of its own, or none.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            # No memory or too many processes, perhaps for a moment: the others serve on.
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            log.error("cannot start a process", name=self.name, reason=error.strerror)
+            self.restart_at_s = now_s + FORK_RETRY_S
+            return
         if pid:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self.pid = pid

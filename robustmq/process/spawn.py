@@ -23,6 +23,9 @@ def spawn(name: str, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 def _ended(task: asyncio.Task[Any]) -> None:
     _tasks.discard(task)
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        log.error("a task failed", task=task.get_name(), reason=repr(error))
+    if task.cancelled():
+        return
+    try:
+        task.result()
+    except Exception:
+        log.exception("a task failed", task=task.get_name())

@@ -105,6 +105,7 @@ class Supervisor:
                 sys.stderr.write(f"robustmq: metrics cannot be served: {error.strerror}\n")
                 return 1
             server.start()
+        self._next_incarnation()
         context = self._context(0, lambda names: self._ready(0, names), embedded=True)
         code = worker.main(context)
         if server is not None:
@@ -213,9 +214,20 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         if child in self._workers:
-            self._incarnation = max(self._incarnation + 1, clock.wall_ms() * 1_000_000)
-            (self._run_directory / INCARNATION_FILE).write_text(str(self._incarnation))
+            self._next_incarnation()
         child.start(_now_s())
+
+    def _next_incarnation(self) -> None:
+        """Kept in a file, and not behind the clock: either alone is enough for it to grow, so a full
+        disk does not keep a worker from being started again."""
+        self._incarnation = max(self._incarnation + 1, clock.wall_ms() * 1_000_000)
+        file = self._run_directory / INCARNATION_FILE
+        beside = file.with_suffix(".new")
+        try:
+            beside.write_text(str(self._incarnation))
+            beside.replace(file)
+        except OSError as error:
+            log.warning("the incarnation was not kept", reason=error.strerror)
 
     def _start_due(self) -> None:
         now_s = _now_s()
@@ -251,9 +263,6 @@ class Supervisor:
     def _context(
         self, worker: int, ready: Callable[[list[str]], None], embedded: bool = False
     ) -> WorkerContext:
-        if embedded:
-            self._incarnation = max(self._incarnation + 1, clock.wall_ms() * 1_000_000)
-            (self._run_directory / INCARNATION_FILE).write_text(str(self._incarnation))
         return WorkerContext(
             worker,
             self._worker_count,

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+from itertools import combinations
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,8 @@ from robustmq.observability import logs
 
 LOCK_FILE = "lock"
 PR_SET_PDEATHSIG = 1
+MAX_PORT = 65_535
+ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
 log = logs.get_logger("supervisor")
 
 
@@ -54,6 +57,7 @@ def lock_data_directory(path: str) -> int:
 def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     """Settings without a shared port of 0, and the sockets that keep such ports ours (bound, not
     listening: the kernel gives them no connections). Raises StartError for a port in use."""
+    _refuse_shared_ports(settings)
     held: list[socket.socket] = []
     mqtt, kafka = settings.mqtt, settings.kafka
     mqtt_port = _settle("mqtt", mqtt.bind, mqtt.port, held)
@@ -61,7 +65,8 @@ def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     if kafka.bind and kafka.worker_port_base and not kafka.single_port:
         for worker in range(settings.worker_count):
             port = kafka.worker_port_base + worker
-            _check("kafka.worker_port_base", kafka.bind[0], port)
+            for host in kafka.bind:
+                _check("kafka.worker_port_base", host, port)
     if settings.metrics.enabled and settings.metrics.port:
         _check("metrics.port", settings.metrics.bind, settings.metrics.port)
     replace = msgspec.structs.replace
@@ -90,6 +95,32 @@ def die_with_parent(parent: int) -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _refuse_shared_ports(settings: Settings) -> None:
+    """With SO_REUSEPORT the kernel would not mind two protocols on one port: each connection would
+    meet either."""
+    mqtt, kafka, metrics = settings.mqtt, settings.kafka, settings.metrics
+    wanted = [("mqtt.port", mqtt.bind, mqtt.port), ("kafka.port", kafka.bind, kafka.port)]
+    if kafka.bind and kafka.worker_port_base and not kafka.single_port:
+        ports = range(kafka.worker_port_base, kafka.worker_port_base + settings.worker_count)
+        if ports[-1] > MAX_PORT:
+            raise StartError(
+                f"kafka.worker_port_base = {kafka.worker_port_base} leaves no room for"
+                f" {len(ports)} workers below port {MAX_PORT + 1}: set a smaller one"
+            )
+        wanted += [("kafka.worker_port_base", kafka.bind, port) for port in ports]
+    if metrics.enabled:
+        wanted.append(("metrics.port", (metrics.bind,), metrics.port))
+    for (key, hosts, port), (other_key, other_hosts, other_port) in combinations(wanted, 2):
+        if port and port == other_port and _overlap(hosts, other_hosts):
+            raise StartError(f"{key} and {other_key} both take port {port}: change one of them")
+
+
+def _overlap(hosts: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    if not hosts or not others:
+        return False
+    return bool(set(hosts) & set(others) or ANY_ADDRESS & {*hosts, *others})
 
 
 def _settle(section: str, hosts: tuple[str, ...], port: int, held: list[socket.socket]) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
-from robustmq.net.bus_link import FRAME_HEAD, BusLink
+from robustmq.net.bus_link import BACK_OFF_S, BusLink
+from robustmq.net.bus_stream import FRAME_HEAD
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 
@@ -23,6 +25,7 @@ class Worker:
         self.frames: list[tuple[int, int, bytes]] = []
         self.up: list[tuple[int, int]] = []
         self.down: list[int] = []
+        self.counted: Counter[str] = Counter()
         self.bus = BusLink(
             worker,
             3,
@@ -34,6 +37,7 @@ class Worker:
             self.down.append,
             MAX_FRAME_BYTES,
             1024 * 1024,
+            lambda name, amount: self.counted.update({name: amount}),
         )
 
 
@@ -55,7 +59,6 @@ def test_frames_arrive_whole_and_in_order(tmp_path: Path) -> None:
         assert workers[0].bus.send(2, 3, b"head", memoryview(big))
         assert workers[0].bus.send(2, 4)
         assert workers[0].bus.queued_bytes(2) > len(big)
-        assert workers[0].bus.over_high_water()
         assert workers[2].bus.send(1, 5, b"down")
         await until(lambda: len(workers[2].frames) == 2002 and bool(workers[1].frames))
         expected = [(0, 1, b"%d " % n + b"x" * (n % 50)) for n in range(2000)]
@@ -138,5 +141,88 @@ def test_a_hello_in_pieces_is_a_hello(tmp_path: Path) -> None:
         await until(lambda: worker.frames == [(1, 7, b"ab")])
         writer.close()
         await worker.bus.close()
+
+    uvloop.run(scenario())
+
+
+def test_clients_are_held_while_a_worker_does_not_read_and_let_go_when_it_does(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        worker = Worker(tmp_path, 0)
+        told: list[bool] = []
+        worker.bus.on_pressure(told.append)
+        await worker.bus.start()
+        path = str(tmp_path / "bus-0.sock")
+        reader, writer = await asyncio.open_unix_connection(path, limit=1024)
+        writer.write(Worker(tmp_path, 1).bus.hello())
+        await until(lambda: bool(worker.up))
+        for _ in range(8):
+            assert worker.bus.send(1, 1, b"x" * 1_000_000)
+        await until(lambda: told == [True])
+        assert worker.bus.over_high_water() and worker.bus.queued_bytes(1) > 1024 * 1024
+        async with asyncio.timeout(5):
+            hello = len(worker.bus.hello())
+            await reader.readexactly(hello + 8 * (FRAME_HEAD.size + 1_000_000))
+        await until(lambda: told == [True, False])
+        assert worker.counted["bus_frames_sent"] == 8
+        assert worker.counted["bus_bytes_sent"] == 8 * (FRAME_HEAD.size + 1_000_000)
+        for _ in range(8):
+            worker.bus.send(1, 1, b"x" * 1_000_000)
+        await until(lambda: told == [True, False, True])
+        writer.transport.abort()
+        await until(lambda: told == [True, False, True, False])
+        assert worker.down == [1]
+        await worker.bus.close()
+
+    uvloop.run(scenario())
+
+
+def test_the_end_of_a_read_is_told_after_its_frames(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        worker = Worker(tmp_path, 0)
+        ends: list[int] = []
+        worker.bus.on_turn_end(lambda: ends.append(len(worker.frames)))
+        await worker.bus.start()
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "bus-0.sock"))
+        frame = FRAME_HEAD.pack(3, 7) + b"ab"
+        writer.write(Worker(tmp_path, 1).bus.hello() + frame * 100)
+        await until(lambda: ends == [100])
+        writer.close()
+        await worker.bus.close()
+
+    uvloop.run(scenario())
+
+
+def test_a_worker_that_is_alone_opens_no_socket(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bus = Worker(tmp_path, 0).bus
+        bus.worker_count = 1
+        await bus.start()
+        assert not list(tmp_path.iterdir())
+        assert not bus.send(1, 1, b"x")
+        await bus.close()
+
+    uvloop.run(scenario())
+
+
+def test_who_is_refused_asks_ever_more_rarely(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        first, stranger = Worker(tmp_path, 0), Worker(tmp_path, 1, 1, "other")
+        attempts = 0
+        opened = first.bus.opened
+
+        def counted(link: object) -> None:
+            nonlocal attempts
+            attempts += 1
+            opened(link)  # type: ignore[arg-type]
+
+        first.bus.opened = counted  # type: ignore[assignment, method-assign]
+        await first.bus.start()
+        await stranger.bus.start()
+        await asyncio.sleep(sum(BACK_OFF_S[:4]) + 0.1)
+        assert 3 <= attempts <= 5
+        await stranger.bus.close()
+        await first.bus.close()
 
     uvloop.run(scenario())

@@ -79,6 +79,7 @@ def test_a_connection_goes_to_its_home_with_nothing_read(tmp_path: Path) -> None
         await until(lambda: len(node.here) == 2 and len(node.there) == 1)
         sock, name = node.there[0]
         assert name == "mqtt"
+        assert not sock.get_inheritable() and sock.gettimeout() == 0
         assert sock.recv(100) == CONNECT_ELSEWHERE + b"\xc0\x00"
         tune(sock)
         sock.send(b"answer")
@@ -205,6 +206,41 @@ def test_accepts_of_a_second_are_bounded_and_the_rest_waits(tmp_path: Path) -> N
         assert node.gate.open < 26
         await until(lambda: node.gate.open == 26)
         assert not node.counted
+        node.close()
+        for client in clients:
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_look_at_an_empty_backlog_costs_no_place_in_the_second(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = msgspec.structs.replace(Limits(), max_accepts_per_second=7)
+        node = Node(tmp_path, limits)
+        clients = []
+        for number in range(6):
+            clients.append(node.connect())
+            await until(lambda n=number: node.gate.open == n + 1)  # type: ignore[misc]
+            assert node.acceptor._pause is None, "places are left in this second"
+        node.close()
+        for client in clients:
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_bounds_may_change_while_connections_are_open(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = msgspec.structs.replace(Limits(), max_connections=1)
+        node = Node(tmp_path, limits)
+        clients = [node.connect(), node.connect()]
+        await until(lambda: node.counted == ["connections_refused"])
+        node.gate.reload(msgspec.structs.replace(limits, max_connections=2))
+        clients.append(node.connect())
+        await until(lambda: node.gate.open == 2)
+        node.door.reload(200, 1024)
+        clients[2].sendall(CONNECT)
+        await until(lambda: len(node.here) == 1)
         node.close()
         for client in clients:
             client.close()

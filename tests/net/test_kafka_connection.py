@@ -113,6 +113,25 @@ def test_requests_in_flight_are_bounded_and_the_rest_is_served_later(
     uvloop.run(scenario())
 
 
+def test_bytes_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        peer = Peer(monkeypatch)
+        sock = await peer.open()
+        bodies = [bytes([n]) * 1500 for n in range(5)]
+        sock.send(b"".join(map(frame, bodies)))
+        for n in range(5):
+            await until(lambda n=n: len(peer.requests) >= n + 1)  # type: ignore[misc]
+            await asyncio.sleep(0.01)
+            assert len(peer.requests) <= n + 2
+            peer.requests[n][1].resolve([b"x"])
+        assert await received(sock, 5) == b"x" * 5
+        assert [body for body, _ in peer.requests] == bodies
+        sock.close()
+        await asyncio.sleep(0.01)
+
+    uvloop.run(scenario())
+
+
 def test_a_client_that_does_not_read_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         peer = Peer(monkeypatch)

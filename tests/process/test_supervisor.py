@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from robustmq.process.children import Child
+
 SCRIPT = Path(__file__).with_name("supervised.py")
 ROOT = Path(__file__).parents[2]
 
@@ -21,17 +23,18 @@ ROOT = Path(__file__).parents[2]
 class Node:
     """A supervisor in a process of its own."""
 
-    def __init__(self, directory: Path, mqtt_port: int = 0, extra: str = "") -> None:
+    def __init__(self, directory: Path, mqtt_port: int = 0, kafka_port: int = 0) -> None:
         self.data = directory / "data"
         self.file = directory / "config.toml"
         self.mqtt_port = mqtt_port
-        self.configure(extra)
+        self.kafka_port = kafka_port
+        self.configure("")
         self.process: subprocess.Popen[str] | None = None
 
     def configure(self, extra: str, inflight: int = 100) -> None:
         self.file.write_text(
             f'[node]\ndata_dir = "{self.data}"\nworkers = 2\n{extra}\n'
-            f"[mqtt]\nport = {self.mqtt_port}\n[kafka]\nport = 0\n"
+            f"[mqtt]\nport = {self.mqtt_port}\n[kafka]\nport = {self.kafka_port}\n"
             f"[metrics]\nenabled = false\n[limits]\nmax_inflight = {inflight}\n"
         )
 
@@ -147,6 +150,36 @@ def test_a_port_in_use_is_found_before_anything_starts(tmp_path: Path) -> None:
         _, logged = node.start().communicate(timeout=10)
     assert node.process is not None and node.process.returncode == 1
     assert "set mqtt.port" in logged
+
+
+def test_two_protocols_on_one_port_are_refused(tmp_path: Path) -> None:
+    node = Node(tmp_path, mqtt_port=21_883, kafka_port=21_883)
+    _, logged = node.start().communicate(timeout=10)
+    assert node.process is not None and node.process.returncode == 1
+    assert "mqtt.port and kafka.port both take port 21883" in logged
+
+
+def test_a_worker_is_started_again_though_the_disk_takes_no_incarnation(node: Node) -> None:
+    node.start()
+    node.announced()
+    (node.data / "run" / "incarnation.new").mkdir()
+    _, *workers = node.children()
+    os.kill(workers[0], signal.SIGKILL)
+    until(lambda: len(node.lives(0)) == 2)
+    assert int(node.lives(0)[1]) > max(int(node.lives(0)[0]), int(node.lives(1)[0]))
+    code, logged = node.finish()
+    assert code == 0 and "the incarnation was not kept" in logged
+
+
+def test_a_system_that_cannot_fork_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", cannot)
+    child = Child("worker-0", lambda: 0)
+    child.start(100.0)
+    assert child.pid == 0 and child.restart_at_s == 101.0
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_signal_to_the_process_group_is_the_supervisors_alone(node: Node) -> None:
