@@ -229,7 +229,13 @@ class KafkaGateway:
         if worker == self.node_id:
             return self._logs.read(topic, partition, offset, max_bytes, leader_epoch)
         call = wire.ReadCall(topic, partition, offset, max_bytes, isolation, leader_epoch)
-        return start(self._converted(self._rpc.call(worker, call), ReadResult))
+        return start(self._remote_read(self._rpc.call(worker, call)))
+
+    async def _remote_read(self, promise: Promise[Any]) -> ReadResult:
+        error, high_watermark, start_offset, buffers = await promise
+        if error:
+            return ReadResult(error)
+        return ReadResult(0, high_watermark, high_watermark, start_offset, buffers)
 
     async def _converted(self, promise: Promise[Any], kind: type[Any]) -> Any:
         return msgspec.convert(await promise, kind)
@@ -424,7 +430,10 @@ class KafkaGateway:
                     message.max_bytes,
                     message.leader_epoch,
                 )
-                return resolved(msgspec.to_builtins(result, builtin_types=(bytes, memoryview)))
+                buffers = [bytes(buffer) for buffer in result.buffers]
+                return resolved(
+                    (result.error, result.high_watermark, result.log_start_offset, buffers)
+                )
             case wire.AppendWait():
                 return self._waits.wait(message.partitions, message.timeout_ms)
             case wire.OffsetCall():
