@@ -7,6 +7,7 @@ the client's sink is bounded there (QoS 0 is dropped, QoS 1 and 2 wait in the se
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from robustmq.shard.broker import Broker
 from robustmq.shard.client import MqttClient
@@ -28,9 +29,9 @@ class MqttConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket was adopted."""
-        assert isinstance(transport, asyncio.Transport), "a stream transport"
-        self._transport = transport
-        transport.set_write_buffer_limits(WRITE_HIGH_WATER_BYTES)
+        # A cast: the transports of uvloop do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(WRITE_HIGH_WATER_BYTES)
         self._client = self._broker.connected(self, self.address)
 
     def data_received(self, data: bytes) -> None:

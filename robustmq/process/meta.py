@@ -13,6 +13,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from typing import cast
 from pathlib import Path
 
 import msgspec
@@ -47,8 +48,8 @@ class MetaLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A worker is there."""
-        assert isinstance(transport, asyncio.Transport), "a stream transport"
-        self._transport = transport
+        # A cast: the transports of uvloop do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """Everything that came is one batch."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -101,8 +101,8 @@ class MetaClient(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Subscribe, and send again what was not answered."""
-        assert isinstance(transport, asyncio.Transport), "a stream transport"
-        self._transport = transport
+        # A cast: the transports of uvloop do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._splitter = meta_wire.Splitter()
         transport.write(meta_wire.encode(Subscribe(meta_wire.VERSION)))
         for command_id, (command, _) in self._pending.items():

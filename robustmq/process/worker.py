@@ -13,7 +13,9 @@ import os
 import signal
 import socket
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import uvloop
 
@@ -27,8 +29,9 @@ from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.net.bus_link import BusLink
 from robustmq.net.handoff import Handoff
 from robustmq.net.kafka_connection import KafkaConnection
-from robustmq.net.listeners import Acceptor, MqttFrontDoor, open_listener, tune
+from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, tune
 from robustmq.net.mqtt_connection import MqttConnection
+from robustmq.net.mqtt_front_door import MqttFrontDoor
 from robustmq.observability import logs
 from robustmq.process.cluster_view import MetaView
 from robustmq.process.context import WorkerContext
@@ -47,6 +50,7 @@ from robustmq.storage.kv import LevelDb
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 LINK_TIMEOUT_S = 5.0
+T = TypeVar("T")
 log = logs.get_logger("worker")
 
 
@@ -164,6 +168,7 @@ class Worker:
             lambda worker: self._broker.on_worker_down(worker),
             settings.limits.max_bus_frame_bytes,
             settings.limits.max_bus_bytes,
+            self._row.add,
         )
         around = Surroundings(
             self._bus,
@@ -199,9 +204,8 @@ class Worker:
         self._sockets: list[socket.socket] = []
         self._listening: list[str] = []
         self._acceptors: list[Acceptor] = []
-        self._handoff = Handoff(
-            context.worker_id, context.run_directory, lambda sock, name: self._adopt_mqtt(sock, "")
-        )
+        self._gate = ConnectionGate(limits)
+        self._handoff = Handoff(context.worker_id, context.run_directory, self._handed_over)
         if context.worker_count > 1:
             self._handoff.start(loop)
         self._door = MqttFrontDoor(
@@ -236,12 +240,12 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         name: str,
-        on_accept: object,
+        on_accept: Callable[[socket.socket, str], None],
     ) -> None:
         self._sockets.append(sock)
         self._listening.append(name)
         self._acceptors.append(
-            Acceptor(loop, sock, self._settings.limits, on_accept, self._row.add)
+            Acceptor(loop, sock, self._settings.limits, on_accept, self._row.add, self._gate)
         )
 
     async def _register(self, view: MetaView, port: int) -> None:
@@ -259,10 +263,19 @@ class Worker:
 
     # -- connections -------------------------------------------------------------------------------
 
+    def _handed_over(self, sock: socket.socket, _listener: str) -> None:
+        """Another worker accepted a connection whose home is here."""
+        address = _peer(sock)
+        if self._gate.hold(sock, address):
+            self._adopt_mqtt(sock, address)
+        else:
+            self._row.add("connections_refused")
+            sock.close()
+
     def _adopt_mqtt(self, sock: socket.socket, address: str) -> None:
         """A connection whose home is here (or that must be told why not)."""
         tune(sock)
-        connection = MqttConnection(self._broker, address or _peer(sock))
+        connection = MqttConnection(self._broker, address)
         spawn(
             "mqtt connection",
             self._loop.connect_accepted_socket(lambda: connection, sock),
@@ -360,7 +373,7 @@ class AuthenticatorPort:
         decided.resolve(None)
 
 
-async def _arrived(promise: Promise[object], timeout_s: float = 30.0) -> object:
+async def _arrived(promise: Promise[T], timeout_s: float = 30.0) -> T:
     """Wait for a promise on the event loop."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
@@ -379,4 +392,4 @@ def _peer(sock: socket.socket) -> str:
         host, port = sock.getpeername()[:2]
     except OSError:
         return "gone"
-    return f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
