@@ -64,11 +64,11 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "robustmq"
     sys_version = ""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer with a body."""
         self._answer(with_body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         """Answer without a body."""
         self._answer(with_body=False)
 

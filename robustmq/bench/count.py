@@ -91,7 +91,7 @@ def walk(buffer: bytearray, begin: int, end: int, inbox: Inbox, tally: Tally, no
 
 def _answer(kind: int, packet_id: int, inbox: Inbox) -> bool:
     """Take an acknowledgement (sections 3.4 to 3.7); False when it is another packet."""
-    if kind == 4 or kind == 7:  # noqa: PLR1714 (compares integers when compiled)
+    if kind == 4 or kind == 7:
         inbox.completed += 1
     elif kind == 5:
         memory.push(inbox.released, packet_id)
@@ -169,7 +169,7 @@ def bucket(elapsed_ns: int) -> int:
     """The place of a duration in the histogram."""
     value = elapsed_ns
     if value < 64:
-        return 0 if value < 0 else value
+        return max(value, 0)
     shift = 0
     while value >= 64:
         value >>= 1

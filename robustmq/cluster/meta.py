@@ -13,7 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from robustmq.cluster.commands import Change, Command, CreatePartitions, CreateTopic, Delta, Result
+from robustmq.cluster.commands import (
+    Change,
+    Command,
+    CreatePartitions,
+    CreateTopic,
+    Delta,
+    Result,
+)
 from robustmq.cluster.meta_log import MetaLog
 from robustmq.cluster.state import ClusterState, advance, apply
 from robustmq.errors import KafkaCode

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 from robustmq.observability import logs
-from robustmq.process.surroundings import die_with_parent
+from robustmq.process.surroundings import become_child
 
 BACK_OFF_S = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 STABLE_S = 60.0
@@ -57,7 +57,7 @@ class Child:
             return
         code = 1
         try:
-            die_with_parent(parent)
+            become_child(parent, self.name)
             multiprocessing.current_process().name = self.name
             signal.set_wakeup_fd(-1)
             # A signal to the whole group (Ctrl-C, `timeout`) is for the supervisor alone: it

@@ -13,8 +13,8 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
-from typing import cast
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -24,7 +24,14 @@ from robustmq.cluster.meta import Meta
 from robustmq.config import Settings
 from robustmq.observability import logs
 from robustmq.process import meta_wire
-from robustmq.process.meta_wire import Answer, Changed, FullState, Propose, Subscribe, ToMeta
+from robustmq.process.meta_wire import (
+    Answer,
+    Changed,
+    FullState,
+    Propose,
+    Subscribe,
+    ToMeta,
+)
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 log = logs.get_logger("meta")
@@ -126,7 +133,7 @@ class MetaServer:
         mask = os.umask(0o177)
         try:
             loop = asyncio.get_running_loop()
-            make = lambda: MetaLink(self._meta, self._fail)  # noqa: E731
+            make = lambda: MetaLink(self._meta, self._fail)
             self._server = await loop.create_unix_server(make, self._path)
         finally:
             os.umask(mask)

@@ -22,7 +22,14 @@ from robustmq.cluster.state import ClusterState, advance, difference
 from robustmq.errors import BrokerError, Fault
 from robustmq.observability import logs
 from robustmq.process import meta_wire
-from robustmq.process.meta_wire import Answer, Changed, FromMeta, FullState, Propose, Subscribe
+from robustmq.process.meta_wire import (
+    Answer,
+    Changed,
+    FromMeta,
+    FullState,
+    Propose,
+    Subscribe,
+)
 from robustmq.promises import Promise, resolved
 
 MAX_PENDING = 10_000

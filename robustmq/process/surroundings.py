@@ -22,6 +22,7 @@ from robustmq.observability import logs
 
 LOCK_FILE = "lock"
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 MAX_PORT = 65_535
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
 log = logs.get_logger("supervisor")
@@ -89,9 +90,11 @@ def raise_open_files(wanted: int) -> None:
         log.warning("fewer open files than wanted: raise the hard limit", limit=target)
 
 
-def die_with_parent(parent: int) -> None:
-    """In a child: be killed when the supervisor dies, so that none is left over."""
+def become_child(parent: int, name: str) -> None:
+    """In a child: be seen as `rmq-NAME` (ps, top), and be killed when the supervisor dies, so that
+    none is left over."""
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_NAME, f"rmq-{name}".encode()[:15], 0, 0, 0)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)

@@ -62,7 +62,7 @@ def _flags(counts: list[int]) -> int:
 class ShareMembers:
     """The members of one share group by worker; picks workers in turn, in proportion to their members."""
 
-    __slots__ = ("filter", "group", "members", "persistent", "_turn", "_wheel")
+    __slots__ = ("_turn", "_wheel", "filter", "group", "members", "persistent")
 
     def __init__(self, group: bytes, filter_: bytes) -> None:
         self.group = group

@@ -20,7 +20,15 @@ from robustmq.mqtt.capabilities import Capabilities
 from robustmq.mqtt.connect import close_session, open_session
 from robustmq.mqtt.inflight import Delivery as Outgoing
 from robustmq.mqtt.inflight import DropPolicy
-from robustmq.mqtt.packets import MQTT_5_0, Ack, ConnAck, Connect, Disconnect, PacketType, Will
+from robustmq.mqtt.packets import (
+    MQTT_5_0,
+    Ack,
+    ConnAck,
+    Connect,
+    Disconnect,
+    PacketType,
+    Will,
+)
 from robustmq.mqtt.session import Session
 from robustmq.mqtt.session_records import decode_record, encode_record
 from robustmq.promises import Promise

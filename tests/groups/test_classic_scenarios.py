@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from robustmq.groups.classic import ClassicGroup, GroupSettings
-from robustmq.groups.records import GenerationRecord, OffsetRecord, decode_record, encode_record
+from robustmq.groups.records import (
+    GenerationRecord,
+    OffsetRecord,
+    decode_record,
+    encode_record,
+)
 from robustmq.kafka import group_events as events
 
 SCENARIOS = Path(__file__).parent.parent / "scenario"

@@ -6,7 +6,13 @@ import asyncio
 import uuid
 from pathlib import Path
 
-from robustmq.cluster.commands import AllocateProducerIds, CreateTopic, Delta, Result, TopicSet
+from robustmq.cluster.commands import (
+    AllocateProducerIds,
+    CreateTopic,
+    Delta,
+    Result,
+    TopicSet,
+)
 from robustmq.cluster.meta import Meta
 from robustmq.process.meta import MetaServer
 from robustmq.process.meta_client import LocalMeta, MetaClient

@@ -1,0 +1,166 @@
+"""A real broker for tests: the command that users start, in processes of its own, on free ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 15.0
+
+
+def until(
+    condition: Callable[[], object], timeout_s: float = 15.0, what: str = "the condition"
+) -> None:
+    """Poll until the condition holds; fail with `what` when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {timeout_s} s"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+class BrokerProcess:
+    """`robustmq start`, its ports and its process ids. A context manager: started and stopped."""
+
+    def __init__(self, directory: Path, workers: int = 2, config: str = "", **settings: str) -> None:
+        """`config` is the text of config.toml; `settings` go before it: MQTT__SYS_INTERVAL_S="0"."""
+        self.directory = directory
+        self.data = directory / "data"
+        self.workers = workers
+        self.settings = settings
+        self.config = directory / "config.toml"
+        self.config.write_text(config)
+        self.mqtt = 0
+        self.kafka = 0
+        self.worker_ports: list[int] = []
+        self.metrics = free_port()
+        self.said: list[str] = []
+        self.log_file = directory / "log.jsonl"
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> BrokerProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.running:
+            self.kill()
+        if kind is not None:
+            sys.stderr.write(self.log[-20_000:])
+
+    @property
+    def running(self) -> bool:
+        """True until the supervisor has ended."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        assert self.process is not None, "start() comes first"
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """Everything that was logged, over restarts."""
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def start(self) -> None:
+        """Start, and wait until all listen. A port that was given to us once is kept."""
+        environment = {
+            **os.environ,
+            "ROBUSTMQ_NODE__DATA_DIR": str(self.data),
+            "ROBUSTMQ_NODE__WORKERS": str(self.workers),
+            "ROBUSTMQ_MQTT__PORT": str(self.mqtt),
+            "ROBUSTMQ_KAFKA__PORT": str(self.kafka),
+            "ROBUSTMQ_METRICS__PORT": str(self.metrics),
+            **{f"ROBUSTMQ_{name}": value for name, value in self.settings.items()},
+        }
+        command = [sys.executable, "-m", "robustmq.cli.main", "start", "--config", str(self.config)]
+        with self.log_file.open("a") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        self.said = []
+        threading.Thread(target=self._listen, daemon=True).start()
+        until(lambda: self._announced() or not self.running, START_TIMEOUT_S, "the broker")
+        assert self.running, f"the broker ended at its start:\n{self.log[-5000:]}"
+        places = [line.split() for line in self.said[1:]]
+        for *name, address in places:
+            port = int(address.rpartition(":")[2].partition("/")[0])
+            if name == ["mqtt"]:
+                self.mqtt = port
+            elif name == ["kafka"]:
+                self.kafka = port
+        self.worker_ports = [int(p[-1].rpartition(":")[2]) for p in places if p[1] == "worker"]
+
+    def _listen(self) -> None:
+        assert self.process is not None and self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line.rstrip("\n"))
+
+    def _announced(self) -> bool:
+        wanted = "metrics" if self.settings.get("METRICS__ENABLED") != "false" else "mqtt"
+        return any(line.startswith(f"  {wanted}") for line in self.said)
+
+    def processes(self) -> dict[str, int]:
+        """Process ids by name: rmq-meta, rmq-worker-0, ..., rmq-admin. Empty when it does not run."""
+        found: dict[str, int] = {}
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        except OSError:
+            return found
+        for child in children:
+            try:
+                found[Path(f"/proc/{child}/comm").read_text().strip()] = int(child)
+            except OSError:
+                continue
+        return found
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that run now, by their number."""
+        processes = self.processes()
+        return [processes[name] for name in sorted(processes) if "worker" in name]
+
+    def kill_worker(self, worker: int) -> None:
+        """Kill -9 a worker; the supervisor starts it again."""
+        os.kill(self.worker_pids()[worker], signal.SIGKILL)
+
+    def kill(self) -> None:
+        """Kill -9 the whole tree."""
+        assert self.process is not None, "start() comes first"
+        for pid in [self.pid, *self.processes().values()]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait(STOP_TIMEOUT_S)
+
+    def stop(self) -> int:
+        """SIGTERM, and wait; the exit code."""
+        assert self.process is not None, "start() comes first"
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def restart(self) -> None:
+        """Stop and start on the same ports and data."""
+        assert self.stop() == 0, "a clean stop"
+        self.start()
