@@ -24,6 +24,7 @@ from robustmq.kafka import (
     apis,
     codec,
     fetch,
+    group_offsets,
     groups_api,
     metadata,
     offsets,
@@ -52,8 +53,8 @@ HANDLERS: dict[int, Handler] = {
     1: fetch.handle,
     2: offsets.handle,
     3: metadata.handle,
-    8: groups_api.handle_commit,
-    9: groups_api.handle_fetch_offsets,
+    8: group_offsets.handle_commit,
+    9: group_offsets.handle_fetch_offsets,
     10: groups_api.handle_find_coordinator,
     11: groups_api.handle_join,
     12: groups_api.handle_heartbeat,
@@ -71,7 +72,7 @@ HANDLERS: dict[int, Handler] = {
     37: admin.handle_create_partitions,
     42: groups_api.handle_delete,
     44: admin.handle_incremental_alter_configs,
-    47: groups_api.handle_delete_offsets,
+    47: group_offsets.handle_delete_offsets,
     60: metadata.handle_describe_cluster,
 }
 

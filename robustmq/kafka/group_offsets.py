@@ -1,0 +1,264 @@
+"""OffsetCommit, OffsetFetch and OffsetDelete (protocol guide; KIP-848 member epochs, KIP-516 topic ids).
+
+From version 10 on topics are named by their ids: one that is not known is 100 for each of its partitions. By name,
+partitions that do not exist are 3 when they are committed; asked for, they have no offset.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from robustmq import names
+from robustmq.errors import BrokerError, KafkaCode
+from robustmq.kafka import group_events as events
+from robustmq.kafka import messages
+from robustmq.kafka.context import RequestContext, legal_name, settled
+from robustmq.kafka.gateway import Gateway
+from robustmq.kafka.groups_api import ask, call, reply_of
+from robustmq.promises import Promise, start
+
+_TOPIC_ID_VERSION = 10
+_MANY_GROUPS_VERSION = 8
+_ALL_TOPICS_VERSION = 2
+_NO_ID = UUID(int=0)
+_ONE_SHAPES = (messages.OffsetFetchResponseTopic, messages.OffsetFetchResponsePartition)
+_MANY_SHAPES = (messages.OffsetFetchResponseTopics, messages.OffsetFetchResponsePartitions)
+"""OffsetFetch has structs of its own for one group (before version 8) and for many."""
+
+
+class _Topic(msgspec.Struct, frozen=True):
+    """A topic of a request: as it was named, its key (None: not known), how many partitions it has."""
+
+    name: str
+    topic_id: UUID
+    key: bytes | None
+    partitions: int = 0
+
+
+async def _topic(topic: Any, by_id: bool, gateway: Gateway) -> _Topic:
+    """The topic that a request means, looked up."""
+    if by_id:
+        info = await settled(gateway.topic_by_id(topic.topic_id))
+        if info is None or isinstance(info, BrokerError):
+            return _Topic("", topic.topic_id, None)
+        return _Topic("", topic.topic_id, info.name, len(info.partitions))
+    key = names.from_kafka(topic.name)
+    if not legal_name(topic.name):
+        return _Topic(topic.name, _NO_ID, key)
+    info = await settled(gateway.topic(key, False))
+    if info is None or isinstance(info, BrokerError):
+        return _Topic(topic.name, _NO_ID, key)
+    return _Topic(topic.name, _NO_ID, key, len(info.partitions))
+
+
+# Commit
+
+
+async def handle_commit(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one OffsetCommit; partitions that do not exist are refused and the others are stored."""
+    by_id = context.api_version >= _TOPIC_ID_VERSION
+    asked = [(await _topic(topic, by_id, gateway), topic.partitions) for topic in request.topics]
+    offsets = [
+        events.OffsetToCommit(
+            topic.key,
+            part.partition_index,
+            part.committed_offset,
+            part.committed_leader_epoch,
+            part.committed_metadata or "",
+        )
+        for topic, partitions in asked
+        for part in partitions
+        if topic.key is not None and not _refused(topic, part.partition_index)
+    ]
+    event = events.CommitOffsets(
+        request.member_id,
+        request.group_instance_id,
+        request.generation_id_or_member_epoch,
+        offsets,
+        gateway.timestamp_ms(),
+    )
+    reply = await ask(gateway, request.group_id, event, events.CommitReply)
+    errors = iter([reply] * len(offsets) if isinstance(reply, int) else reply.errors)
+    return messages.OffsetCommitResponse(
+        topics=[
+            messages.OffsetCommitResponseTopic(
+                topic_id=topic.topic_id,
+                name=topic.name,
+                partitions=[
+                    messages.OffsetCommitResponsePartition(
+                        partition_index=part.partition_index,
+                        error_code=_refused(topic, part.partition_index) or int(next(errors)),
+                    )
+                    for part in partitions
+                ],
+            )
+            for topic, partitions in asked
+        ]
+    )
+
+
+def _refused(topic: _Topic, partition: int) -> int:
+    """Why nothing may be committed for a partition; 0: it may."""
+    if topic.key is None:
+        return int(KafkaCode.UNKNOWN_TOPIC_ID)
+    if not 0 <= partition < topic.partitions:
+        return int(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
+    return 0
+
+
+# Fetch
+
+
+async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one OffsetFetch, for one group or (version 8 and later) for many."""
+    if context.api_version >= _MANY_GROUPS_VERSION:
+        by_id = context.api_version >= _TOPIC_ID_VERSION
+        started = [
+            (group.group_id, start(_fetch(group.group_id, group.topics, by_id, gateway)))
+            for group in request.groups
+        ]
+        groups = []
+        for group_id, promise in started:
+            code, found = await promise
+            groups.append(
+                messages.OffsetFetchResponseGroup(
+                    group_id=group_id, topics=_shaped(found, _MANY_SHAPES), error_code=code
+                )
+            )
+        return messages.OffsetFetchResponse(groups=groups)
+    code, found = await _fetch(request.group_id, request.topics, False, gateway)
+    topics = _shaped(found, _ONE_SHAPES)
+    if code and context.api_version < _ALL_TOPICS_VERSION:
+        for topic in topics:
+            for part in topic.partitions:
+                part.error_code = code
+    return messages.OffsetFetchResponse(topics=topics, error_code=code)
+
+
+_Found = list[tuple[_Topic, list[events.CommittedOffset]]]
+
+
+async def _fetch(
+    group_id: str, topics: Any, by_id: bool, gateway: Gateway
+) -> tuple[int, _Found]:
+    """An error code, and the offsets of one group by topic; `topics` None: all that there are."""
+    if topics is None:
+        return await _fetch_all(group_id, by_id, gateway)
+    asked = []
+    for topic in topics:
+        # By name nothing is looked up: an offset may outlive its topic's name for a moment.
+        known = _Topic(topic.name, _NO_ID, names.from_kafka(topic.name)) if not by_id else None
+        asked.append((known or await _topic(topic, by_id, gateway), topic.partition_indexes))
+    wanted = [
+        (topic.key, index)
+        for topic, indexes in asked
+        for index in indexes
+        if topic.key is not None
+    ]
+    reply = await _ask_offsets(group_id, wanted, gateway)
+    none = [events.CommittedOffset(key, index) for key, index in wanted]
+    offsets = iter(none if isinstance(reply, int) else reply.offsets)
+    found = [
+        (
+            topic,
+            [
+                events.CommittedOffset(b"", index) if topic.key is None else next(offsets)
+                for index in indexes
+            ],
+        )
+        for topic, indexes in asked
+    ]
+    return (reply if isinstance(reply, int) else int(reply.error)), found
+
+
+async def _fetch_all(group_id: str, by_id: bool, gateway: Gateway) -> tuple[int, _Found]:
+    reply = await _ask_offsets(group_id, None, gateway)
+    if isinstance(reply, int):
+        return reply, []
+    by_topic: dict[bytes, list[events.CommittedOffset]] = {}
+    for entry in reply.offsets:
+        by_topic.setdefault(entry.topic, []).append(entry)
+    found: _Found = []
+    for key, entries in by_topic.items():
+        name = names.to_kafka(key)
+        if name is None:
+            continue
+        topic_id = _NO_ID
+        if by_id:
+            info = await settled(gateway.topic(key, False))
+            if info is None or isinstance(info, BrokerError):
+                continue
+            topic_id = info.topic_id
+        found.append((_Topic(name, topic_id, key), entries))
+    return int(reply.error), found
+
+
+async def _ask_offsets(
+    group_id: str, partitions: list[tuple[bytes, int]] | None, gateway: Gateway
+) -> events.OffsetsReply | int:
+    if not group_id:
+        return int(KafkaCode.INVALID_GROUP_ID)
+    promise: Promise[events.GroupReply] = start(
+        call(gateway, group_id, events.FetchOffsets(partitions))
+    )
+    return await reply_of(promise, events.OffsetsReply)
+
+
+def _shaped(found: _Found, shapes: tuple[Any, Any]) -> list[Any]:
+    """The topics of a response, in the structs of the version's shape."""
+    topic_shape, partition_shape = shapes
+    topics = []
+    for topic, entries in found:
+        unknown = int(KafkaCode.UNKNOWN_TOPIC_ID) if topic.key is None else 0
+        shown = topic_shape(
+            name=topic.name,
+            partitions=[
+                partition_shape(
+                    partition_index=entry.partition,
+                    committed_offset=entry.offset,
+                    committed_leader_epoch=entry.leader_epoch,
+                    metadata=entry.metadata,
+                    error_code=unknown,
+                )
+                for entry in entries
+            ],
+        )
+        if topic_shape is messages.OffsetFetchResponseTopics:
+            shown.topic_id = topic.topic_id
+        topics.append(shown)
+    return topics
+
+
+# Delete
+
+
+async def handle_delete_offsets(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one OffsetDelete."""
+    partitions = [
+        (names.from_kafka(topic.name), part.partition_index)
+        for topic in request.topics
+        for part in topic.partitions
+    ]
+    event = events.DeleteOffsets(partitions)
+    reply = await ask(gateway, request.group_id, event, events.DeleteOffsetsReply)
+    code = reply if isinstance(reply, int) else int(reply.error)
+    if code or isinstance(reply, int):
+        return messages.OffsetDeleteResponse(error_code=code, topics=[])
+    errors = iter(reply.errors)
+    return messages.OffsetDeleteResponse(
+        topics=[
+            messages.OffsetDeleteResponseTopic(
+                name=topic.name,
+                partitions=[
+                    messages.OffsetDeleteResponsePartition(
+                        partition_index=part.partition_index, error_code=int(next(errors))
+                    )
+                    for part in topic.partitions
+                ],
+            )
+            for topic in request.topics
+        ]
+    )
