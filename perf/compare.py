@@ -71,7 +71,7 @@ def attempt(row: rows.Row, name: str, number: int, quick: bool) -> list[measure.
     try:
         with brokers.running(name) as broker:
             found = measure.KINDS[row.kind](broker, row.options, quick)
-    except Exception as error:  # a broker that fails must not end the comparison
+    except Exception as error:  # a broker that fails must not end the comparison  # noqa: BLE001
         print(f"  {row.name} {name} round {number + 1}: FAILED: {error}", file=sys.stderr)
         return []
     shown = {

@@ -1,11 +1,14 @@
-"""Nanoseconds a message of each step of the compiled core: `python perf/core_micro.py [--seconds 0.3]`.
+"""Nanoseconds a message of each step of the compiled core: `python perf/core_micro.py [--seconds
+0.3]`.
 
-Set ROBUSTMQ_PURE=1 for the interpreted form. Limits to compare with are in the table: what the design grants.
+Set ROBUSTMQ_PURE=1 for the interpreted form. Limits to compare with are in the table: what the
+design grants.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from array import array
 from collections.abc import Callable
@@ -37,7 +40,9 @@ def route_of(topic: bytes) -> TopicRoute:
     return TopicRoute(topic, 0, 0, 0, 0, b"")
 
 
-def measure(name: str, limit: str, per_call: int, call: Callable[[], object], seconds: float) -> None:
+def measure(
+    name: str, limit: str, per_call: int, call: Callable[[], object], seconds: float
+) -> None:
     """Print the best of repeated runs, per message."""
     call()
     best = float("inf")
@@ -55,7 +60,8 @@ def measure_publish(seconds: float) -> None:
     for topics, qos, limit in ((1, 0, "60"), (MESSAGES, 0, "250"), (1, 1, "-"), (8, 0, "-")):
         buffer = packets(topics, qos)
         if topics == 1 and not qos:
-            measure("scan", "3", MESSAGES, lambda b=buffer: frames.scan(b, 0, len(b), table), seconds)
+            scan = functools.partial(frames.scan, buffer, 0, len(buffer), table)
+            measure("scan", "3", MESSAGES, scan, seconds)
         frames.scan(buffer, 0, len(buffer), table)
         builders = [BlockBuilder(0, False)]
         publisher = Publisher(5, 1, {}, route_of, builders)
@@ -108,14 +114,28 @@ def measure_tables(seconds: float) -> None:
     """Index, filters, split, checksum."""
     block = block_of(MESSAGES)
     index = TopicIndex(7)
-    measure("TopicIndex.assign, an entry", "100", MESSAGES, lambda: index.assign(block, 0, 1, []), seconds)
+    measure(
+        "TopicIndex.assign, an entry",
+        "100",
+        MESSAGES,
+        lambda: index.assign(block, 0, 1, []),
+        seconds,
+    )
     masks = {entry.topic: 1 for entry in blocks.entries(block)}
-    measure("blocks.split, an entry", "-", MESSAGES, lambda: blocks.split(block, masks, len), seconds)
+    measure(
+        "blocks.split, an entry", "-", MESSAGES, lambda: blocks.split(block, masks, len), seconds
+    )
     trie = FilterTrie()
     for number in range(50_000):
         trie.insert(b"sensors/%06d/+" % number, number)
         trie.insert(b"sensors/%06d/temp" % number, number)
-    measure("FilterTrie.match, 100,000 filters", "3000", 1, lambda: trie.match(b"sensors/000007/temp"), seconds)
+    measure(
+        "FilterTrie.match, 100,000 filters",
+        "3000",
+        1,
+        lambda: trie.match(b"sensors/000007/temp"),
+        seconds,
+    )
     data = bytes(16_384)
     measure("crc32c, 16 KiB", "-", 1, lambda: hashing.crc32c(data, 0, len(data)), seconds)
     ids = array("H", range(1, 257))

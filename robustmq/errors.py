@@ -1,9 +1,9 @@
 """The one table of named errors.
 
-A fault of a peer is raised as `BrokerError(Fault.X)` at the edge where the bad input is seen, and caught in one
-place per connection. The row of its `Fault` says what each protocol tells the peer: the MQTT 5.0 reason code
-(section 2.4), the MQTT 3.1.1 CONNACK return code (section 3.2.2.3), the Kafka error code, and the HTTP status.
-A bug of ours is an assertion, never one of these.
+A fault of a peer is raised as `BrokerError(Fault.X)` at the edge where the bad input is seen, and
+caught in one place per connection. The row of its `Fault` says what each protocol tells the peer:
+the MQTT 5.0 reason code (section 2.4), the MQTT 3.1.1 CONNACK return code (section 3.2.2.3), the
+Kafka error code, and the HTTP status. A bug of ours is an assertion, never one of these.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """What each protocol says of one fault; `mqtt3` is a CONNACK return code, 0 where 3.x can only close."""
+    """What each protocol says of one fault; `mqtt3` is a CONNACK return code, 0 where 3.x can only
+    close."""
 
     mqtt5: int
     mqtt3: int

@@ -1,12 +1,14 @@
 """Topic names: what is valid, and the bijection between MQTT and Kafka names (design section 7).
 
-Inside the broker a topic is the MQTT name in UTF-8, as `bytes`. MQTT 5.0 section 4.7 says what a topic name and a
-filter may be. Kafka allows `[a-zA-Z0-9._-]`, at most 249 characters, and not `.` or `..`.
+Inside the broker a topic is the MQTT name in UTF-8, as `bytes`. MQTT 5.0 section 4.7 says what a
+topic name and a filter may be. Kafka allows `[a-zA-Z0-9._-]`, at most 249 characters, and not `.`
+or `..`.
 
-The image of an MQTT name: `/` becomes `.`; letters, digits, `-` and `_` stay; every other byte is `_xHH`; a `_` that
-stands before an `x` is itself written `_x5f`, so that `_xHH` always is an escape. A name whose image would be `.` or
-`..` has its first character escaped. A Kafka name that no MQTT name maps to is kept as NUL + name: NUL
-may not stand in an MQTT topic, so the two kinds never meet, and no subscriber sees it.
+The image of an MQTT name: `/` becomes `.`; letters, digits, `-` and `_` stay; every other byte is
+`_xHH`; a `_` that stands before an `x` is itself written `_x5f`, so that `_xHH` always is an
+escape. A name whose image would be `.` or
+`..` has its first character escaped. A Kafka name that no MQTT name maps to is kept as NUL + name:
+NUL may not stand in an MQTT topic, so the two kinds never meet, and no subscriber sees it.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ def from_kafka(name: str) -> bytes:
 
 
 def topic_id(topic: bytes, generation: int) -> uuid.UUID:
-    """The Kafka topic id of a light topic: of its name and of how often it was deleted and made again."""
+    """The Kafka topic id of a light topic: of its name and of how often it was deleted and made
+    again."""
     digest = hashlib.blake2b(
         _ID_NAMESPACE + generation.to_bytes(8, "little") + topic, digest_size=16
     )
@@ -71,13 +74,15 @@ def topic_id(topic: bytes, generation: int) -> uuid.UUID:
 
 
 def validate_topic(topic: bytes) -> None:
-    """Raise TOPIC_NAME_INVALID for what MQTT does not allow as the topic of a message (section 4.7)."""
+    """Raise TOPIC_NAME_INVALID for what MQTT does not allow as the topic of a message (section
+    4.7)."""
     if not _is_topic(topic):
         raise BrokerError(Fault.TOPIC_NAME_INVALID)
 
 
 def validate_filter(filter: bytes) -> None:
-    """Raise TOPIC_FILTER_INVALID for a bad filter; `$share/` is parted and checked too (section 4.8.2)."""
+    """Raise TOPIC_FILTER_INVALID for a bad filter; `$share/` is parted and checked too (section
+    4.8.2)."""
     _, plain = split_share(filter)
     if not _is_text(plain):
         raise BrokerError(Fault.TOPIC_FILTER_INVALID)

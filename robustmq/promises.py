@@ -1,8 +1,9 @@
 """Continuations without an event loop.
 
-A `Promise` is a value that arrives later. Coroutines that await promises are driven by `start`: no task, no timer
-and no event loop is involved, so protocol and state-machine code can wait without importing asyncio, and runs the
-same under the simulation's scheduler. Whoever resolves the promise runs what waited for it, at once and in order.
+A `Promise` is a value that arrives later. Coroutines that await promises are driven by `start`: no
+task, no timer and no event loop is involved, so protocol and state-machine code can wait without
+importing asyncio, and runs the same under the simulation's scheduler. Whoever resolves the promise
+runs what waited for it, at once and in order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ T = TypeVar("T")
 
 
 class Promise(Generic[T]):
-    """A value or an error that is settled once; later settlements are ignored (the first answer counts)."""
+    """A value or an error that is settled once; later settlements are ignored (the first answer
+    counts)."""
 
     __slots__ = ("_error", "_settled", "_value", "_waiters")
 
@@ -84,7 +86,7 @@ def start(coroutine: Coroutine[Promise[Any], None, T]) -> Promise[T]:
             waiting = coroutine.send(None)
         except StopIteration as finished:
             outcome.resolve(finished.value)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             outcome.fail(error)
         else:
             waiting.when_settled(step)

@@ -1,9 +1,14 @@
-"""What a record is, and how an MQTT message and a Kafka record are the same thing (design section 7).
+"""What a record is, and how an MQTT message and a Kafka record are the same thing (design section
+7).
 
-A message is stored as a record with a null key; its QoS, RETAIN flag and properties become headers named `mqtt.*`
-in one fixed order, and user properties follow under their own names, in their order. The same names turn headers
-back into properties. A user property whose own name begins with `mqtt.` is stored as `mqtt.user.` + name, so that no
-client can forge the others. The compiled core writes and reads the same bytes: `core.publish` and `core.fanout`.
+A message is stored as a record with a null key; its QoS, RETAIN flag and properties become headers
+named `mqtt.*` in one fixed order, and user properties follow under their own names, in their order.
+The same names turn headers back into properties. A user property whose own name begins with `mqtt.`
+is stored as
+`mqtt.user.` + name, so that no client can forge the others. The compiled core writes and reads the
+same bytes:
+`core.publish` and
+`core.fanout`.
 """
 
 from __future__ import annotations
@@ -75,7 +80,8 @@ def to_record(message: Message, key: bytes | None = None) -> Record:
 
 
 def from_record(record: Record, topic: bytes, kafka: bool = False) -> Message:
-    """The message of a record. `kafka`: the record came by Produce (it counts as QoS 1 when it names no QoS)."""
+    """The message of a record. `kafka`: the record came by Produce (it counts as QoS 1 when it
+    names no QoS)."""
     message = Message(
         topic,
         record.value or b"",
@@ -96,7 +102,8 @@ def from_record(record: Record, topic: bytes, kafka: bool = False) -> Message:
 
 
 def _set_property(message: Message, name: str, value: bytes) -> bool:
-    """True when the header is one of ours and was taken (or is void); False: treat it as any other."""
+    """True when the header is one of ours and was taken (or is void); False: treat it as
+    any other."""
     if name == QOS:
         message.qos = 2 if value == b"2" else 1 if value == b"1" else 0
     elif name == RETAIN:

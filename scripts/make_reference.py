@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Write config.toml and docs/reference/*.md from the tables in the code.
 
-`scripts/make_reference.py` writes, `scripts/make_reference.py --check` only says what has drifted (exit code 1).
+`scripts/make_reference.py` writes, `scripts/make_reference.py --check` only says what has drifted
+(exit code 1).
 """
 
 from __future__ import annotations
@@ -68,15 +69,17 @@ def settings_text() -> str:
     parts = [NOTE + "# Settings\n", "config.toml holds all of them with their defaults.\n"]
     for section, struct in SECTIONS.items():
         parts += [f"## [{section}]\n", (struct.__doc__ or "").strip() + "\n"]
-        parts += ["| setting | default | unit | range | reload | why |", "|---|---|---|---|---|---|"]
+        parts += [
+            "| setting | default | unit | range | reload | why |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in rows(struct):
             low = "" if row.low is None else str(row.low)
             high = "" if row.high is None else str(row.high)
             span = f"{low}..{high}" if low or high else ""
             reload = "yes" if row.reloadable else "restart"
-            parts.append(
-                f"| {row.name} | `{toml(row.default)}` | {row.unit} | {span} | {reload} | {row.why} |"
-            )
+            default = f"`{toml(row.default)}`"
+            parts.append(f"| {row.name} | {default} | {row.unit} | {span} | {reload} | {row.why} |")
         parts.append("")
     return "\n".join(parts)
 

@@ -36,8 +36,11 @@ def free_port() -> int:
 class BrokerProcess:
     """`robustmq start`, its ports and its process ids. A context manager: started and stopped."""
 
-    def __init__(self, directory: Path, workers: int = 2, config: str = "", **settings: str) -> None:
-        """`config` is the text of config.toml; `settings` go before it: MQTT__SYS_INTERVAL_S="0"."""
+    def __init__(
+        self, directory: Path, workers: int = 2, config: str = "", **settings: str
+    ) -> None:
+        """`config` is the text of config.toml; `settings` go before it:
+        MQTT__SYS_INTERVAL_S="0"."""
         self.directory = directory
         self.data = directory / "data"
         self.workers = workers
@@ -122,7 +125,8 @@ class BrokerProcess:
         return any(line.startswith(f"  {wanted}") for line in self.said)
 
     def processes(self) -> dict[str, int]:
-        """Process ids by name: rmq-meta, rmq-worker-0, ..., rmq-admin. Empty when it does not run."""
+        """Process ids by name: rmq-meta, rmq-worker-0, ..., rmq-admin. Empty when it does
+        not run."""
         found: dict[str, int] = {}
         try:
             children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()

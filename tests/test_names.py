@@ -34,7 +34,14 @@ def test_every_kafka_name_is_kept_or_comes_back(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("topic", "name"),
-    [(b"a/b/c", "a.b.c"), (b"a.b", "a_x2eb"), (b"_x", "_x5fx"), (b"/", "_x2f"), (b"a_b", "a_b"), (b"\xc3\xa9", "_xc3_xa9")],
+    [
+        (b"a/b/c", "a.b.c"),
+        (b"a.b", "a_x2eb"),
+        (b"_x", "_x5fx"),
+        (b"/", "_x2f"),
+        (b"a_b", "a_b"),
+        (b"\xc3\xa9", "_xc3_xa9"),
+    ],
 )
 def test_known_names(topic: bytes, name: str) -> None:
     assert names.to_kafka(topic) == name
@@ -56,7 +63,18 @@ def test_bad_topics_are_refused(topic: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "filter_", [b"", b"a+", b"a/#/b", b"a#", b"$share", b"$share/g", b"$share/g/", b"$share//a", b"$share/g+/a"]
+    "filter_",
+    [
+        b"",
+        b"a+",
+        b"a/#/b",
+        b"a#",
+        b"$share",
+        b"$share/g",
+        b"$share/g/",
+        b"$share//a",
+        b"$share/g+/a",
+    ],
 )
 def test_bad_filters_are_refused(filter_: bytes) -> None:
     with pytest.raises(BrokerError):

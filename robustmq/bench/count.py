@@ -1,5 +1,5 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
+
 """What the load generator does once a message: stamp what it sends, check what it receives.
 
 A payload begins with 16 bytes, little-endian: u32 stream, u32 sequence, u64 time of sending in ns.

@@ -153,7 +153,7 @@ class Run:
     def _wait(self, now_ns: int, end_ns: int) -> float:
         until = end_ns if not self.options.count else now_ns + 50_000_000
         if self.options.rate:
-            until = min(until, min(publisher.due_ns() for publisher in self.publishers))
+            until = min(until, *(publisher.due_ns() for publisher in self.publishers))
         return min(max(until - now_ns, 1_000) / 1e9, 0.05)
 
     def _stalled(self, now_ns: int) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from robustmq.config import Settings
 from robustmq.security import passwords

@@ -1,4 +1,5 @@
-"""The compiled core: plain Python with C types beside it. `ROBUSTMQ_PURE=1` runs the `.py` though a library is there.
+"""The compiled core: plain Python with C types beside it. `ROBUSTMQ_PURE=1` runs the `.py` though a
+library is there.
 
 `COMPILED` says which form is running. The libraries depend on each other, so it is all or nothing.
 """
@@ -15,7 +16,8 @@ from types import ModuleType
 
 
 class _PureFinder:
-    """Finds the `.py` of a module of this folder before the import system sees the library beside it."""
+    """Finds the `.py` of a module of this folder before the import system sees the library beside
+    it."""
 
     @staticmethod
     def find_spec(
@@ -30,6 +32,6 @@ class _PureFinder:
 if os.environ.get("ROBUSTMQ_PURE", "0") not in ("", "0"):
     sys.meta_path.insert(0, _PureFinder)
 
-from robustmq.core import fanout
+from robustmq.core import fanout  # noqa: E402
 
 COMPILED: bool = not (fanout.__file__ or "").endswith(".py")

@@ -1,15 +1,17 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
-"""Kafka record batches v2: check, patch, build and read (KIP-98; the protocol guide's "Record Batch").
 
-    0 base_offset i64     8 batch_length i32 (of what follows)   12 leader_epoch i32    16 magic i8 (2)
-    17 crc u32 (CRC-32C of 21 to the end)                        21 attributes i16      23 last_offset_delta i32
-    27 first_timestamp i64   35 max_timestamp i64   43 producer_id i64   51 producer_epoch i16   53 base_sequence i32
-    57 count i32             61 records
+"""Kafka record batches v2: check, patch, build and read (KIP-98; the protocol guide's "Record
+Batch").
 
-Base offset and leader epoch lie outside the CRC, so an owner patches them in place. A record: varint length,
-attributes, varint timestamp delta, varint offset delta, key, value, headers. Compressed batches stay as they came;
-only a reader that needs records opens them, bounded by what it is willing to hold.
+    0 base_offset i64     8 batch_length i32 (of what follows)   12 leader_epoch i32    16 magic i8
+    (2) 17 crc u32 (CRC-32C of 21 to the end)                        21 attributes i16      23
+    last_offset_delta i32 27 first_timestamp i64   35 max_timestamp i64   43 producer_id i64   51
+    producer_epoch i16   53 base_sequence i32 57 count i32             61 records
+
+Base offset and leader epoch lie outside the CRC, so an owner patches them in place. A record:
+varint length, attributes, varint timestamp delta, varint offset delta, key, value, headers.
+Compressed batches stay as they came; only a reader that needs records opens them, bounded by what
+it is willing to hold.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class BatchInfo(NamedTuple):
 
 
 def batch_size(buffer: bytes | bytearray, begin: int, end: int) -> int:
-    """The whole size of the batch that begins there; 0 when it is cut short, CORRUPT_RECORD when it cannot be one."""
+    """The whole size of the batch that begins there; 0 when it is cut short, CORRUPT_RECORD when it
+    cannot be one."""
     if end - begin < HEADER_SIZE:
         return 0
     source = buffer
@@ -63,10 +66,9 @@ def batch_size(buffer: bytes | bytearray, begin: int, end: int) -> int:
     return size if begin + size <= end else 0
 
 
-def validate(
-    buffer: bytes | bytearray, begin: int, end: int, check_crc: bool = True
-) -> BatchInfo:
-    """The header of the first batch in the area; raises CORRUPT_RECORD when it is not a whole batch v2.
+def validate(buffer: bytes | bytearray, begin: int, end: int, check_crc: bool = True) -> BatchInfo:
+    """The header of the first batch in the area; raises CORRUPT_RECORD when it is not a whole batch
+    v2.
 
     A wrong CRC is told by `crc_ok`, so that the caller can say which error its protocol wants.
     """
@@ -149,7 +151,17 @@ def write_header(
 
 def varint_size(value: int) -> int:
     """Bytes that a non-negative number takes as a zigzag varint."""
-    return 1 if value < 64 else 2 if value < 8192 else 3 if value < 1_048_576 else 4 if value < 134_217_728 else 5
+    return (
+        1
+        if value < 64
+        else 2
+        if value < 8192
+        else 3
+        if value < 1_048_576
+        else 4
+        if value < 134_217_728
+        else 5
+    )
 
 
 def put_varint(target: bytearray, at: int, value: int) -> int:
@@ -211,7 +223,8 @@ def build(
 
 
 def signed_varint(source: bytes | bytearray, at: int, end: int, place: array[int]) -> int:
-    """Read a zigzag varint; place[0] becomes the place after it, -1 when it is cut short or too long."""
+    """Read a zigzag varint; place[0] becomes the place after it, -1 when it is cut short or too
+    long."""
     position = memory.ints(place)
     value = 0
     shift = 0
@@ -227,13 +240,12 @@ def signed_varint(source: bytes | bytearray, at: int, end: int, place: array[int
     return 0
 
 
-def scan_records(
-    buffer: bytes | bytearray, begin: int, end: int, table: array[int]
-) -> int:
+def scan_records(buffer: bytes | bytearray, begin: int, end: int, table: array[int]) -> int:
     """A row of 9 int32 for each record of an area of plain records; the number of rows.
 
-    Row: key begin (-1 null), key end, value begin (-1 null), value end, headers begin, number of headers, record
-    end, offset delta, timestamp delta (clipped). Stops when the table is full; CORRUPT_RECORD when a record is not sound.
+    Row: key begin (-1 null), key end, value begin (-1 null), value end, headers begin, number of
+    headers, record end, offset delta, timestamp delta (clipped). Stops when the table is full;
+    CORRUPT_RECORD when a record is not sound.
     """
     source = buffer
     rows = memory.ints(table)
@@ -282,7 +294,8 @@ def parse(
     end: int = -1,
     max_decompressed: int = DECOMPRESSED_MAX,
 ) -> list[Record]:
-    """The records of the first batch in the area, of every compression type, with offsets and timestamps."""
+    """The records of the first batch in the area, of every compression type, with offsets and
+    timestamps."""
     end = len(buffer) if end < 0 else end
     info = validate(buffer, begin, end)
     if not info.crc_ok:
@@ -306,9 +319,7 @@ def parse(
     return records
 
 
-def _record(
-    body: bytes, at: int, end: int, info: BatchInfo, place: array[int]
-) -> Record:
+def _record(body: bytes, at: int, end: int, info: BatchInfo, place: array[int]) -> Record:
     def number() -> int:
         nonlocal at
         value = signed_varint(body, at, end, place)
@@ -345,7 +356,8 @@ def _record(
 
 
 def decompress(packed: bytes, compression: int, max_decompressed: int) -> bytes:
-    """The plain bytes of a batch's records; CORRUPT_RECORD when they are not sound or more than the bound."""
+    """The plain bytes of a batch's records; CORRUPT_RECORD when they are not sound or more than the
+    bound."""
     if compression == _NONE:
         return packed
     try:
@@ -365,7 +377,7 @@ def _decompress(packed: bytes, compression: int, bound: int) -> bytes:
 
         return zlib.decompressobj(31).decompress(packed, bound + 1)
     if compression == _LZ4:
-        import lz4.frame  # type: ignore[import-untyped]
+        import lz4.frame
 
         return bytes(lz4.frame.LZ4FrameDecompressor().decompress(packed, max_length=bound + 1))
     if compression == _ZSTD:
@@ -379,7 +391,8 @@ def _decompress(packed: bytes, compression: int, bound: int) -> bytes:
 
 
 def _snappy(packed: bytes, bound: int) -> bytes:
-    """Raw snappy, or the framing of xerial that the Java client writes: header of 16 bytes, then sized blocks."""
+    """Raw snappy, or the framing of xerial that the Java client writes: header of 16 bytes, then
+    sized blocks."""
     import cramjam
 
     if not packed.startswith(_XERIAL):

@@ -1,16 +1,16 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
+
 """The block: one layout from the socket over the bus to the disk (docs/formats.md, "Blocks").
 
-A block is a sequence of entries; an entry holds what one publisher sent to one topic in one turn, as one Kafka record
-batch. Little-endian, but for the batch:
+A block is a sequence of entries; an entry holds what one publisher sent to one topic in one turn,
+as one Kafka record batch. Little-endian, but for the batch:
 
     0 entry_length u32   4 flags u8   5 reserved u8   6 topic_length u16   8 partition u32
     12 packet_id u16     14 log_name_length u16       16 origin u64        24 previous position u64
     32 base_offset u64   40 topic, log name, record batch v2
 
-Blocks are made by this process or come from one of ours over the bus or the disk, whose checksums are tested there:
-a bad length here is CORRUPT_RECORD, never a read past the end.
+Blocks are made by this process or come from one of ours over the bus or the disk, whose checksums
+are tested there: a bad length here is CORRUPT_RECORD, never a read past the end.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class BlockBuilder:
 
 
 def check_entry(source: bytes | bytearray, begin: int, end: int) -> int:
-    """The end of the entry that begins there; CORRUPT_RECORD when it does not fit or holds no batch."""
+    """The end of the entry that begins there; CORRUPT_RECORD when it does not fit or holds no
+    batch."""
     if end - begin >= ENTRY_HEADER + batches.HEADER_SIZE:
         length = memory.get32(source, begin)
         batch = ENTRY_HEADER + memory.get16(source, begin + 6) + memory.get16(source, begin + 14)
@@ -141,9 +142,11 @@ def split(
     cache: dict[bytes, int],
     resolve: Callable[[bytes], int],
 ) -> tuple[int, bool, int]:
-    """Who wants a block: the union of the entries' masks, whether all are the same, the union of their flags.
+    """Who wants a block: the union of the entries' masks, whether all are the same, the union of
+    their flags.
 
-    `cache` maps topics to masks; `resolve` gives the mask of a topic that is not there (and may store it).
+    `cache` maps topics to masks; `resolve` gives the mask of a topic that is not there (and may
+    store it).
     """
     data = memory.flat(block)
     source = data
@@ -171,11 +174,9 @@ def split(
     return union, same, flags
 
 
-def select(
-    block: bytes | bytearray | memoryview, cache: dict[bytes, int], bit: int
-) -> bytearray:
-    """The entries whose mask has any of `bit`. A topic that the cache has dropped meanwhile is kept: who is not
-    interested finds no subscriber for it.
+def select(block: bytes | bytearray | memoryview, cache: dict[bytes, int], bit: int) -> bytearray:
+    """The entries whose mask has any of `bit`. A topic that the cache has dropped meanwhile is
+    kept: who is not interested finds no subscriber for it.
     """
     data = memory.flat(block)
     source = data

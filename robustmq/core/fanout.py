@@ -1,12 +1,14 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
+
 """From blocks to the bytes of PUBLISH packets for many receivers (MQTT 5.0 section 3.3).
 
-`deliver` is the way of QoS 0: each entry is encoded once for each variant of subscribers (version, No Local, Retain
-As Published, subscription identifiers) and copied into the buffers of their connections. What must be acknowledged
-is left to the sessions, which use `encode` for one record. A record whose message expiry interval has passed is not
-sent; the others carry what remains of it [MQTT-3.3.2-5, -6]. Headers turn into properties as `robustmq.records` says.
-A batch whose records are not sound (a Kafka producer may send anything) has no MQTT messages.
+`deliver` is the way of QoS 0: each entry is encoded once for each variant of subscribers (version,
+No Local, Retain As Published, subscription identifiers) and copied into the buffers of their
+connections. What must be acknowledged is left to the sessions, which use `encode` for one record. A
+record whose message expiry interval has passed is not sent; the others carry what remains of it
+[MQTT-3.3.2-5, -6]. Headers turn into properties as
+`robustmq.records` says. A batch whose records are not sound (a Kafka producer may send anything)
+has no MQTT messages.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ _NAME_USER = b"mqtt.user."
 
 
 class Sink:
-    """The bytes that wait for one connection. Above `limit` (0: not connected) QoS 0 copies are dropped."""
+    """The bytes that wait for one connection. Above `limit` (0: not connected) QoS 0 copies are
+    dropped."""
 
     def __init__(self, version: int, limit: int) -> None:
         """`max_packet_size` is the client's Maximum Packet Size, 0 without one [MQTT-3.1.2-24]."""
@@ -75,7 +78,8 @@ class Variant:
         subscription_ids: bytes,
         sinks: list[Sink] | None = None,
     ) -> None:
-        """`no_local_origin` is who does not get its own messages back, 0 when there is no such client."""
+        """`no_local_origin` is who does not get its own messages back, 0 when there is no such
+        client."""
         self.version = version
         self.no_local_origin = no_local_origin
         self.retain_as_published = retain_as_published
@@ -86,7 +90,8 @@ class Variant:
 class DeliveryRoute:
     """Who gets a topic's messages on this worker.
 
-    `always`: subscribers of QoS 0. `when_qos0`: those of QoS 1 and 2, used for entries that hold QoS 0 only.
+    `always`: subscribers of QoS 0. `when_qos0`: those of QoS 1 and 2, used for entries that hold
+    QoS 0 only.
     `above_qos0`: entries with a record above QoS 0 must be handed to Python, for the latter.
     """
 
@@ -100,7 +105,8 @@ class DeliveryRoute:
 
 
 class Cursor:
-    """Where the record encoded last lies, so that encoding a batch record by record does not begin anew."""
+    """Where the record encoded last lies, so that encoding a batch record by record does not begin
+    anew."""
 
     def __init__(self) -> None:
         self.block: object = None
@@ -125,7 +131,7 @@ class Frames:
             memory.resize(self.data, (begin + size) * 2)
         self.size = begin + size
         self.count += 1
-        if size > self.largest:  # noqa: PLR1730  (compiled: no object)
+        if size > self.largest:
             self.largest = size
         return begin
 
@@ -164,7 +170,8 @@ def deliver(
 ) -> int:
     """Encode every QoS 0 copy of a block into the sinks; the number of copies.
 
-    Sinks that were not dirty are added to `dirty`; (entry begin, route) of what the sessions must handle to `above`.
+    Sinks that were not dirty are added to `dirty`; (entry begin, route) of what the sessions must
+    handle to `above`.
     """
     data = memory.flat(block)
     source = data
@@ -391,7 +398,7 @@ def _set_expiry(data: bytes | bytearray, at: int, end: int) -> None:
         value = value * 10 + source[at] - 48
         at += 1
     info = memory.longs(_info)
-    info[3] = value if value < 0xFFFFFFFF else 0xFFFFFFFF  # noqa: FURB136
+    info[3] = value if value < 0xFFFFFFFF else 0xFFFFFFFF
 
 
 def _is_topic(data: bytes | bytearray, at: int, end: int) -> bool:
@@ -417,7 +424,9 @@ def _user_size(data: bytes | bytearray, name: int, length: int, at: int, size: i
     if length > 65_535 or size > 65_535:
         return 0
     name += skip
-    if not properties.is_text(data, name, name + length) or not properties.is_text(data, at, at + size):
+    if not properties.is_text(data, name, name + length) or not properties.is_text(
+        data, at, at + size
+    ):
         return 0
     return 5 + length + size
 
@@ -469,7 +478,8 @@ def _put_packet(
     ids: bytes,
     topic_alias: int,
 ) -> None:
-    """Encode the record that `_inspect` has seen; `bits` are the low bits of the packet's first byte."""
+    """Encode the record that `_inspect` has seen; `bits` are the low bits of the packet's first
+    byte."""
     source = data
     payload = payload_end - payload_begin if payload_begin >= 0 else 0
     body = 2 + len(topic) + payload
@@ -566,7 +576,8 @@ def _put_user_properties(
 
 
 def record_levels(block: bytes | bytearray | memoryview, begin: int) -> list[int]:
-    """For each record of an entry its QoS, and 4 when it has the RETAIN flag. Empty for a batch that is not sound."""
+    """For each record of an entry its QoS, and 4 when it has the RETAIN flag. Empty for a batch
+    that is not sound."""
     data = memory.flat(block)
     levels: list[int] = []
     try:
@@ -611,11 +622,26 @@ def encode(
 
     `subscription_ids` are the identifiers, or the bytes that `identifiers_property` made of them.
     """
-    ids = subscription_ids if isinstance(subscription_ids, bytes) else identifiers_property(subscription_ids)
+    ids = (
+        subscription_ids
+        if isinstance(subscription_ids, bytes)
+        else identifiers_property(subscription_ids)
+    )
     bits = (8 if dup else 0) | qos << 1 | (1 if retain else 0)
     try:
         _frames.reset()
-        _encode_one(block, entry_begin, record_index, version, bits, packet_id, ids, now_ms_wall, topic_alias, send_topic)
+        _encode_one(
+            block,
+            entry_begin,
+            record_index,
+            version,
+            bits,
+            packet_id,
+            ids,
+            now_ms_wall,
+            topic_alias,
+            send_topic,
+        )
     except BrokerError:
         return b""
     return memory.cut(_frames.data, 0, _frames.size)
@@ -642,7 +668,9 @@ def _encode_one(
         return
     if attributes & 7:
         opened = plain_entry(data, begin)
-        _encode_one(opened, 0, index, version, bits, packet_id, ids, now_ms_wall, topic_alias, send_topic)
+        _encode_one(
+            opened, 0, index, version, bits, packet_id, ids, now_ms_wall, topic_alias, send_topic
+        )
         return
     at = batch + 61
     number = 0
@@ -689,9 +717,11 @@ def encode_many(
     now_ms_wall: int,
     packet_ids: array[int],
 ) -> bytes:
-    """Records of an entry as PUBLISH packets in one piece, each with the smaller of its QoS and the cap.
+    """Records of an entry as PUBLISH packets in one piece, each with the smaller of its QoS and the
+    cap.
 
-    A packet above QoS 0 takes the next of `packet_ids`; a record that has expired takes one too, and leaves it unused.
+    A packet above QoS 0 takes the next of `packet_ids`; a record that has expired takes one too,
+    and leaves it unused.
     """
     levels = record_levels(block, entry_begin)
     out = bytearray()
@@ -703,12 +733,24 @@ def encode_many(
             packet_id = packet_ids[used]
             used += 1
         retain = retain_as_published and levels[index] & 4 != 0
-        out += encode(block, entry_begin, index, version, qos, False, retain, packet_id, subscription_ids, now_ms_wall)
+        out += encode(
+            block,
+            entry_begin,
+            index,
+            version,
+            qos,
+            False,
+            retain,
+            packet_id,
+            subscription_ids,
+            now_ms_wall,
+        )
     return bytes(out)
 
 
 def acks(kind: int, packet_ids: array[int], begin: int, end: int) -> bytes:
-    """A run of PUBACK (4), PUBREC (5), PUBREL (6) or PUBCOMP (7) with reason code 0, four bytes each."""
+    """A run of PUBACK (4), PUBREC (5), PUBREL (6) or PUBCOMP (7) with reason code 0, four bytes
+    each."""
     assert 0 <= begin <= end <= len(packet_ids), "acknowledgements of ids that are there"
     ids = memory.shorts(packet_ids)
     out = bytearray((end - begin) * 4)
@@ -731,7 +773,8 @@ def parse_acks(
     kind: int,
     out: array[int],
 ) -> int:
-    """Append the packet ids of a run of acknowledgements of one kind without reason or properties; the next row."""
+    """Append the packet ids of a run of acknowledgements of one kind without reason or properties;
+    the next row."""
     source = buffer
     rows = memory.ints(table)
     row = first

@@ -1,16 +1,17 @@
 # cython: annotation_typing=False, cdivision=True
 """Which filters match a topic (MQTT 5.0 section 4.7).
 
-Filters without a wildcard are looked up in one dictionary; the others form a trie of levels, walked level by level
-with the set of nodes that are still possible. `#` matches its parent too, levels may be empty, and a wildcard at the
-start does not match a topic that begins with `$`.
+Filters without a wildcard are looked up in one dictionary; the others form a trie of levels, walked
+level by level with the set of nodes that are still possible. `#` matches its parent too, levels may
+be empty, and a wildcard at the start does not match a topic that begins with `$`.
 """
 
 from __future__ import annotations
 
 
 class Node:
-    """One level: children by name, the child of `+`, the values of filters that end here or with `/#`."""
+    """One level: children by name, the child of `+`, the values of filters that end here or with
+    `/#`."""
 
     def __init__(self) -> None:
         self.children: dict[bytes, Node] = {}
@@ -20,7 +21,8 @@ class Node:
 
 
 class FilterTrie:
-    """Filters with values; a filter may carry many values, and equal ones as often as they were inserted."""
+    """Filters with values; a filter may carry many values, and equal ones as often as they were
+    inserted."""
 
     def __init__(self) -> None:
         self.root = Node()

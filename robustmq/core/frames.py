@@ -1,10 +1,11 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
+
 """Split a stream of MQTT control packets into a table of offsets (MQTT 5.0 section 2.1).
 
-A row is four int32: the first byte of the fixed header, where the body begins, where it ends, where the frame
-begins. Nothing is decoded and no object is made. A Remaining Length must be written in the fewest bytes
-[MQTT-1.5.5-1], and a packet above the bound is refused as soon as its header is there.
+A row is four int32: the first byte of the fixed header, where the body begins, where it ends, where
+the frame begins. Nothing is decoded and no object is made. A Remaining Length must be written in
+the fewest bytes [MQTT-1.5.5-1], and a packet above the bound is refused as soon as its header is
+there.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def scan(
 ) -> tuple[int, int]:
     """Fill the table with whole frames; the number of rows and the end of the last frame.
 
-    A frame that is not whole stays. When rows precede a bad frame they are returned, and the next call, which
-    begins at the bad frame, raises: what was sent before the fault is handled first.
+    A frame that is not whole stays. When rows precede a bad frame they are returned, and the next
+    call, which begins at the bad frame, raises: what was sent before the fault is handled first.
     """
     assert 0 <= begin <= end <= len(buffer), "a scan stays inside its buffer"
     source = buffer
@@ -64,7 +65,8 @@ def scan(
 
 
 def remaining_length(source: bytes | bytearray, at: int, end: int) -> int:
-    """A variable byte integer of two bytes or more; -1 when more bytes are needed, -2 when it is malformed."""
+    """A variable byte integer of two bytes or more; -1 when more bytes are needed, -2 when it is
+    malformed."""
     value = 0
     shift = 0
     while shift < 28:

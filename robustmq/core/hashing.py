@@ -1,10 +1,11 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
+
 """Hashes that are stored or sent: they never change, and do not depend on the machine.
 
-`topic_hash` and `key_hash` say which shard a log or a durable machine lives in, so a data directory depends on them.
-`murmur2` is the one of Kafka's default partitioner. `mix` is the 64-bit hash under the first two: eight bytes a
-step, each step a bijection of the state, with murmur3's finaliser.
+`topic_hash` and `key_hash` say which shard a log or a durable machine lives in, so a data directory
+depends on them.
+`murmur2` is the one of Kafka's default partitioner. `mix` is the 64-bit hash under the first two:
+eight bytes a step, each step a bijection of the state, with murmur3's finaliser.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Loads, stores and copies on raw buffers: the interpreted form.
 
-The compiled modules never call this one: `memory.pxd` holds the same names as inline C, so that one source text
-(`memory.put32(target, at, value)`) is a store of four bytes when compiled and a slice assignment when not.
-A buffer is `bytes` or `bytearray`. Names ending in `be` are big-endian and signed, as Kafka has its integers; the
-others are little-endian and unsigned, as our own layouts are. Nothing here checks bounds: the callers do.
+The compiled modules never call this one: `memory.pxd` holds the same names as inline C, so that one
+source text (`memory.put32(target, at, value)`) is a store of four bytes when compiled and a slice
+assignment when not. A buffer is `bytes` or `bytearray`. Names ending in `be` are big-endian and
+signed, as Kafka has its integers; the others are little-endian and unsigned, as our own layouts
+are. Nothing here checks bounds: the callers do.
 """
 
 from __future__ import annotations

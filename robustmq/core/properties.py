@@ -1,9 +1,9 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
+
 """The properties of a PUBLISH from a client (MQTT 5.0 section 3.3.2.3), checked in place.
 
-`check` walks them once and leaves in a table of int64 where the values lie; nothing is made an object. A string is
-well-formed UTF-8 without surrogates and U+0000 [MQTT-1.5.4-1, -2].
+`check` walks them once and leaves in a table of int64 where the values lie; nothing is made an
+object. A string is well-formed UTF-8 without surrogates and U+0000 [MQTT-1.5.4-1, -2].
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ COLUMNS = 10
 
 
 def check(source: bytes | bytearray, begin: int, end: int, table: array[int]) -> None:
-    """Check the properties between begin and end, and fill the table (array('q') of COLUMNS items)."""
+    """Check the properties between begin and end, and fill the table (array('q') of COLUMNS
+    items)."""
     place = memory.longs(table)
     place[0] = -1
     place[1] = -1
@@ -122,7 +123,7 @@ def check_response_topic(source: bytes | bytearray, at: int, end: int) -> None:
         at += 1
 
 
-def is_text(source: bytes | bytearray, at: int, end: int) -> bool:
+def is_text(source: bytes | bytearray, at: int, end: int) -> bool:  # noqa: C901  (a table)
     """Well-formed UTF-8 (Unicode table 3-7) without U+0000."""
     while at < end:
         byte = source[at]

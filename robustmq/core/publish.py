@@ -1,11 +1,13 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
-"""From the PUBLISH packets of a read buffer to entries in the blocks of their shards (MQTT 5.0 section 3.3).
 
-`Publisher` is the receiving side of one connection. `absorb` passes twice over a run of packets: the first pass
-checks each one and sorts it to its topic's chain; the second writes one entry, so one record batch, for each topic.
-Messages of one topic keep their order; those of different topics may change places, which MQTT allows (4.6.0).
-A packet that is not sound raises, after all that precedes it has been written.
+"""From the PUBLISH packets of a read buffer to entries in the blocks of their shards (MQTT 5.0
+section 3.3).
+
+`Publisher` is the receiving side of one connection. `absorb` passes twice over a run of packets:
+the first pass checks each one and sorts it to its topic's chain; the second writes one entry, so
+one record batch, for each topic. Messages of one topic keep their order; those of different topics
+may change places, which MQTT allows (4.6.0). A packet that is not sound raises, after all that
+precedes it has been written.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ __all__ = ["BlockBuilder", "Publisher", "TopicRoute", "build_entry"]
 
 ROUTES_MAX = 16_384
 TOPIC_LEVELS_MAX = 128
-# A row of the work table: payload begin, payload end, QoS, RETAIN, properties begin, properties end,
-# size of the record's body, number of headers, the next row of the same topic.
+# A row of the work table: payload begin, payload end, QoS, RETAIN, properties begin, properties
+# end, size of the record's body, number of headers, the next row of the same topic.
 COLUMNS = 9
 
 _QOS_HEADER = b"\x10mqtt.qos\x02"
@@ -43,7 +45,8 @@ _work = array("i", [0] * (COLUMNS * 256))
 
 
 class TopicRoute:
-    """What a publisher needs to know of a topic: where its records go, and whether it may send them."""
+    """What a publisher needs to know of a topic: where its records go, and whether it may send
+    them."""
 
     def __init__(
         self,
@@ -55,7 +58,8 @@ class TopicRoute:
         log_name: bytes,
         allowed: bool = True,
     ) -> None:
-        """`builder` indexes the publisher's builders; `flags` are entry flags; `log_name` is a stream's or b""."""
+        """`builder` indexes the publisher's builders; `flags` are entry flags; `log_name` is a
+        stream's or b""."""
         self.topic = topic
         self.shard = shard
         self.builder = builder
@@ -72,7 +76,8 @@ class TopicRoute:
 
 
 class Publisher:
-    """One connection's PUBLISH packets: aliases, verdicts, and what waits for an acknowledgement."""
+    """One connection's PUBLISH packets: aliases, verdicts, and what waits for an
+    acknowledgement."""
 
     def __init__(
         self,
@@ -87,7 +92,8 @@ class Publisher:
         topic_length_max: int = 65_535,
         topic_levels_max: int = TOPIC_LEVELS_MAX,
     ) -> None:
-        """`resolve` is asked once for each topic that is not in `routes`, which is emptied when it is full."""
+        """`resolve` is asked once for each topic that is not in `routes`, which is emptied when it
+        is full."""
         self.version = version
         self.origin = origin
         self.routes = routes
@@ -118,7 +124,8 @@ class Publisher:
     ) -> int:
         """Take in rows until one that Python must handle; the next row.
 
-        That is a packet other than PUBLISH, one of QoS 2, or one of QoS 1 to a topic that may not be written.
+        That is a packet other than PUBLISH, one of QoS 2, or one of QoS 1 to a topic that may not
+        be written.
         """
         touched: list[TopicRoute] = []
         if (last - first) * COLUMNS > len(_work):
@@ -182,7 +189,8 @@ class Publisher:
     def absorb_one(
         self, buffer: bytes | bytearray, table: array[int], row: int, timestamp_ms: int
     ) -> tuple[int, int, int]:
-        """Take in one packet of any QoS as an entry of its own: (packet id, QoS, builder), builder -1 if refused."""
+        """Take in one packet of any QoS as an entry of its own: (packet id, QoS, builder), builder
+        -1 if refused."""
         header = table[row * 4]
         end = table[row * 4 + 2]
         qos = header >> 1 & 3

@@ -1,11 +1,13 @@
 # cython: annotation_typing=False, cdivision=True
-# ruff: noqa: PLR0402  (Cython binds `import a.b as b` to the cimport of the same name)
-"""The index of light topics: where the last batch of a topic lies, and its next offset, in 24 bytes a slot.
 
-Open addressing with linear probing over 64 parts, so that growth moves a 64th of the topics at a time. A slot is
-three little-endian u64: the 64-bit hash of the name under the index's seed (0: empty), the next offset, and the
-position of the last entry. Names are not kept: two names with one hash would be one topic, which 64 keyed bits make
-less likely than a broken disk. Offsets of a topic are dense: each entry takes as many as its batch has.
+"""The index of light topics: where the last batch of a topic lies, and its next offset, in 24 bytes
+a slot.
+
+Open addressing with linear probing over 64 parts, so that growth moves a 64th of the topics at a
+time. A slot is three little-endian u64: the 64-bit hash of the name under the index's seed (0:
+empty), the next offset, and the position of the last entry. Names are not kept: two names with one
+hash would be one topic, which 64 keyed bits make less likely than a broken disk. Offsets of a topic
+are dense: each entry takes as many as its batch has.
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ class TopicIndex:
     ) -> None:
         """Give every light entry its offsets and its place in the chain of its topic.
 
-        Patches previous position, base offset (in both places) and leader epoch. `position` is where the first
-        byte of the block will stand in the log. Names of topics that were not known are added to `new_topics`.
+        Patches previous position, base offset (in both places) and leader epoch. `position` is
+        where the first byte of the block will stand in the log. Names of topics that were not known
+        are added to
+        `new_topics`.
         """
         source = block
         begin = 0
@@ -85,7 +89,8 @@ class TopicIndex:
         position: int,
         new_topics: list[bytes] | None = None,
     ) -> None:
-        """Learn from a block of the log that lies in an area; `position` is that of the area's first byte."""
+        """Learn from a block of the log that lies in an area; `position` is that of the area's
+        first byte."""
         source = block
         first = begin
         while begin < end:
@@ -99,7 +104,8 @@ class TopicIndex:
             begin = stop
 
     def lookup(self, topic: bytes) -> tuple[int, int] | None:
-        """(next offset, position of the last entry or NO_POSITION); None for a topic that is not known."""
+        """(next offset, position of the last entry or NO_POSITION); None for a topic that is not
+        known."""
         key = self._key(topic)
         part = self.parts[key & 63]
         slots = part
@@ -128,7 +134,9 @@ class TopicIndex:
             if other == 0:
                 break
             home = home_of(other, size)
-            if (hole < at and (home <= hole or home > at)) or (hole > at and home <= hole and home > at):
+            if (hole < at and (home <= hole or home > at)) or (
+                hole > at and home <= hole and home > at
+            ):
                 memory.put64(slots, hole, other)
                 memory.put64(slots, hole + 8, memory.get64(slots, at + 8))
                 memory.put64(slots, hole + 16, memory.get64(slots, at + 16))
@@ -168,12 +176,18 @@ class TopicIndex:
             raise BrokerError(Fault.CORRUPT_RECORD, "a checkpoint of the topic index is cut short")
         source = data
         for at in range(0, len(data), 24):
-            self._put(memory.get64(source, at), memory.get64(source, at + 8), memory.get64(source, at + 16))
+            self._put(
+                memory.get64(source, at),
+                memory.get64(source, at + 8),
+                memory.get64(source, at + 16),
+            )
 
     def load(self, data: bytes) -> None:
         """Become what was dumped."""
         if len(data) < 24 or memory.get64(data, 0) != _FORMAT:
-            raise BrokerError(Fault.CORRUPT_RECORD, "a checkpoint of the topic index has another format")
+            raise BrokerError(
+                Fault.CORRUPT_RECORD, "a checkpoint of the topic index has another format"
+            )
         if memory.get64(data, 16) * SLOT != len(data) - 24:
             raise BrokerError(Fault.CORRUPT_RECORD, "a checkpoint of the topic index is cut short")
         self._clear()
@@ -215,7 +229,8 @@ class TopicIndex:
 
 
 def home_of(key: int, size: int) -> int:
-    """Where probing for a key begins: the high bits choose the slot, as the low ones choose the part."""
+    """Where probing for a key begins: the high bits choose the slot, as the low ones choose the
+    part."""
     return ((key >> 8) % (size // 24)) * 24
 
 

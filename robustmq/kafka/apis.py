@@ -25,6 +25,7 @@ class Api(msgspec.Struct, frozen=True):
     flexible_from: int
 
     def is_flexible(self, version: int) -> bool:
+        """Whether this version has compact lengths and tagged fields."""
         return version >= self.flexible_from
 
 

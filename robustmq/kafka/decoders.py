@@ -24,7 +24,7 @@ Decoder = Callable[[bytes | memoryview, int], Any]
 
 _LENGTH_CODES = {"string": ("h", 2)}
 _INT32 = ("i", 4)
-_WIDTHS = {letter: size for letter, size in FIXED.values()} | {"B": 1}
+_WIDTHS = dict(FIXED.values()) | {"B": 1}
 
 
 def read_varint(buffer: bytes | memoryview, at: int) -> tuple[int, int]:
@@ -75,6 +75,7 @@ def least_size(field: Field, version: int, flexible: bool) -> int:
 
 
 def least_struct(fields: tuple[Field, ...], version: int, flexible: bool) -> int:
+    """The least bytes that a struct takes."""
     return sum(least_size(field, version, flexible) for field in fields) + flexible
 
 

@@ -80,6 +80,7 @@ class Field(msgspec.Struct, frozen=True):
 
     @property
     def is_struct(self) -> bool:
+        """Whether its value has fields of its own."""
         return bool(self.fields)
 
 

@@ -1,7 +1,8 @@
 """The shell of one Kafka connection: frames in, answers out in the order of the requests.
 
 Decides flow control alone. Reading pauses while `max_requests_in_flight` requests, or
-`max_request_bytes` of them, are being answered, and while the peer does not read its answers. A frame above `max_request_bytes`, and any
+`max_request_bytes` of them, are being answered, and while the peer does not read its answers. A
+frame above `max_request_bytes`, and any
 `BrokerError` of a request, end the connection with one log line and a counter (`kafka_faults`).
 Any other exception is a bug: it goes to the loop's exception handler and ends the connection.
 """

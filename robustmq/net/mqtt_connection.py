@@ -1,7 +1,8 @@
 """The shell of one MQTT connection: bytes between a socket and `shard.client.MqttClient`.
 
-It decides nothing but flow control: while the socket's buffer is full nothing more is written, and what gathers in
-the client's sink is bounded there (QoS 0 is dropped, QoS 1 and 2 wait in the session).
+It decides nothing but flow control: while the socket's buffer is full nothing more is written, and
+what gathers in the client's sink is bounded there (QoS 0 is dropped, QoS 1 and 2 wait in the
+session).
 """
 
 from __future__ import annotations

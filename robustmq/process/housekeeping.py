@@ -1,6 +1,7 @@
 """What a worker does as time passes: timers, keep-alive, checkpoints, gauges, $SYS.
 
-One timer for all of it. The worker that owns a `$SYS` topic publishes it, so each value has one publisher.
+One timer for all of it. The worker that owns a `$SYS` topic publishes it, so each value has one
+publisher.
 """
 
 from __future__ import annotations

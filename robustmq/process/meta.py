@@ -133,8 +133,9 @@ class MetaServer:
         mask = os.umask(0o177)
         try:
             loop = asyncio.get_running_loop()
-            make = lambda: MetaLink(self._meta, self._fail)
-            self._server = await loop.create_unix_server(make, self._path)
+            self._server = await loop.create_unix_server(
+                lambda: MetaLink(self._meta, self._fail), self._path
+            )
         finally:
             os.umask(mask)
 

@@ -109,11 +109,11 @@ class MetaClient(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Subscribe, and send again what was not answered."""
         # A cast: the transports of uvloop do not derive from asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
+        writer = self._transport = cast(asyncio.Transport, transport)
         self._splitter = meta_wire.Splitter()
-        transport.write(meta_wire.encode(Subscribe(meta_wire.VERSION)))
+        writer.write(meta_wire.encode(Subscribe(meta_wire.VERSION)))
         for command_id, (command, _) in self._pending.items():
-            transport.write(meta_wire.encode(Propose(command_id, command)))
+            writer.write(meta_wire.encode(Propose(command_id, command)))
 
     def data_received(self, data: bytes) -> None:
         """States, changes, answers, in order."""

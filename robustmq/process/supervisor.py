@@ -218,8 +218,8 @@ class Supervisor:
         child.start(_now_s())
 
     def _next_incarnation(self) -> None:
-        """Kept in a file, and not behind the clock: either alone is enough for it to grow, so a full
-        disk does not keep a worker from being started again."""
+        """Kept in a file, and not behind the clock: either alone is enough for it to grow, so a
+        full disk does not keep a worker from being started again."""
         self._incarnation = max(self._incarnation + 1, clock.wall_ms() * 1_000_000)
         file = self._run_directory / INCARNATION_FILE
         beside = file.with_suffix(".new")

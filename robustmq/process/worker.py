@@ -1,8 +1,9 @@
 """One worker process: a broker with real surroundings.
 
-Order of the start: the cluster's state, the shards (which recovers them), the bus, and only when every other worker is linked
-and has told its interest, the listeners: so what is published here is delivered from the first message on. Order of the
-end (SIGTERM): stop accepting, tell clients, finish acknowledgements and commits, exit 0.
+Order of the start: the cluster's state, the shards (which recovers them), the bus, and only when
+every other worker is linked and has told its interest, the listeners: so what is published here is
+delivered from the first message on. Order of the end (SIGTERM): stop accepting, tell clients,
+finish acknowledgements and commits, exit 0.
 """
 
 from __future__ import annotations
@@ -186,7 +187,8 @@ class Worker:
         )
 
     def _disk_failed(self, error: BaseException) -> None:
-        """What the disk left is unknown: the process ends, recovery finds out (design, section 6)."""
+        """What the disk left is unknown: the process ends, recovery finds out (design,
+        section 6)."""
         log.error("the disk failed, ending", reason=str(error))
         os._exit(70)
 
@@ -256,9 +258,7 @@ class Worker:
         if kafka.single_port:
             view.single_broker = KafkaBroker(0, host, port)
         await _arrived(
-            self._meta.propose(
-                RegisterWorker(context.worker_id, host, port, context.incarnation)
-            )
+            self._meta.propose(RegisterWorker(context.worker_id, host, port, context.incarnation))
         )
 
     # -- connections -------------------------------------------------------------------------------
@@ -321,9 +321,7 @@ class Worker:
         await asyncio.sleep(0)
         for store in self._broker.stores.values():
             store.close()
-        unregistered = self._meta.propose(
-            UnregisterWorker(context.worker_id, context.incarnation)
-        )
+        unregistered = self._meta.propose(UnregisterWorker(context.worker_id, context.incarnation))
         await _arrived(unregistered, 1.0)
         self._meta.stop()
         await self._bus.close()

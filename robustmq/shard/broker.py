@@ -1,8 +1,9 @@
 """One worker's broker: its parts, put together, and the turn that drives them.
 
-A turn is one round of the event loop. What the connections read in it is gathered; at its end, in this order, blocks
-go to their owners, appended shards to the storage thread, sessions into sinks, and sinks into sockets. Everything outside is
-injected (bus, clocks, storage, the loop's `call_soon`), so the whole worker runs under the simulation's scheduler.
+A turn is one round of the event loop. What the connections read in it is gathered; at its end, in
+this order, blocks go to their owners, appended shards to the storage thread, sessions into sinks,
+and sinks into sockets. Everything outside is injected (bus, clocks, storage, the loop's
+`call_soon`), so the whole worker runs under the simulation's scheduler.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Surroundings:
         authenticator: Authenticator,
         kick: Callable[[], None],
     ) -> None:
-        """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text, **fields)`;
+        """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
+        **fields)`;
         `kick` runs what was submitted to the storage thread."""
         self.bus = bus
         self.monotonic_ms = monotonic_ms
@@ -356,7 +358,8 @@ class Broker:
         self.delivery.deliver(shard, position, block, bool(flags & wire.REPLAY), done)
 
     def on_worker_up(self, worker: int, incarnation: int) -> None:
-        """The link to a worker is there: tell it what is wanted here, and send what it has not confirmed."""
+        """The link to a worker is there: tell it what is wanted here, and send what it has not
+        confirmed."""
         self.cluster.worker_up(worker, incarnation)
         self.rpc.notify(worker, self.sessions.interest_of(worker))
         self.router.worker_up(worker)
@@ -441,9 +444,7 @@ class Broker:
     def gauges(self) -> dict[str, int]:
         """What is counted by looking, for the counters."""
         return {
-            "mqtt_connections": sum(
-                client.subscriber is not None for client in self.clients
-            ),
+            "mqtt_connections": sum(client.subscriber is not None for client in self.clients),
             "mqtt_sessions": len(self.sessions),
             "mqtt_subscriptions": self.sessions.subscriptions,
             "kafka_groups": len(self.groups.listings()),

@@ -1,11 +1,14 @@
-"""The server's side of one MQTT connection, without I/O: bytes in, effects on the broker, bytes out.
+"""The server's side of one MQTT connection, without I/O: bytes in, effects on the broker, bytes
+out.
 
-The hot packets never become objects: runs of PUBLISH go through the compiled `Publisher` into the router's builders,
-runs of acknowledgements into arrays of packet identifiers. All others are decoded by `mqtt.codec` and handled here.
+The hot packets never become objects: runs of PUBLISH go through the compiled `Publisher` into the
+router's builders, runs of acknowledgements into arrays of packet identifiers. All others are
+decoded by `mqtt.codec` and handled here.
 
-Invariants: acknowledgements leave in the order of the packets that they answer [MQTT-4.6.0-2 to -4]; nothing
-but CONNECT is handled before it is accepted [MQTT-3.1.0-1], and what a client sends after it in the same breath
-waits; a fault ends this connection alone, with the protocol's reason code.
+Invariants: acknowledgements leave in the order of the packets that they answer [MQTT-4.6.0-2 to
+-4]; nothing but CONNECT is handled before it is accepted [MQTT-3.1.0-1], and what a client sends
+after it in the same breath waits; a fault ends this connection alone, with the protocol's reason
+code.
 """
 
 from __future__ import annotations
@@ -70,7 +73,8 @@ class Transport(Protocol):
 
 
 class MqttClient:
-    """One connection. The shell calls `received`, `lost` and `check_keep_alive`; the broker calls the rest."""
+    """One connection. The shell calls `received`, `lost` and `check_keep_alive`; the broker calls
+    the rest."""
 
     __slots__ = (
         "_acks",
@@ -197,9 +201,7 @@ class MqttClient:
             raise BrokerError(Fault.RECEIVE_MAXIMUM_EXCEEDED)
         return after
 
-    def _publish_one(
-        self, publisher: Publisher, data: bytes, table: array[int], row: int
-    ) -> None:
+    def _publish_one(self, publisher: Publisher, data: bytes, table: array[int], row: int) -> None:
         """QoS 2, or QoS 1 that may not be published: what the compiled core leaves to us."""
         self._finish_acks()
         subscriber = self.subscriber
@@ -216,7 +218,8 @@ class MqttClient:
         self._queue_group(group, [builder] if builder >= 0 else [])
 
     def _finish_acks(self) -> None:
-        """The QoS 1 packets read so far are one group: it waits for the blocks that they went into."""
+        """The QoS 1 packets read so far are one group: it waits for the blocks that they
+        went into."""
         publisher = self._publisher
         if publisher is None or not publisher.packet_ids:
             return
@@ -228,7 +231,7 @@ class MqttClient:
 
     def _queue_group(self, group: AckGroup, builders: list[int]) -> None:
         self._acks.append(group)
-        self._unacked += len(group.packet_ids)  # type: ignore[arg-type]
+        self._unacked += len(group.packet_ids)
         if builders:
             self._broker.turn()
             self._broker.router.await_ack(group, builders)
@@ -239,29 +242,32 @@ class MqttClient:
         """Send the acknowledgements whose turn has come."""
         while self._acks and not self._acks[0].remaining:
             group = self._acks.popleft()
-            self._unacked -= len(group.packet_ids)  # type: ignore[arg-type]
+            self._unacked -= len(group.packet_ids)
             if self.closed or self.subscriber is None:
                 continue
             if group.fault is not None:
                 self._refuse(group)
             elif group.qos == 1:
-                self._write_acks(PUBACK, group.packet_ids)  # type: ignore[arg-type]
+                self._write_acks(PUBACK, group.packet_ids)
             else:
                 self._broker.sessions.received_qos2(
-                    self.subscriber, group.packet_ids, self._write_received  # type: ignore[arg-type]
+                    self.subscriber,
+                    group.packet_ids,
+                    self._write_received,
                 )
 
     def _write_received(self, packet_ids: array[int]) -> None:
         self._write_acks(PUBREC, packet_ids)
 
     def _refuse(self, group: AckGroup) -> None:
-        """The publish failed: 5.0 says why in the acknowledgement, 3.x can only end the connection."""
+        """The publish failed: 5.0 says why in the acknowledgement, 3.x can only end the
+        connection."""
         assert group.fault is not None, "only a failed group is refused"
         if self._version != MQTT_5_0:
             self.end_with(BrokerError(group.fault))
             return
         kind = PUBACK if group.qos == 1 else PUBREC
-        for packet_id in group.packet_ids:  # type: ignore[attr-defined]
+        for packet_id in group.packet_ids:
             self.send(Ack(kind, packet_id, group.fault.mqtt5))
 
     # -- acknowledgements --------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The cluster's state as a worker's shards need it.
 
-The view is given from outside: over the meta process in a node, in memory in the simulation. Reading answers from the last
-state that is known; `propose_*` settles when the change is durable and this worker's view has it.
+The view is given from outside: over the meta process in a node, in memory in the simulation.
+Reading answers from the last state that is known; `propose_*` settles when the change is durable
+and this worker's view has it.
 """
 
 from __future__ import annotations

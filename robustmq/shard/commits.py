@@ -1,7 +1,8 @@
 """One commit a shard and turn, whoever asked for it.
 
-Everything that a turn appends to a shard's log, blocks, inbox entries and records of machines, is committed together:
-one write and, where a persistent topic asks for it, one fdatasync. Whoever waits is called back in the order of asking.
+Everything that a turn appends to a shard's log, blocks, inbox entries and records of machines, is
+committed together: one write and, where a persistent topic asks for it, one fdatasync. Whoever
+waits is called back in the order of asking.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Commits:
         self.committed: Callable[[int], None] = lambda shard: None
 
     def mark(self, shard: int, sync: bool = False, callback: Callback | None = None) -> None:
-        """The shard has something to commit; `sync` asks for fdatasync; `callback` runs when it is done."""
+        """The shard has something to commit; `sync` asks for fdatasync; `callback` runs when it is
+        done."""
         waiting = self._dirty.get(shard)
         if waiting is None:
             waiting = self._dirty[shard] = []

@@ -1,8 +1,9 @@
 """The records of a stream's topic as MQTT subscribers get them.
 
-Stored batches are delivered as they are (the fan-out opens compressed ones and knows control batches). Only a record that Kafka wrote to a
-stream's topic needs a look: it is a message of the MQTT topic that its key names, if the stream's filter
-matches it; any other is a message of the stream's own topic.
+Stored batches are delivered as they are (the fan-out opens compressed ones and knows control
+batches). Only a record that Kafka wrote to a stream's topic needs a look: it is a message of the
+MQTT topic that its key names, if the stream's filter matches it; any other is a message of the
+stream's own topic.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The subscriber's side: from a delivered block to the clients of this worker.
 
-A block is matched once a topic (`DeliveryRoute`, kept until a subscription changes). Copies of QoS 0 are encoded straight into the
-sinks by the compiled core, once for each variant. For QoS 1 and 2 a message is queued in the session: for a session that ends with
-its connection as a reference into memory, for a persistent one as a reference to an inbox entry in the log of its
-shard, and `done` is called when those are committed (invariant 1). Each client gets one copy of a message, however many of
-its subscriptions match, with the highest QoS and all identifiers [MQTT-3.3.4-2, -4].
+A block is matched once a topic (`DeliveryRoute`, kept until a subscription changes). Copies of QoS
+0 are encoded straight into the sinks by the compiled core, once for each variant. For QoS 1 and 2 a
+message is queued in the session: for a session that ends with its connection as a reference into
+memory, for a persistent one as a reference to an inbox entry in the log of its shard, and `done` is
+called when those are committed (invariant 1). Each client gets one copy of a message, however many
+of its subscriptions match, with the highest QoS and all identifiers [MQTT-3.3.4-2, -4].
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class Delivery:
         ready: Callable[[Subscriber], None],
         count: Callable[[str, int], None],
     ) -> None:
-        """`ready(subscriber)` says that its session has something to send at the end of the turn."""
+        """`ready(subscriber)` says that its session has something to send at the end of the
+        turn."""
         self._stores = stores
         self._commits = commits
         self._inbox = inbox
@@ -199,9 +201,7 @@ class Delivery:
                 )
             variant.sinks.append(subscriber.sink)
             if qos:
-                wanted.append(
-                    Wanted(subscriber, qos, retain_as_published, no_local, identifiers)
-                )
+                wanted.append(Wanted(subscriber, qos, retain_as_published, no_local, identifiers))
         route = DeliveryRoute(topic, list(always.values()), list(when_qos0.values()), bool(wanted))
         if len(self._routes) >= MAX_ROUTES:
             self.forget_routes()
@@ -283,7 +283,8 @@ class Delivery:
         indexes: list[int] | None,
         pending: dict[int, _Pending],
     ) -> None:
-        """`records` holds for each record its QoS and, as 4, its RETAIN flag; `indexes` selects some."""
+        """`records` holds for each record its QoS and, as 4, its RETAIN flag; `indexes` selects
+        some."""
         subscriber = wanted.subscriber
         chosen = range(len(records)) if indexes is None else indexes
         if subscriber.persistent:
@@ -382,9 +383,7 @@ class Delivery:
                     )
                 self._ready(wanted.subscriber)
 
-    def deliver_share(
-        self, delivery: wire.ShareDelivery, done: Callable[[], None] | None
-    ) -> None:
+    def deliver_share(self, delivery: wire.ShareDelivery, done: Callable[[], None] | None) -> None:
         """Hand records to members of a share group, each to one."""
         share = self._shares.get((delivery.group, delivery.filter))
         pending: dict[int, _Pending] = {}
@@ -409,7 +408,8 @@ class Delivery:
         self._commit(0, wire.NO_POSITION, pending, None)
 
     def replay_inbox(self, position: int, entry: InboxEntry, home: int) -> None:
-        """Recovery: queue again what an inbox entry says; what a session has finished it ignores."""
+        """Recovery: queue again what an inbox entry says; what a session has finished it
+        ignores."""
         if entry.source_shard >= 0:
             cursors = self.cursors.setdefault(home, {})
             cursors[entry.source_shard] = max(
@@ -422,7 +422,9 @@ class Delivery:
                 subscriber = self.subscribers(recipient.client_id)
                 if subscriber is None:
                     continue
-                indexes = recipient.indexes if recipient.indexes is not None else range(len(records))
+                indexes = (
+                    recipient.indexes if recipient.indexes is not None else range(len(records))
+                )
                 for index in indexes:
                     retain = (
                         RETAIN_FLAG if recipient.retain_as_published and records[index] & 4 else 0
@@ -463,7 +465,9 @@ class Delivery:
                 )
             if not delivery.qos:
                 self._inbox.drop(delivery.reference)
-            if not frame or (subscriber.max_packet_size and len(frame) > subscriber.max_packet_size):
+            if not frame or (
+                subscriber.max_packet_size and len(frame) > subscriber.max_packet_size
+            ):
                 if delivery.qos:
                     subscriber.session.discard((delivery.packet_id,))
                 continue

@@ -1,8 +1,8 @@
 """The logs as Kafka sees them: the one implementation of `kafka.gateway.Gateway`.
 
-What is held here is answered at once; what another worker holds is asked of it over the bus, by the same methods at
-its end (`serve`). A light topic is one partition in its shard's log; a declared topic has partitions of its own. Kafka
-readers see what is committed, in whole stored batches.
+What is held here is answered at once; what another worker holds is asked of it over the bus, by the
+same methods at its end (`serve`). A light topic is one partition in its shard's log; a declared
+topic has partitions of its own. Kafka readers see what is committed, in whole stored batches.
 """
 
 from __future__ import annotations
@@ -272,7 +272,8 @@ class KafkaGateway:
     def epoch_end(
         self, topic: bytes, partition: int, leader_epoch: int, current_leader_epoch: int
     ) -> Promise[EpochEnd]:
-        """The end of an epoch: with one member the log never diverges, so it is the end of the log."""
+        """The end of an epoch: with one member the log never diverges, so it is the end of
+        the log."""
         return start(self._epoch_end(topic, partition, leader_epoch, current_leader_epoch))
 
     async def _epoch_end(
@@ -357,9 +358,7 @@ class KafkaGateway:
         """Raise the number of partitions of a declared topic."""
         return start(self._create_partitions(name, count, validate_only))
 
-    async def _create_partitions(
-        self, name: bytes, count: int, validate_only: bool
-    ) -> AdminResult:
+    async def _create_partitions(self, name: bytes, count: int, validate_only: bool) -> AdminResult:
         topic = self._cluster.declared(name)
         if topic is None:
             if await self.topic(name, False) is None:

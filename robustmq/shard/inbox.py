@@ -1,9 +1,10 @@
 """What waits for persistent sessions: entries in the log of the session's shard.
 
-One inbox entry holds a delivered block's entries once, and beside each the sessions that it waits for. A session
-queues references: (log position of the inbox entry, number of the record in it), one integer each; the message is
-read back when its turn comes, from memory as a rule. The entry also names the source shard and its log position: it
-is the cursor up to which this shard has heard of the source, so a delivery that is repeated is recognised.
+One inbox entry holds a delivered block's entries once, and beside each the sessions that it waits
+for. A session queues references: (log position of the inbox entry, number of the record in it), one
+integer each; the message is read back when its turn comes, from memory as a rule. The entry also
+names the source shard and its log position: it is the cursor up to which this shard has heard of
+the source, so a delivery that is repeated is recognised.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MAX_CACHED_ENTRIES = 1024
 
 
 class Recipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A session that gets records of an entry: with its granted QoS, RETAIN as published, identifiers.
+    """A session that gets records of an entry: with its granted QoS, RETAIN as published,
+    identifiers.
 
     `indexes` None: every record whose effective QoS is above 0.
     """
@@ -45,7 +47,8 @@ class InboxPart(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class InboxEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The payload of a log entry of kind 3. source_shard -1: of no log (a retained value, memory mode)."""
+    """The payload of a log entry of kind 3. source_shard -1: of no log (a retained value, memory
+    mode)."""
 
     source_shard: int
     source_position: int
@@ -74,7 +77,8 @@ def decode_inbox(payload: bytes | memoryview) -> InboxEntry:
 
 
 def reference(position: int, ordinal: int) -> int:
-    """The reference of record `ordinal` (counted over all parts) of the inbox entry at `position`."""
+    """The reference of record `ordinal` (counted over all parts) of the inbox entry at
+    `position`."""
     assert ordinal <= ORDINAL_MASK, "a block holds at most a million records"
     return position << ORDINAL_BITS | ordinal
 

@@ -1,9 +1,10 @@
 """Who wants a topic.
 
-Two tables. `LocalInterest` counts, on a subscriber's worker, how many of its clients want a filter, and says when the
-first comes or the last goes: only that is told to owners. `OwnerInterest` holds, on every worker, which **workers**
-want a filter (never which sessions), as bits of one integer: bit 2w for worker w, bit 2w+1 when one of its sessions is
-persistent, so that the owner must wait for it. Share groups are kept beside, with their members per worker.
+Two tables. `LocalInterest` counts, on a subscriber's worker, how many of its clients want a filter,
+and says when the first comes or the last goes: only that is told to owners. `OwnerInterest` holds,
+on every worker, which **workers** want a filter (never which sessions), as bits of one integer: bit
+2w for worker w, bit 2w+1 when one of its sessions is persistent, so that the owner must wait for
+it. Share groups are kept beside, with their members per worker.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def _flags(counts: list[int]) -> int:
 
 
 class ShareMembers:
-    """The members of one share group by worker; picks workers in turn, in proportion to their members."""
+    """The members of one share group by worker; picks workers in turn, in proportion to their
+    members."""
 
     __slots__ = ("_turn", "_wheel", "filter", "group", "members", "persistent")
 
@@ -131,7 +133,9 @@ class OwnerInterest:
             del self._flags[key]
         self._forget_answers(filter_)
 
-    def set_share(self, worker: int, group: bytes, filter_: bytes, members: int, persistent: int) -> None:
+    def set_share(
+        self, worker: int, group: bytes, filter_: bytes, members: int, persistent: int
+    ) -> None:
         """Worker `worker` has so many members of `$share/group/filter`."""
         key = (group, filter_)
         share = self._shares.get(key)
@@ -159,7 +163,10 @@ class OwnerInterest:
                 self.set(worker, filter_, 0)
         for filter_, flags in wanted.items():
             self.set(worker, filter_, flags)
-        groups = {(group, filter_): (members, persistent) for group, filter_, members, persistent in shares}
+        groups = {
+            (group, filter_): (members, persistent)
+            for group, filter_, members, persistent in shares
+        }
         for key in list(self._shares):
             if key not in groups and worker in self._shares[key].members:
                 self.set_share(worker, *key, 0, 0)
@@ -180,7 +187,8 @@ class OwnerInterest:
     def mask(self, topic: bytes) -> int:
         """The bits of the workers that want a topic."""
         mask = 0
-        # A name that only Kafka can have (names.from_kafka) is no MQTT topic: not even `#` matches it.
+        # A name that only Kafka can have (names.from_kafka) is no MQTT topic: not even `#` matches
+        # it.
         if topic[:1] != b"\0":
             for bits in self._trie.match(topic):
                 mask |= bits  # type: ignore[operator]

@@ -1,9 +1,9 @@
 """Kafka's reads and writes of the logs that this worker holds.
 
-A produced batch is stored as it came. Only when an MQTT client wants the topic is it looked into: uncompressed, it is
-delivered as it is; compressed, it is rebuilt once for delivery. Idempotence is checked before anything is written; a
-producer that is met for the first time since the start is looked for in the end of the log first, so a restart never
-takes a batch twice.
+A produced batch is stored as it came. Only when an MQTT client wants the topic is it looked into:
+uncompressed, it is delivered as it is; compressed, it is rebuilt once for delivery. Idempotence is
+checked before anything is written; a producer that is met for the first time since the start is
+looked for in the end of the log first, so a restart never takes a batch twice.
 """
 
 from __future__ import annotations

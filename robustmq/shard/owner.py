@@ -1,12 +1,13 @@
 """The owner's side: what one worker does for the shards that it holds.
 
-Offsets, order and the retained value of a topic are decided here and nowhere else. A block is appended through the
-storage mode's engine, matched against the interest of the workers, and sent once to each that wants something of
-it. Whoever asked for a confirmation gets it when the append is committed and every worker with a matching persistent
-session has committed it too (invariant 1).
+Offsets, order and the retained value of a topic are decided here and nowhere else. A block is
+appended through the storage mode's engine, matched against the interest of the workers, and sent
+once to each that wants something of it. Whoever asked for a confirmation gets it when the append is
+committed and every worker with a matching persistent session has committed it too (invariant 1).
 
-Delivery to a worker is a cursor on the shard's log. A worker that went away keeps its place: when it is back, it is
-sent again what it had not confirmed, read from the log, before anything newer of that shard.
+Delivery to a worker is a cursor on the shard's log. A worker that went away keeps its place: when
+it is back, it is sent again what it had not confirmed, read from the log, before anything newer of
+that shard.
 """
 
 from __future__ import annotations
@@ -52,9 +53,15 @@ class LocalDelivery(Protocol):
     """What the owner asks of the subscriber's side on its own worker."""
 
     def deliver(
-        self, shard: int, position: int, block: bytearray | bytes, replay: bool, done: Callable[[], None] | None
+        self,
+        shard: int,
+        position: int,
+        block: bytearray | bytes,
+        replay: bool,
+        done: Callable[[], None] | None,
     ) -> None:
-        """Hand a block to the local subscribers; `done` when persistent sessions have it committed."""
+        """Hand a block to the local subscribers; `done` when persistent sessions have it
+        committed."""
         ...
 
     def deliver_share(self, delivery: wire.ShareDelivery, done: Callable[[], None] | None) -> None:
@@ -168,7 +175,8 @@ class Owner:
         batch: bytes,
         confirm: Confirm | None,
     ) -> int:
-        """Append a Kafka batch to a shard held here and deliver it; its base offset. Raises BrokerError."""
+        """Append a Kafka batch to a shard held here and deliver it; its base offset. Raises
+        BrokerError."""
         block = bytearray(build_entry(topic, b"", partition, flags, 0, 0, batch))
         position = self._append(self._stores[shard], kind, block, 0, 0)
         commit = self._commit_of(shard, flags, confirm)
@@ -194,7 +202,8 @@ class Owner:
     def _append(
         self, store: ShardStore, kind: int, block: bytearray, source: int, sequence: int
     ) -> int:
-        """The log position, NO_POSITION in memory, or REPEATED when the frame was appended before."""
+        """The log position, NO_POSITION in memory, or REPEATED when the frame was appended
+        before."""
         if kind == LIGHT:
             return store.append_block(block, source, sequence, self._wall_ms())
         if kind == MEMORY:
@@ -266,14 +275,22 @@ class Owner:
             if wanted is not None:
                 wanted.remaining += 1
             if worker == self._worker_id:
-                self._delivery.deliver(shard, position, part, False, wanted.step if wanted else None)
+                self._delivery.deliver(
+                    shard, position, part, False, wanted.step if wanted else None
+                )
                 continue
             ticket = self._ticket(worker, shard, position, wanted, None) if must else 0
             if (worker, shard) not in self._replaying or position == wire.NO_POSITION:
                 self._send(worker, shard, position, ticket, 0, part)
 
     def _send(
-        self, worker: int, shard: int, position: int, ticket: int, flags: int, block: bytes | bytearray
+        self,
+        worker: int,
+        shard: int,
+        position: int,
+        ticket: int,
+        flags: int,
+        block: bytes | bytearray,
     ) -> None:
         if ticket:
             flags |= wire.WANTS_CONFIRM
@@ -355,7 +372,8 @@ class Owner:
     # -- a worker comes back -----------------------------------------------------------------------
 
     def replay(self, worker: int, cursors: dict[int, int]) -> None:
-        """A worker is up and has told its interest: send it what it may have missed, shard by shard."""
+        """A worker is up and has told its interest: send it what it may have missed, shard by
+        shard."""
         starts: dict[int, int] = {}
         for ticket, waiting in list(self._tickets[worker].items()):
             if waiting.share is not None:

@@ -1,8 +1,9 @@
 """The partitions of declared topics that this worker holds.
 
-Opened when the cluster state says that a topic exists, dropped when it says that it does not. Their records live in an
-engine of their own (segment files or memory); what came over MQTT or from another worker also leaves a marker in the
-shard log, small and in the log's order, so that repeated frames are recognised and deliveries can be repeated.
+Opened when the cluster state says that a topic exists, dropped when it says that it does not. Their
+records live in an engine of their own (segment files or memory); what came over MQTT or from
+another worker also leaves a marker in the shard log, small and in the log's order, so that repeated
+frames are recognised and deliveries can be repeated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from robustmq.storage.shard_store import ShardStore
 
 
 class MarkedAppend(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a marker in the shard log says of one entry: where its batch lies and what the batch does not say."""
+    """What a marker in the shard log says of one entry: where its batch lies and what the batch
+    does not say."""
 
     log_topic: bytes
     partition: int
@@ -52,7 +54,8 @@ class Partitions:
         self._ids: dict[bytes, UUID] = {}
 
     def open(self, topic: Declared, partition: int, mode: str) -> None:
-        """Open a partition if its shard is held here; apply the topic's settings if it is open already."""
+        """Open a partition if its shard is held here; apply the topic's settings if it is open
+        already."""
         if self._ids.get(topic.name, topic.topic_id) != topic.topic_id:
             self.drop(topic.name)
         store = self._stores.get(self._placement.shard(topic.name, partition))
@@ -90,7 +93,8 @@ class Partitions:
         return self._open.get((topic, partition))
 
     def append_entries(self, block: bytearray) -> bytes:
-        """Append every entry of a block of declared topics, in place; the marker for the shard log."""
+        """Append every entry of a block of declared topics, in place; the marker for the
+        shard log."""
         marked: list[MarkedAppend] = []
         for entry in blocks.entries(block):
             log_topic = entry.log_name or entry.topic
@@ -109,7 +113,8 @@ class Partitions:
         return _marker_encoder.encode(marked)
 
     def read_marker(self, payload: bytes | memoryview) -> bytearray:
-        """The block that a marker stands for, read back from the partitions; what is gone is left out."""
+        """The block that a marker stands for, read back from the partitions; what is gone is left
+        out."""
         block = bytearray()
         for mark in _marker_decoder.decode(payload):
             log = self._open.get((mark.log_topic, mark.partition))

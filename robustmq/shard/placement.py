@@ -1,9 +1,10 @@
 """Where a topic lives: the one place that answers.
 
-A light topic has one partition, kept in the shard log of hash(topic). A declared topic has partitions of its own; a
-publisher over MQTT always meets the same one (murmur2 of its topic name), so order per topic holds. A topic that
-matches a stream's filter lives in the stream's topic: one append, key = the MQTT topic, found by that key.
-Shards are held by workers by the shard map of the cluster state.
+A light topic has one partition, kept in the shard log of hash(topic). A declared topic has
+partitions of its own; a publisher over MQTT always meets the same one (murmur2 of its topic name),
+so order per topic holds. A topic that matches a stream's filter lives in the stream's topic: one
+append, key = the MQTT topic, found by that key. Shards are held by workers by the shard map of the
+cluster state.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Home(NamedTuple):
 
 
 class Placement:
-    """Answers where topics, sessions and groups live; knows streams, declared topics and storage rules."""
+    """Answers where topics, sessions and groups live; knows streams, declared topics and storage
+    rules."""
 
     def __init__(
         self,
@@ -55,7 +57,8 @@ class Placement:
         rules: Iterable[tuple[str, str]],
         streams: Iterable[tuple[str, str]],
     ) -> None:
-        """`rules` are (filter, mode) in order of precedence; `streams` are (filter, canonical topic)."""
+        """`rules` are (filter, mode) in order of precedence; `streams` are (filter, canonical
+        topic)."""
         self.worker_id = worker_id
         self.shard_count = shard_count
         self.shard_owner = shard_owner
@@ -108,7 +111,8 @@ class Placement:
         return Home(topic, 0, self.shard(topic, 0), False, False)
 
     def stream_filters_match(self, log_topic: bytes, topic: bytes) -> bool:
-        """Does the stream `log_topic` carry the MQTT topic (so a Kafka record with that key is a message of it)?"""
+        """Does the stream `log_topic` carry the MQTT topic (so a Kafka record with that key is a
+        message of it)?"""
         matched = self._streams.match(topic)
         return bool(matched) and self._stream_topics[_first(matched)] == log_topic
 
@@ -122,7 +126,8 @@ class Placement:
         return (murmur2(key) & 0x7FFFFFFF) % partitions
 
     def mode(self, topic: bytes) -> str:
-        """The storage mode of a topic: its own setting, else the first rule that matches, else the default."""
+        """The storage mode of a topic: its own setting, else the first rule that matches, else the
+        default."""
         own = self.declared.get(topic)
         if own is not None and own[1]:
             return own[1]

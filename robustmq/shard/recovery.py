@@ -1,8 +1,8 @@
 """Recovery of one worker: what the shards' logs say, fed back to the machines.
 
-`snapshot` comes first, then the log entries behind it in their order. Sessions and groups live in the shard of their
-name, so their records are in order however many shards there are; an inbox entry comes after the records of the
-sessions that it names.
+`snapshot` comes first, then the log entries behind it in their order. Sessions and groups live in
+the shard of their name, so their records are in order however many shards there are; an inbox entry
+comes after the records of the sessions that it names.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Retained values: the last message of a topic that asked to be kept (MQTT 5.0 section 3.3.1.3).
 
-Decided at the topic's owner, in the order of the log. A value is stored as a block entry with one record, so it is
-delivered by the same code as any other message. An empty payload clears the value and is not stored
-[MQTT-3.3.1-6, -7].
+Decided at the topic's owner, in the order of the log. A value is stored as a block entry with one
+record, so it is delivered by the same code as any other message. An empty payload clears the value
+and is not stored [MQTT-3.3.1-6, -7].
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def clear_if_tombstone(store: ShardStore, topic: bytes, batch: bytes) -> None:
 
 
 def page(
-    store: ShardStore, filter_: bytes, after: bytes, limit: int, is_wildcard: Callable[[bytes], bool]
+    store: ShardStore,
+    filter_: bytes,
+    after: bytes,
+    limit: int,
+    is_wildcard: Callable[[bytes], bool],
 ) -> list[tuple[bytes, bytes]]:
     """(topic, entry) of the shard's retained values that match, in topic order, after `after`."""
     if is_wildcard(filter_):

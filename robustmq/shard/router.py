@@ -1,16 +1,18 @@
 """The publisher's side: from a worker's clients to the owners of the topics.
 
-What one loop turn gathered leaves as one block for each shard and class (light, memory, declared): to the own owner by a call, to
-another worker by one bus frame. A frame that must be confirmed is numbered per shard and kept until its owner has
-confirmed it; when the link comes back it is sent again under its old number, so an owner's death neither loses nor
-doubles (design, section 5.9). Frames of QoS 0 are not kept.
+What one loop turn gathered leaves as one block for each shard and class (light, memory, declared):
+to the own owner by a call, to another worker by one bus frame. A frame that must be confirmed is
+numbered per shard and kept until its owner has confirmed it; when the link comes back it is sent
+again under its old number, so an owner's death neither loses nor doubles (design, section 5.9).
+Frames of QoS 0 are not kept.
 
-Acks: each chunk that a connection read is one `AckGroup`; it is complete when every block that it touched is
-confirmed, and the connection answers its groups in the order of receipt [MQTT-4.6.0-2].
+Acks: each chunk that a connection read is one `AckGroup`; it is complete when every block that it
+touched is confirmed, and the connection answers its groups in the order of receipt [MQTT-4.6.0-2].
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
@@ -29,7 +31,9 @@ class AckGroup:
 
     __slots__ = ("complete", "fault", "packet_ids", "qos", "remaining")
 
-    def __init__(self, packet_ids: object, qos: int, complete: Callable[[AckGroup], None]) -> None:
+    def __init__(
+        self, packet_ids: array[int], qos: int, complete: Callable[[AckGroup], None]
+    ) -> None:
         self.packet_ids = packet_ids
         self.qos = qos
         self.remaining = 0
@@ -49,7 +53,8 @@ class LocalOwner(Protocol):
         sequence: int,
         confirm: Callable[[Fault | None], None] | None,
     ) -> None:
-        """Append a block and deliver it; `confirm` is called when it is committed (None: nobody waits)."""
+        """Append a block and deliver it; `confirm` is called when it is committed (None: nobody
+        waits)."""
         ...
 
 
@@ -65,12 +70,19 @@ class _Unconfirmed:
 
 
 class Router:
-    """A worker's builders, one for each shard and class, and the frames that wait for confirmation."""
+    """A worker's builders, one for each shard and class, and the frames that wait for
+    confirmation."""
 
     def __init__(
-        self, worker_id: int, placement: Placement, bus: Bus, owner: LocalOwner, high_water_bytes: int
+        self,
+        worker_id: int,
+        placement: Placement,
+        bus: Bus,
+        owner: LocalOwner,
+        high_water_bytes: int,
     ) -> None:
-        """`high_water_bytes` bounds what waits for confirmation before clients are no longer read."""
+        """`high_water_bytes` bounds what waits for confirmation before clients are no
+        longer read."""
         self._worker_id = worker_id
         self._placement = placement
         self._bus = bus
@@ -78,11 +90,14 @@ class Router:
         self._high_water_bytes = high_water_bytes
         shards = placement.shard_count
         self.builders = [
-            BlockBuilder(index // CLASSES, index % CLASSES == 1) for index in range(shards * CLASSES)
+            BlockBuilder(index // CLASSES, index % CLASSES == 1)
+            for index in range(shards * CLASSES)
         ]
         self._waiting: list[list[AckGroup]] = [[] for _ in self.builders]
         self._sequences = [0] * shards
-        self._unconfirmed: list[OrderedDict[int, _Unconfirmed]] = [OrderedDict() for _ in range(shards)]
+        self._unconfirmed: list[OrderedDict[int, _Unconfirmed]] = [
+            OrderedDict() for _ in range(shards)
+        ]
         self._unconfirmed_bytes = 0
         self.dropped_frames = 0
 

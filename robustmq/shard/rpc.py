@@ -1,7 +1,8 @@
 """Calls between workers: an id, a promise, an answer.
 
-A call to a worker whose link is down, or goes down before it answers, fails with OWNER_UNAVAILABLE; the caller
-decides whether to try again. A call to oneself runs at once, through the same handler, so that one path is tested.
+A call to a worker whose link is down, or goes down before it answers, fails with OWNER_UNAVAILABLE;
+the caller decides whether to try again. A call to oneself runs at once, through the same handler,
+so that one path is tested.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from robustmq.shard import wire
 
 
 class Bus(Protocol):
-    """What carries frames between workers: UNIX sockets in a node, a seeded queue in the simulation."""
+    """What carries frames between workers: UNIX sockets in a node, a seeded queue in the
+    simulation."""
 
     def send(self, worker: int, kind: int, *buffers: bytes | bytearray | memoryview) -> bool:
         """Queue a frame; False when the link is down (the frame is not kept)."""
@@ -47,7 +49,9 @@ class Rpc:
         call = self._next_call
         self._next_call += 1
         self._open[call] = (worker, promise)
-        if not self._bus.send(worker, wire.MESSAGE, wire.encode(wire.Envelope(call, 0, "", message))):
+        if not self._bus.send(
+            worker, wire.MESSAGE, wire.encode(wire.Envelope(call, 0, "", message))
+        ):
             del self._open[call]
             promise.fail(BrokerError(Fault.OWNER_UNAVAILABLE, f"worker {worker} is away"))
         return promise

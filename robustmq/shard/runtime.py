@@ -1,8 +1,9 @@
-"""Runs the durable machines: append the records, commit, then release the replies (design, section 10).
+"""Runs the durable machines: append the records, commit, then release the replies (design, section
+10).
 
-A machine's records go to the log of its shard as one entry (kind, key, records). A reply leaves only when everything
-its machine has appended before is committed, so nobody ever hears of what a crash could undo. Recovery feeds the
-snapshot and then the log's entries back.
+A machine's records go to the log of its shard as one entry (kind, key, records). A reply leaves
+only when everything its machine has appended before is committed, so nobody ever hears of what a
+crash could undo. Recovery feeds the snapshot and then the log's entries back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """The sessions whose home is this worker: connecting, taking over, ending, acknowledging.
 
-`mqtt.session` decides; here its decisions are carried out: records go to the log of the session's shard, and what they
-promise to the peer leaves after their commit (PUBREC after `InboundReceived`, PUBREL after `Released`, a QoS 2
-PUBLISH after `Assigned`). Sessions that end with their connection write nothing.
+`mqtt.session` decides; here its decisions are carried out: records go to the log of the session's
+shard, and what they promise to the peer leaves after their commit (PUBREC after `InboundReceived`,
+PUBREL after
+`Released`, a QoS 2 PUBLISH after `Assigned`). Sessions that end with their connection write
+nothing.
 """
 
 from __future__ import annotations
@@ -162,9 +164,7 @@ class Sessions:
         if len(self._subscribers) >= limits.max_sessions and client_id not in self._subscribers:
             raise BrokerError(Fault.SERVER_BUSY, "too many sessions")
 
-    def _adopt(
-        self, client_id: bytes, session: Session, existing: Subscriber | None
-    ) -> Subscriber:
+    def _adopt(self, client_id: bytes, session: Session, existing: Subscriber | None) -> Subscriber:
         if existing is None:
             subscriber = Subscriber(
                 client_id,
@@ -179,7 +179,8 @@ class Sessions:
         return existing
 
     def resume(self, subscriber: Subscriber) -> None:
-        """After CONNACK: PUBREL and PUBLISH again with their old ids, then what waits [MQTT-4.4.0-1]."""
+        """After CONNACK: PUBREL and PUBLISH again with their old ids, then what waits
+        [MQTT-4.4.0-1]."""
         released = subscriber.session.resume()
         if released:
             self._queue(subscriber, fanout.acks(PUBREL, released, 0, len(released)))
@@ -262,9 +263,7 @@ class Sessions:
         flags = route.flags
         flags |= ENTRY_ACK if message.qos else 0
         flags |= ENTRY_RETAIN if message.retain else 0
-        entry = build_entry(
-            message.topic, route.log_name, route.partition, flags, origin, 0, batch
-        )
+        entry = build_entry(message.topic, route.log_name, route.partition, flags, origin, 0, batch)
         broker.router.builders[route.builder].append_entry(entry)
         broker.turn()
 
@@ -287,7 +286,8 @@ class Sessions:
         self._broker.to_pump(subscriber)
 
     def refused(self, subscriber: Subscriber, packet_id: int) -> None:
-        """The client refused a message (PUBACK or PUBREC with an error): it is over [MQTT-4.4.0-2]."""
+        """The client refused a message (PUBACK or PUBREC with an error): it is over
+        [MQTT-4.4.0-2]."""
         subscriber.session.discard((packet_id,))
         self._write(subscriber)
         self._broker.to_pump(subscriber)
@@ -339,7 +339,8 @@ class Sessions:
     # -- sending -----------------------------------------------------------------------------------
 
     def pump(self, subscriber: Subscriber) -> None:
-        """Send what the client's window allows; new QoS 2 messages after their ids are committed."""
+        """Send what the client's window allows; new QoS 2 messages after their ids are
+        committed."""
         if len(subscriber.sink.data) > subscriber.limit:
             return
         deliveries = subscriber.session.pump()
@@ -352,9 +353,7 @@ class Sessions:
             self._send(subscriber, subscriber.peer, deliveries)
             self._write(subscriber)
 
-    def _send(
-        self, subscriber: Subscriber, peer: object, deliveries: list[Outgoing]
-    ) -> None:
+    def _send(self, subscriber: Subscriber, peer: object, deliveries: list[Outgoing]) -> None:
         if subscriber.peer is peer and peer is not None:
             self._broker.delivery.send(subscriber, deliveries)
             self._drop_finished(subscriber)
@@ -366,7 +365,8 @@ class Sessions:
     # -- the durable form --------------------------------------------------------------------------
 
     def _write(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> None:
-        """Append the session's new records; `then` runs after their commit, at once when there are none."""
+        """Append the session's new records; `then` runs after their commit, at once when there are
+        none."""
         self._drop_finished(subscriber)
         records = subscriber.session.drain_records()
         if records:

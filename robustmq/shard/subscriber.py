@@ -1,7 +1,7 @@
 """One client id on its home worker: its session, its bytes on the way out, and who writes them.
 
-The `Sink` lives as long as the subscriber, not as its connection: routes keep pointing at it while the client is away,
-with a limit of 0 that drops what only a connected client would get.
+The `Sink` lives as long as the subscriber, not as its connection: routes keep pointing at it while
+the client is away, with a limit of 0 that drops what only a connected client would get.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class Peer(Protocol):
     """The connection of a subscriber, as the shard room sees it."""
 
     def end(self, fault: Fault) -> None:
-        """End the connection with the protocol's own word for it (taken over, shutting down, ...)."""
+        """End the connection with the protocol's own word for it (taken over, shutting
+        down, ...)."""
         ...
 
     def send(self, packet: Packet) -> None:

@@ -1,8 +1,9 @@
 """Subscribing and unsubscribing: grants, local tables, and the interest that owners are told of.
 
-SUBACK is sent when every worker that can own a matching topic has confirmed the interest, so that what is
-published after it is delivered, and when a persistent session has its subscription committed. Wildcards are told to all
-workers, an exact filter to the owner of its topic alone. A worker that is away learns all of it when it is back, before it serves.
+SUBACK is sent when every worker that can own a matching topic has confirmed the interest, so that
+what is published after it is delivered, and when a persistent session has its subscription
+committed. Wildcards are told to all workers, an exact filter to the owner of its topic alone. A
+worker that is away learns all of it when it is back, before it serves.
 """
 
 from __future__ import annotations
@@ -65,9 +66,7 @@ class Subscribing:
     async def subscribe(self, subscriber: Subscriber, packet: Subscribe) -> SubscribeOutcome:
         """Grant what is asked; settles when what is published from now on is delivered."""
         session = subscriber.session
-        grants = decide(
-            packet, session.subscriptions, self._broker.capabilities, session.version
-        )
+        grants = decide(packet, session.subscriptions, self._broker.capabilities, session.version)
         changes = _Changes()
         granted: list[tuple[Grant, LocalSubscription]] = []
         for grant in grants:
@@ -166,7 +165,8 @@ class Subscribing:
         self._tell(changes)
 
     def restore(self, subscriber: Subscriber) -> None:
-        """Recovery: the subscriptions count again; other workers hear of them when links come up."""
+        """Recovery: the subscriptions count again; other workers hear of them when links
+        come up."""
         self.refresh(subscriber)
 
     def remove_all(self, subscriber: Subscriber) -> None:
@@ -207,7 +207,8 @@ class Subscribing:
         return len(share.members), sum(local.persistent for local in share.members)
 
     async def _announce(self, changes: _Changes) -> dict[int, int]:
-        """Tell the owners and wait; the end positions of their shards. One that is away asks later."""
+        """Tell the owners and wait; the end positions of their shards. One that is away
+        asks later."""
         promises = [
             self._broker.rpc.call(worker, message) for worker, message in self._messages(changes)
         ]
@@ -221,7 +222,8 @@ class Subscribing:
             self._broker.rpc.notify(worker, message)
 
     def _note_cursors(self, home: int, ends: dict[int, int]) -> None:
-        """A persistent session begins to hear here: what is older is never delivered to it again."""
+        """A persistent session begins to hear here: what is older is never delivered to it
+        again."""
         broker = self._broker
         cursors = broker.delivery.cursors.setdefault(home, {})
         for shard, end in ends.items():

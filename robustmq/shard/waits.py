@@ -1,7 +1,8 @@
 """Readers that wait for an append: Kafka fetches at the end of a log.
 
-A waiting reader is one row here, woken by the commit of a shard that moves a high watermark it waits for, or by the
-time wheel. Nothing else waits: no task, no timer of its own, no connection's loop.
+A waiting reader is one row here, woken by the commit of a shard that moves a high watermark it
+waits for, or by the time wheel. Nothing else waits: no task, no timer of its own, no connection's
+loop.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class AppendWaits:
         self._next = 1
 
     def wait(self, partitions: Iterable[tuple[bytes, int, int]], timeout_ms: int) -> Promise[None]:
-        """(topic, partition, high watermark seen): settles when one is beyond it, or after the time."""
+        """(topic, partition, high watermark seen): settles when one is beyond it, or after the
+        time."""
         rows = list(partitions)
         waiter = _Waiter(rows, {self._shard_of(topic, number) for topic, number, _ in rows})
         if timeout_ms <= 0 or self._ready(waiter):

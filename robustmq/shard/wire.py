@@ -1,11 +1,12 @@
 """The frames that workers exchange over the bus (docs/formats.md, "Bus").
 
-Hot frames are a fixed little-endian head and then a block (`core.blocks`) as it is; everything rare is a tagged
-msgspec struct in one MESSAGE frame: a call with an id, its answer, or a notice without one.
+Hot frames are a fixed little-endian head and then a block (`core.blocks`) as it is; everything rare
+is a tagged msgspec struct in one MESSAGE frame: a call with an id, its answer, or a notice without
+one.
 
-Invariants: frames between two workers keep their order; a PUBLISH frame that wants a confirmation is kept by its
-sender until CONFIRM names its sequence; a DELIVER frame that wants one is answered by DELIVERED with its ticket once
-every persistent session it reached has it committed.
+Invariants: frames between two workers keep their order; a PUBLISH frame that wants a confirmation
+is kept by its sender until CONFIRM names its sequence; a DELIVER frame that wants one is answered
+by DELIVERED with its ticket once every persistent session it reached has it committed.
 """
 
 from __future__ import annotations
@@ -37,17 +38,20 @@ NO_POSITION = 2**64 - 1
 
 
 class InterestChange(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """What a worker's clients want, changed: `added` and `removed` hold (filter, flags) by `interest`."""
+    """What a worker's clients want, changed: `added` and `removed` hold (filter, flags) by
+    `interest`."""
 
     added: list[tuple[bytes, int]] = []
     removed: list[tuple[bytes, int]] = []
 
 
 class InterestReset(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """All that a worker's clients want, after a link came up, and how far each of its shards has heard.
+    """All that a worker's clients want, after a link came up, and how far each of its shards has
+    heard.
 
-    `shares` are (group, filter, members, persistent members). `cursors` maps a source shard to the log position
-    from which its entries must be delivered again; shards that are not named need no replay.
+    `shares` are (group, filter, members, persistent members). `cursors` maps a source shard to the
+    log position from which its entries must be delivered again; shards that are not named need no
+    replay.
     """
 
     filters: list[tuple[bytes, int]]
@@ -56,7 +60,8 @@ class InterestReset(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class ShareChange(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A share group on a worker has now so many members (0: none), of which so many are persistent."""
+    """A share group on a worker has now so many members (0: none), of which so many are
+    persistent."""
 
     group: bytes
     filter: bytes
@@ -65,7 +70,8 @@ class ShareChange(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class InterestSettled(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """The answer to a change: from here on is delivered. The end position of each shard the worker owns."""
+    """The answer to a change: from here on is delivered. The end position of each shard the worker
+    owns."""
 
     ends: dict[int, int]
 
@@ -79,14 +85,16 @@ class RetainedQuery(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class RetainedPage(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Retained values as block entries of one record each; `more` when the query was cut by its limit."""
+    """Retained values as block entries of one record each; `more` when the query was cut by its
+    limit."""
 
     entries: list[tuple[bytes, bytes]]
     more: bool
 
 
 class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Records of one entry for members of a share group on this worker: `indexes` of the entry's records."""
+    """Records of one entry for members of a share group on this worker: `indexes` of the entry's
+    records."""
 
     group: bytes
     filter: bytes
@@ -159,7 +167,8 @@ class LightTopicCall(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class LightTopicById(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """The name of a light topic of the receiver by its Kafka topic id (16 bytes); answered None if unknown."""
+    """The name of a light topic of the receiver by its Kafka topic id (16 bytes); answered None if
+    unknown."""
 
     topic_id: bytes
 
@@ -199,7 +208,8 @@ Message = (
 
 
 class Envelope(msgspec.Struct, array_like=True, gc=False):
-    """One MESSAGE frame: a call (`call` > 0), a notice (`call` = 0) or an answer (`answers` > 0)."""
+    """One MESSAGE frame: a call (`call` > 0), a notice (`call` = 0) or an answer (`answers`
+    > 0)."""
 
     call: int
     answers: int
@@ -218,5 +228,6 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def decode(payload: bytes | memoryview) -> Envelope:
-    """Raises msgspec.ValidationError when the peer runs another version (the hello should have told)."""
+    """Raises msgspec.ValidationError when the peer runs another version (the hello should have
+    told)."""
     return _decoder.decode(payload)

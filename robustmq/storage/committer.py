@@ -1,8 +1,9 @@
 """The storage thread: the one place that writes.
 
-All that a turn has appended, of all shards of the worker, goes to the thread as one batch of jobs; while it writes,
-the loop gathers the next. The thread is woken once a batch and calls the loop back once a batch: handing the
-interpreter over is the expensive part. An error of a disk is fatal: what it left is unknown (design, section 6).
+All that a turn has appended, of all shards of the worker, goes to the thread as one batch of jobs;
+while it writes, the loop gathers the next. The thread is woken once a batch and calls the loop back
+once a batch: handing the interpreter over is the expensive part. An error of a disk is fatal: what
+it left is unknown (design, section 6).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from robustmq.promises import Promise
 Job = Callable[[], None]
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long the loop may keep the interpreter while the thread waits for it; Python's default is 5 ms."""
+"""How long the loop may keep the interpreter while the thread waits for it; Python's default is 5
+ms."""
 
 
 class Committer(Protocol):
@@ -77,7 +79,7 @@ class ThreadCommitter:
             try:
                 for job, _ in batch:
                     job()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 self._fatal(error)
                 return
             self._notify(lambda batch=batch: _settle(batch))  # type: ignore[misc]
@@ -92,7 +94,8 @@ class ThreadCommitter:
 
 
 class InlineCommitter:
-    """Runs each batch when the scheduler says so, on the same thread: for the simulation and the tests."""
+    """Runs each batch when the scheduler says so, on the same thread: for the simulation and the
+    tests."""
 
     def __init__(self, schedule: Callable[[Callable[[], None]], object] | None = None) -> None:
         """`schedule` runs a function later; None: at once."""

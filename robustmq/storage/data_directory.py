@@ -1,7 +1,7 @@
 """The data directory as a whole: what it is, and that this version can read it (docs/formats.md).
 
-`cluster.json` stands at its top: the format's version, the cluster's id, and the number of shards, which is fixed
-when the directory is made. A version that cannot be read is refused with what to do.
+`cluster.json` stands at its top: the format's version, the cluster's id, and the number of shards,
+which is fixed when the directory is made. A version that cannot be read is refused with what to do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def open_data_directory(path: str | Path, shard_count: int) -> str:
         shards = int(found["shard_count"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataDirectoryError(
-            f"{file} cannot be read ({error}); restore it from a backup or choose another node.data_dir"
+            f"{file} cannot be read ({error}); restore it from a backup,"
+            " or choose another node.data_dir"
         ) from None
     if version != FORMAT_VERSION:
         raise DataDirectoryError(

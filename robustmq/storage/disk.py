@@ -1,7 +1,8 @@
 """The seam between storage and the machine: everything that touches a disk goes through a `Disk`.
 
-`RealDisk` is the machine. `MemoryDisk` is a disk in memory that can crash: what was not written is gone, and what was
-written and not synced may be gone too, up to any byte; it can fail on demand. It serves the simulation and the tests.
+`RealDisk` is the machine. `MemoryDisk` is a disk in memory that can crash: what was not written is
+gone, and what was written and not synced may be gone too, up to any byte; it can fail on demand. It
+serves the simulation and the tests.
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ def _write_all(file: int, buffers: list[Buffer]) -> None:
 
 
 class MemoryDisk:
-    """A disk in memory that can crash and fail. `fail_next` holds errors that the next writes raise."""
+    """A disk in memory that can crash and fail. `fail_next` holds errors that the next writes
+    raise."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytearray] = {}
@@ -185,7 +187,9 @@ class MemoryDisk:
     def list(self, path: str) -> list[str]:
         """Names directly in a directory, sorted."""
         prefix = path.rstrip("/") + "/"
-        names = {name[len(prefix) :].split("/")[0] for name in self.files if name.startswith(prefix)}
+        names = {
+            name[len(prefix) :].split("/")[0] for name in self.files if name.startswith(prefix)
+        }
         return sorted(names)
 
     def size(self, path: str) -> int:

@@ -1,9 +1,10 @@
 """What a storage engine is: one small interface, and the table of engines by name.
 
-An engine keeps the log of one partition as Kafka record batches v2, as they will be sent. `append` is memory only; what is
-appended is handed to the storage thread by `pending`, and is visible to readers of committed data after `committed`.
-An engine that needs no disk has nothing pending and commits at once. Further engines register under the entry point
-group `robustmq.engines`, or in `ENGINES`.
+An engine keeps the log of one partition as Kafka record batches v2, as they will be sent. `append`
+is memory only; what is appended is handed to the storage thread by `pending`, and is visible to
+readers of committed data after `committed`. An engine that needs no disk has nothing pending and
+commits at once. Further engines register under the entry point group `robustmq.engines`, or in
+`ENGINES`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class PartitionLog(Protocol):
         ...
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
-        """(offset, time stamp) of the first batch at or after a time; -3: of the greatest time stamp."""
+        """(offset, time stamp) of the first batch at or after a time; -3: of the greatest time
+        stamp."""
         ...
 
     def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:
@@ -75,7 +77,8 @@ class PartitionLog(Protocol):
         ...
 
     def write(self) -> Callable[[bool], None] | None:
-        """Take what is new; a job that writes it on the storage thread (True: and syncs), or None."""
+        """Take what is new; a job that writes it on the storage thread (True: and syncs),
+        or None."""
         ...
 
     def committed(self) -> None:
@@ -100,7 +103,8 @@ ENGINES: dict[str, OpenPartition] = {}
 
 
 def engine(name: str) -> OpenPartition:
-    """The function that opens a partition in a directory, by the engine's name; KeyError if unknown."""
+    """The function that opens a partition in a directory, by the engine's name; KeyError if
+    unknown."""
     if name not in ENGINES:
         for point in entry_points(group=ENTRY_POINT_GROUP):
             if point.name == name:

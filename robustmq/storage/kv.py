@@ -1,7 +1,8 @@
-"""The key-value store beside the log: what is looked up (topic names, retained values, snapshots of machines).
+"""The key-value store beside the log: what is looked up (topic names, retained values, snapshots of
+machines).
 
-A small interface, so that LevelDB (plyvel) can be replaced where it has no wheel. Writes are made by the storage
-thread in batches; reads by the loop, of keys that are few or cached.
+A small interface, so that LevelDB (plyvel) can be replaced where it has no wheel. Writes are made
+by the storage thread in batches; reads by the loop, of keys that are few or cached.
 """
 
 from __future__ import annotations

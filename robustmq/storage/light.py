@@ -1,7 +1,9 @@
-"""Reading light topics: batches that lie scattered in the shard log, chained backwards (design section 6).
+"""Reading light topics: batches that lie scattered in the shard log, chained backwards (design
+section 6).
 
-The index knows only the last batch of a topic. A reader that wants an older one walks the chain back once; what it
-finds is kept, for the topics read lately, as two arrays (base offset, position), and appends extend them. Bounded by
+The index knows only the last batch of a topic. A reader that wants an older one walks the chain
+back once; what it finds is kept, for the topics read lately, as two arrays (base offset, position),
+and appends extend them. Bounded by
 `max_rows` over all topics: the topic not read for longest is forgotten first.
 """
 

@@ -1,9 +1,11 @@
-"""The segment engine: a partition in files of its own, for high-throughput logs (docs/formats.md, "Segments").
+"""The segment engine: a partition in files of its own, for high-throughput logs (docs/formats.md,
+"Segments").
 
-A file holds record batches v2 one behind the other, exactly as Kafka clients get them, and is named by its base offset. Beside it in memory
-stands a sparse index of (offset, position, greatest time stamp so far), rebuilt from the batch headers when the partition
-is opened. Appends gather in memory until the storage thread writes them; readers of committed data never see them before.
-A torn batch at the end of the last file is cut; a bad one elsewhere answers its readers with CORRUPT_MESSAGE.
+A file holds record batches v2 one behind the other, exactly as Kafka clients get them, and is named
+by its base offset. Beside it in memory stands a sparse index of (offset, position, greatest time
+stamp so far), rebuilt from the batch headers when the partition is opened. Appends gather in memory
+until the storage thread writes them; readers of committed data never see them before. A torn batch
+at the end of the last file is cut; a bad one elsewhere answers its readers with CORRUPT_MESSAGE.
 """
 
 from __future__ import annotations
@@ -97,9 +99,7 @@ class SegmentPartition:
             size = position
         file.size = size
 
-    def _scan_chunk(
-        self, file: _File, position: int, data: bytes, check: bool
-    ) -> tuple[int, bool]:
+    def _scan_chunk(self, file: _File, position: int, data: bytes, check: bool) -> tuple[int, bool]:
         used = 0
         try:
             for begin, info in batches.headers(data, 0, len(data), check):
@@ -128,9 +128,7 @@ class SegmentPartition:
         if file is None or (file.size and file.size + len(batch) > self._settings.segment_bytes):
             file = _File(base_offset, f"{self._directory}/{base_offset:020d}.log")
             self._files.append(file)
-        file.note(
-            base_offset, file.size, info.max_timestamp, self._settings.index_interval_bytes
-        )
+        file.note(base_offset, file.size, info.max_timestamp, self._settings.index_interval_bytes)
         file.size += len(batch)
         self.end_offset = base_offset + info.last_offset_delta + 1
         self._new.append((file, bytes(batch), base_offset))
@@ -180,9 +178,7 @@ class SegmentPartition:
         try:
             found = self._from_file(self._files[at], offset, max_bytes, end)
         except BrokerError as error:
-            return ReadResult(
-                self.high_watermark, self.start_offset, [], False, error.fault.kafka
-            )
+            return ReadResult(self.high_watermark, self.start_offset, [], False, error.fault.kafka)
         return ReadResult(self.high_watermark, self.start_offset, found)
 
     def _from_memory(self, offset: int, max_bytes: int, end: int) -> list[bytes | memoryview]:

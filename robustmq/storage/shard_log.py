@@ -1,12 +1,14 @@
 """The append-only log of one shard (design section 6; docs/formats.md, "Shard log").
 
-Segments of a fixed size hold entries one behind the other; a position is the byte an entry begins at, counted over all segments.
-Entry, little-endian: u32 length of all, u32 CRC-32C of what follows, u8 kind, u8 version, u16 mark, u64 source,
-u64 sequence, u64 time stamp in ms, payload. An entry is never split over segments.
+Segments of a fixed size hold entries one behind the other; a position is the byte an entry begins
+at, counted over all segments. Entry, little-endian: u32 length of all, u32 CRC-32C of what follows,
+u8 kind, u8 version, u16 mark, u64 source, u64 sequence, u64 time stamp in ms, payload. An entry is
+never split over segments.
 
-The loop appends to memory; `take_pending` hands what is new to the storage thread; recent bytes stay in memory for readers.
-Recovery reads the segments from a position on. A bad entry with no valid one behind it is a torn tail and is cut; with
-valid ones behind it, it is corruption: it is kept aside, reported, and skipped.
+The loop appends to memory; `take_pending` hands what is new to the storage thread; recent bytes
+stay in memory for readers. Recovery reads the segments from a position on. A bad entry with no
+valid one behind it is a torn tail and is cut; with valid ones behind it, it is corruption: it is
+kept aside, reported, and skipped.
 """
 
 from __future__ import annotations
@@ -71,13 +73,11 @@ class ShardLog:
     ) -> int:
         """Add an entry in memory; its position."""
         length = HEAD.size + len(payload)
-        head = bytearray(
-            HEAD.pack(length, 0, kind, VERSION, MARK, source, sequence, timestamp_ms)
-        )
+        head = bytearray(HEAD.pack(length, 0, kind, VERSION, MARK, source, sequence, timestamp_ms))
         struct.pack_into("<I", head, 4, crc32c(payload, crc32c(memoryview(head)[8:])))
         position = self.end_position
         start = self._starts[-1] if self._starts else -1
-        if start < 0 or position - start + length > self._segment_bytes and position > start:
+        if start < 0 or (position - start + length > self._segment_bytes and position > start):
             self._starts.append(position)
             start = position
         if not self._pending or self._pending[-1][0] != start:
@@ -142,7 +142,8 @@ class ShardLog:
         raise BrokerError(Fault.CORRUPT_RECORD, f"no log entry at {position}")
 
     def scan(self, position: int) -> Iterator[tuple[int, int, bytes | memoryview]]:
-        """(position, kind, payload) of every entry from `position` (where one begins) to today's end."""
+        """(position, kind, payload) of every entry from `position` (where one begins) to today's
+        end."""
         end = self.end_position
         position = max(position, self.start_position)
         while position < end:
@@ -172,7 +173,8 @@ class ShardLog:
     def recover(
         self, position: int, on_entry: Callable[[int, int, int, int, int, memoryview], None]
     ) -> None:
-        """Open the segments and replay from `position`: (position, kind, source, sequence, time, payload)."""
+        """Open the segments and replay from `position`: (position, kind, source, sequence, time,
+        payload)."""
         self._disk.make_directory(self._directory)
         names = [name for name in self._disk.list(self._directory) if name.endswith(".log")]
         self._starts = [int(name[:-4], 16) for name in names]

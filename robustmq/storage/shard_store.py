@@ -1,8 +1,10 @@
-"""One shard on disk: its log, the index of its light topics, LevelDB, and the partitions of declared topics.
+"""One shard on disk: its log, the index of its light topics, LevelDB, and the partitions of
+declared topics.
 
-All calls on the loop are memory only, but for reads of what is no longer in memory. `flush` gives the storage thread one job: the
-log first, then partitions, then LevelDB, so that any prefix of the writes recovers: LevelDB never knows what
-the log does not. A checkpoint (index, machines, position) lets recovery begin there instead of at the log's beginning.
+All calls on the loop are memory only, but for reads of what is no longer in memory. `flush` gives
+the storage thread one job: the log first, then partitions, then LevelDB, so that any prefix of the
+writes recovers: LevelDB never knows what the log does not. A checkpoint (index, machines, position)
+lets recovery begin there instead of at the log's beginning.
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ class ShardStore:
         listener: RecoveryListener,
         corruption: Callable[[int, int], None],
     ) -> None:
-        """Opens and recovers the shard; `corruption(position, length)` hears of quarantined bytes."""
+        """Opens and recovers the shard; `corruption(position, length)` hears of quarantined
+        bytes."""
         self._directory = directory
         self._settings = settings
         self._disk = disk
@@ -157,10 +160,9 @@ class ShardStore:
         """Was this frame of another worker appended before?"""
         return bool(source) and sequence <= self._sources.get(source, 0)
 
-    def append_block(
-        self, block: bytearray, source: int, sequence: int, timestamp_ms: int
-    ) -> int:
-        """Append a block of light topics, giving offsets in place; its log position, -1 if it was seen."""
+    def append_block(self, block: bytearray, source: int, sequence: int, timestamp_ms: int) -> int:
+        """Append a block of light topics, giving offsets in place; its log position, -1 if it was
+        seen."""
         if self.seen(source, sequence):
             return -1
         self._index.assign(block, self._log.next_payload, self.leader_epoch, self._new_topics)
@@ -192,7 +194,8 @@ class ShardStore:
         return self._log.end_position - self._log.committed_position
 
     def flush(self, sync: bool) -> Promise[None]:
-        """Commit everything appended so far; the promise settles when it is (`kick` the committer)."""
+        """Commit everything appended so far; the promise settles when it is (`kick` the
+        committer)."""
         pending = self._log.take_pending()
         end = self._log.end_position
         written = [(log, log.write()) for log in self._partitions]
@@ -367,7 +370,8 @@ class ShardStore:
         return self._kv.get(key)
 
     def match_retained(self, filter_: bytes, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """(topic, entry) of retained values that match a filter, by topic, after `after`; `limit` at most."""
+        """(topic, entry) of retained values that match a filter, by topic, after `after`; `limit`
+        at most."""
         trie = FilterTrie()
         trie.insert(filter_, 1)
         prefix = _literal_prefix(filter_)
@@ -421,18 +425,14 @@ class ShardStore:
         dump = self._index.dump()
         name = f"index-{position:016x}"
         point = Checkpoint(position, name, dict(self._sources), self.leader_epoch)
-        kept = {
-            _MACHINE + kind + b"\0" + key: value for kind, key, value in machines
-        }
+        kept = {_MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
         self.flush(True)
         disk, kv, directory = self._disk, self._kv, self._directory
 
         def job() -> None:
             disk.replace(f"{directory}/{name}", dump)
             changes: list[Change] = [
-                (key, None)
-                for key, _ in kv.range(_MACHINE, _after(_MACHINE))
-                if key not in kept
+                (key, None) for key, _ in kv.range(_MACHINE, _after(_MACHINE)) if key not in kept
             ]
             changes.extend(kept.items())
             changes.append((_CHECKPOINT, msgspec.msgpack.encode(point)))

@@ -11,9 +11,16 @@ from robustmq.errors import BrokerError
 from robustmq.records import Record
 
 
+def unwanted(topic: bytes) -> fanout.DeliveryRoute:
+    """The look-up of a topic whose route is known already."""
+    raise AssertionError(f"{topic!r} was looked up")
+
+
 def entry(flags: int, *records: Record, topic: bytes = b"t") -> bytearray:
     """One entry of origin 7."""
-    return bytearray(blocks.build_entry(topic, b"", 0, flags, 7, 0, batches.build(list(records), 1000)))
+    return bytearray(
+        blocks.build_entry(topic, b"", 0, flags, 7, 0, batches.build(list(records), 1000))
+    )
 
 
 def test_no_local_versions_and_identifiers_make_variants() -> None:
@@ -28,7 +35,7 @@ def test_no_local_versions_and_identifiers_make_variants() -> None:
         [],
         False,
     )
-    assert fanout.deliver(entry(0, Record(None, b"v")), {b"t": route}, len, [], [], 0) == 2
+    assert fanout.deliver(entry(0, Record(None, b"v")), {b"t": route}, unwanted, [], [], 0) == 2
     assert own.take() == b""
     assert old.take() == b"\x30\x04\x00\x01tv"
     assert new.take() == b"\x30\x0a\x00\x01t\x05\x0b\x01\x0b\xc8\x01v"
@@ -37,9 +44,14 @@ def test_no_local_versions_and_identifiers_make_variants() -> None:
 def test_entries_above_qos_0_go_to_the_sessions_and_the_others_do_not() -> None:
     always, above = fanout.Sink(4, 100), fanout.Sink(4, 100)
     route = fanout.DeliveryRoute(
-        b"t", [fanout.Variant(4, 0, False, b"", [always])], [fanout.Variant(4, 0, False, b"", [above])], True
+        b"t",
+        [fanout.Variant(4, 0, False, b"", [always])],
+        [fanout.Variant(4, 0, False, b"", [above])],
+        True,
     )
-    block = entry(0, Record(None, b"0")) + entry(blocks.ACK, Record(None, b"1", [("mqtt.qos", b"1")]))
+    block = entry(0, Record(None, b"0")) + entry(
+        blocks.ACK, Record(None, b"1", [("mqtt.qos", b"1")])
+    )
     rows: list[tuple[int, fanout.DeliveryRoute]] = []
     assert fanout.deliver(memoryview(block), {}, lambda topic: route, [], rows, 0) == 3
     assert [at for at, _ in rows] == [blocks.entries(block)[1].begin]
@@ -51,21 +63,29 @@ def test_a_full_sink_drops_and_counts_and_a_small_client_is_spared() -> None:
     full, off, small = fanout.Sink(4, 1), fanout.Sink(4, 0), fanout.Sink(4, 100)
     full.append(b"ab")
     small.max_packet_size = 6
-    route = fanout.DeliveryRoute(b"t", [fanout.Variant(4, 0, False, b"", [full, off, small])], [], False)
+    route = fanout.DeliveryRoute(
+        b"t", [fanout.Variant(4, 0, False, b"", [full, off, small])], [], False
+    )
     block = entry(0, Record(None, b"v"), Record(None, b"v" * 300), Record(None, b"w"))
-    assert fanout.deliver(block, {b"t": route}, len, [], [], 0) == 2
+    assert fanout.deliver(block, {b"t": route}, unwanted, [], [], 0) == 2
     assert (full.dropped, off.dropped, bytes(full.take()), bytes(off.take())) == (3, 3, b"ab", b"")
     assert bytes(small.take()) == b"\x30\x04\x00\x01tv\x30\x04\x00\x01tw"
 
 
 def test_an_expired_message_is_not_sent() -> None:
     block = bytes(entry(0, Record(None, b"v", [("mqtt.message-expiry", b"10")])))
-    assert fanout.encode(block, 0, 0, 5, 0, False, False, 0, (), 10_999) == b"\x30\x0a\x00\x01t\x05\x02\0\0\0\x01v"
+    assert (
+        fanout.encode(block, 0, 0, 5, 0, False, False, 0, (), 10_999)
+        == b"\x30\x0a\x00\x01t\x05\x02\0\0\0\x01v"
+    )
     assert fanout.encode(block, 0, 0, 5, 0, False, False, 0, (), 11_000) == b""
 
 
 def test_records_are_encoded_one_by_one_in_any_order_and_many_at_once() -> None:
-    records = [Record(None, b"%d" % n, [("mqtt.qos", b"%d" % (n % 3))] if n % 3 else []) for n in range(600)]
+    records = [
+        Record(None, b"%d" % n, [("mqtt.qos", b"%d" % (n % 3))] if n % 3 else [])
+        for n in range(600)
+    ]
     block = bytes(entry(blocks.KAFKA, *records))
     assert fanout.record_levels(block, 0) == [n % 3 or 1 for n in range(600)]
     for index in (5, 300, 299, 599, 0):
@@ -87,8 +107,10 @@ def test_compressed_batches_are_opened_and_unsound_ones_have_no_messages() -> No
     assert fanout.encode(block, 0, 0, 4, 0, False, False, 0, (), 0) == b"\x30\x04\x00\x01tv"
     assert fanout.record_levels(block, 0) == [1]
     broken = blocks.build_entry(b"t", b"", 0, 0, 0, 0, plain[:61] + b"\xff" * 9)
-    route = fanout.DeliveryRoute(b"t", [fanout.Variant(4, 0, False, b"", [fanout.Sink(4, 9)])], [], False)
-    assert fanout.deliver(broken, {b"t": route}, len, [], [], 0) == 0
+    route = fanout.DeliveryRoute(
+        b"t", [fanout.Variant(4, 0, False, b"", [fanout.Sink(4, 9)])], [], False
+    )
+    assert fanout.deliver(broken, {b"t": route}, unwanted, [], [], 0) == 0
     assert fanout.record_levels(broken, 0) == []
 
 

@@ -20,7 +20,11 @@ def text(data: bytes) -> bytes:
 
 
 def packet(
-    topic: bytes, payload: bytes = b"x", first: int = 0x30, packet_id: int = 1, properties: bytes | None = b""
+    topic: bytes,
+    payload: bytes = b"x",
+    first: int = 0x30,
+    packet_id: int = 1,
+    properties: bytes | None = b"",
 ) -> bytes:
     """A PUBLISH; `properties` None for 3.1.1."""
     body = text(topic)
@@ -41,7 +45,9 @@ class Side:
             version,
             77,
             {},
-            lambda t: TopicRoute(t, 0, len(t) % 4, 0, 0, b"s" if t == b"str" else b"", t[:2] != b"no"),
+            lambda t: TopicRoute(
+                t, 0, len(t) % 4, 0, 0, b"s" if t == b"str" else b"", t[:2] != b"no"
+            ),
             self.builders,
             topic_alias_maximum=10,
             topic_length_max=100,
@@ -60,7 +66,9 @@ class Side:
         found = []
         for builder in self.builders:
             block = builder.take()
-            for entry in blocks.entries(block) if block else []:
+            if block is None:
+                continue
+            for entry in blocks.entries(block):
                 for record in batches.parse(block, entry.batch_begin, entry.end):
                     found.append(from_record(record, entry.topic))
         return found
@@ -77,7 +85,11 @@ def test_a_run_is_grouped_by_topic_in_order(kind: type) -> None:
 
 def test_qos_1_ids_keep_their_order_and_builders_are_named_once() -> None:
     side = Side()
-    data = packet(b"a", first=0x32, packet_id=9) + packet(b"b", first=0x32, packet_id=3) + packet(b"cc")
+    data = (
+        packet(b"a", first=0x32, packet_id=9)
+        + packet(b"b", first=0x32, packet_id=3)
+        + packet(b"cc")
+    )
     assert side.absorb(data) == 3
     assert list(side.publisher.packet_ids) == [9, 3]
     assert side.publisher.ack_builders == [1]
@@ -93,13 +105,25 @@ def test_what_python_must_handle_stops_the_run() -> None:
     assert side.absorb(qos2) == 0
     assert side.publisher.peek(qos2, side.table, 0) == (b"a", 2, False, True, 5)
     assert side.publisher.absorb_one(qos2, side.table, 0, 1) == (5, 2, 1)
-    entry = blocks.entries(side.builders[1].take())[-1]
-    assert (entry.flags, entry.packet_id, entry.origin) == (blocks.ACK | blocks.QOS2 | blocks.DUP, 5, 77)
+    block = side.builders[1].take()
+    assert block is not None
+    entry = blocks.entries(block)[-1]
+    assert (entry.flags, entry.packet_id, entry.origin) == (
+        blocks.ACK | blocks.QOS2 | blocks.DUP,
+        5,
+        77,
+    )
 
 
 def test_an_alias_stands_for_its_topic() -> None:
     side = Side()
-    assert side.absorb(packet(b"a", b"1", properties=b"\x23\0\x05") + packet(b"", b"2", properties=b"\x23\0\x05")) == 2
+    assert (
+        side.absorb(
+            packet(b"a", b"1", properties=b"\x23\0\x05")
+            + packet(b"", b"2", properties=b"\x23\0\x05")
+        )
+        == 2
+    )
     assert [(m.topic, m.payload) for m in side.messages()] == [(b"a", b"1"), (b"a", b"2")]
 
 
@@ -139,7 +163,9 @@ def test_a_bad_packet_raises_its_fault_and_what_precedes_it_stays(bad: bytes, fa
     assert [message.payload for message in side.messages()] == [b"good"]
 
 
-_strings = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=70).map(str.encode)
+_strings = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=70
+).map(str.encode)
 _user = st.lists(st.tuples(_strings | _strings.map(b"mqtt.".__add__), _strings), max_size=3)
 
 
@@ -196,7 +222,15 @@ def test_a_message_passes_unchanged_from_its_publisher_to_a_subscriber(rows: lis
 @settings(derandomize=True, max_examples=500, deadline=None)
 @given(st.data())
 def test_damaged_packets_and_blocks_raise_broker_errors_only(data: st.DataObject) -> None:
-    properties = b"\x01\x01\x02\0\0\0\x09\x03" + text(b"c") + b"\x08" + text(b"r") + b"\x26" + text(b"n") + text(b"v")
+    properties = (
+        b"\x01\x01\x02\0\0\0\x09\x03"
+        + text(b"c")
+        + b"\x08"
+        + text(b"r")
+        + b"\x26"
+        + text(b"n")
+        + text(b"v")
+    )
     stream = bytearray(packet(b"a/b", b"payload", 0x33, 7, properties) + packet(b"c", b"", 0x30))
     side = Side()
     side.absorb(stream)

@@ -22,7 +22,12 @@ def test_hashes_are_those_of_the_data_directories_that_exist() -> None:
 
 @pytest.mark.parametrize(
     ("key", "expected"),
-    [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536), (b"abc", 479470107)],
+    [
+        (b"21", -973932308),
+        (b"foobar", -790332482),
+        (b"a-little-bit-long-string", -985981536),
+        (b"abc", 479470107),
+    ],
 )
 def test_murmur2_is_kafkas(key: bytes, expected: int) -> None:
     assert hashing.murmur2(key) == expected & 0x7FFFFFFF
@@ -84,8 +89,13 @@ def _block(topics: list[int], counts: list[int]) -> bytearray:
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 3)), max_size=300), st.sets(st.integers(0, 400)))
-def test_the_index_keeps_dense_offsets_and_chains(pairs: list[tuple[int, int]], removed: set[int]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(1, 3)), max_size=300),
+    st.sets(st.integers(0, 400)),
+)
+def test_the_index_keeps_dense_offsets_and_chains(
+    pairs: list[tuple[int, int]], removed: set[int]
+) -> None:
     index = TopicIndex(9)
     block = _block([topic for topic, _ in pairs], [count for _, count in pairs])
     new: list[bytes] = []
@@ -103,9 +113,9 @@ def test_the_index_keeps_dense_offsets_and_chains(pairs: list[tuple[int, int]], 
     loaded.load(index.dump())
     for topic in removed:
         assert index.remove(b"t/%d" % topic) == (b"t/%d" % topic in model)
-    for topic, expected in model.items():
-        assert replayed.lookup(topic) == loaded.lookup(topic) == expected
-        assert index.lookup(topic) == (None if int(topic[2:]) in removed else expected)
+    for name, expected in model.items():
+        assert replayed.lookup(name) == loaded.lookup(name) == expected
+        assert index.lookup(name) == (None if int(name[2:]) in removed else expected)
     assert len(loaded) == len(model)
 
 

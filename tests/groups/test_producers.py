@@ -10,8 +10,10 @@ from robustmq.groups.producers import ProducerTable
 
 
 class Batch(NamedTuple):
+    """What the table looks at in a batch."""
+
     base_sequence: int
-    count: int = 10
+    count: int = 10  # type: ignore[assignment]
     producer_epoch: int = 0
     producer_id: int = 1
 

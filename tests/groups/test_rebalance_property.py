@@ -138,8 +138,8 @@ class World:
         for record in self.log:
             self.group.replay(decode_record(record))
         twin = ClassicGroup("g", SETTINGS)
-        for record in self.group.snapshot():
-            twin.replay(decode_record(encode_record(record)))
+        for entry in self.group.snapshot():
+            twin.replay(decode_record(encode_record(entry)))
         assert twin.snapshot() == self.group.snapshot(), "a snapshot says it all"
         self.wheel = TimeWheel()
         for client in self.waiting.values():

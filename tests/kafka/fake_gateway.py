@@ -19,6 +19,7 @@ from robustmq.kafka.gateway import (
     AdminResult,
     AppendWait,
     Broker,
+    EpochEnd,
     ListedOffset,
     NewTopic,
     PartitionInfo,
@@ -196,6 +197,14 @@ class FakeGateway:
             return resolved(ListedOffset(error=3))
         offset = {-1: log.end, -2: 0, -4: 0}.get(timestamp_ms, -1)
         return resolved(ListedOffset(0, offset, -1, 0))
+
+    def epoch_end(
+        self, topic: bytes, partition: int, leader_epoch: int, current_leader_epoch: int
+    ) -> Promise[EpochEnd]:
+        log = self.logs.get((topic, partition))
+        if log is None:
+            return resolved(EpochEnd(error=3))
+        return resolved(EpochEnd(0, 0, log.end))
 
     def group(self, group_id: str, event: events.GroupEvent) -> Promise[events.GroupReply]:
         settings = GroupSettings(initial_rebalance_delay_ms=0)

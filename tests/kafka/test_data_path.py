@@ -163,10 +163,12 @@ def test_at_the_end_a_fetch_is_parked_until_an_append(client: Client) -> None:
 def test_at_the_end_a_fetch_is_parked_until_its_time(client: Client) -> None:
     gateway: Any = client.gateway
     promise = client.send(FETCH, 11, **fetching(0))
+    settled = []
+    promise.when_settled(lambda: settled.append(gateway.now_ms()))
     gateway.pass_time(699)
-    assert not promise.settled
+    assert not settled
     gateway.pass_time(1)
-    assert promise.settled
+    assert settled == [gateway.now_ms()]
     assert client.ask(FETCH, 11, **fetching(0, min_bytes=0))
 
 

@@ -33,6 +33,8 @@ from robustmq.mqtt.properties import without_problem_information
 
 
 class Case(NamedTuple):
+    """A row of packets.txt."""
+
     version: int
     from_client: bool
     packet: bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -49,7 +50,7 @@ steps = st.lists(
 
 def apply(session: Session, step: tuple[str, int], count: int) -> None:
     action, value = step
-    single = {
+    single: dict[str, Callable[[int], object]] = {
         "puback": session.on_puback,
         "pubrec": session.on_pubrec,
         "pubcomp": session.on_pubcomp,

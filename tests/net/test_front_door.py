@@ -50,8 +50,7 @@ class Node:
         )
 
     def connect(self) -> socket.socket:
-        sock = socket.create_connection(self.address, 5)
-        return sock
+        return socket.create_connection(self.address, 5)
 
     def close(self) -> None:
         self.acceptor.close()
@@ -102,7 +101,7 @@ def test_a_connect_in_pieces_waits_without_spinning(tmp_path: Path) -> None:
             looks += 1
             return look(waiting)  # type: ignore[arg-type]
 
-        node.door._look = counted  # type: ignore[method-assign, assignment]
+        node.door._look = counted  # type: ignore[method-assign]
         client = node.connect()
         client.sendall(CONNECT_ELSEWHERE[:5])
         await asyncio.sleep(0.1)

@@ -42,7 +42,10 @@ class Peer:
         far.setblocking(False)
         self.far = far
         loop = asyncio.get_running_loop()
-        count = lambda name, n: self.counted.update({name: n})
+
+        def count(name: str, n: int) -> None:
+            self.counted.update({name: n})
+
         self.connection = KafkaConnection(cast(Any, None), LIMITS, "10.0.0.1:5", count)
         await loop.connect_accepted_socket(lambda: self.connection, far)
         return near

@@ -1,7 +1,8 @@
-"""A client of the simulation: speaks MQTT as a patient real one does, and keeps its own record of what was promised.
+"""A client of the simulation: speaks MQTT as a patient real one does, and keeps its own record of
+what was promised.
 
-It reconnects when it is cut off, resumes its session, sends unacknowledged messages again with DUP, and finishes QoS 2
-handshakes from its own stored state (MQTT 5.0 section 4.4).
+It reconnects when it is cut off, resumes its session, sends unacknowledged messages again with DUP,
+and finishes QoS 2 handshakes from its own stored state (MQTT 5.0 section 4.4).
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ RECONNECT_MS = 40
 class SimClient:
     """One client with a persistent session."""
 
-    def __init__(self, world: World, client_id: bytes, filters: dict[bytes, int] | None = None) -> None:
+    def __init__(
+        self, world: World, client_id: bytes, filters: dict[bytes, int] | None = None
+    ) -> None:
         self.world = world
         self.client_id = client_id
         self.filters = filters or {}

@@ -1,9 +1,11 @@
-"""The invariants of the design under a seeded scheduler: random delays, lost connections, killed workers.
+"""The invariants of the design under a seeded scheduler: random delays, lost connections, killed
+workers.
 
 Checked at the end of each history, when all are back and at rest (the design's numbers):
 1. every acked message is in the log, and reached every persistent subscriber that it matched;
 2. offsets of a topic are dense;
-3. per publisher, topic and QoS the order is kept; QoS 2 is in the log and at its subscribers exactly once;
+3. per publisher, topic and QoS the order is kept; QoS 2 is in the log and at its subscribers
+exactly once;
 6. no connection ended by a fault of the broker.
 `ROBUSTMQ_SIM_SEED=n` replays one history.
 """
@@ -74,9 +76,7 @@ class History:
         if sum(broker is not None for broker in self.world.brokers) < self.world.worker_count:
             return
         self.world.kill(number)
-        self.world.scheduler.at(
-            20 + self.random.random() * 200, lambda: self.world.start(number)
-        )
+        self.world.scheduler.at(20 + self.random.random() * 200, lambda: self.world.start(number))
 
     def settle(self) -> None:
         """Wait until all is acknowledged and delivered."""
@@ -155,7 +155,7 @@ class History:
             if got_topic != topic or payload in seen:
                 continue
             seen.add(payload)
-            publisher, _, number = payload.partition(b" ")
+            publisher, _, _ = payload.partition(b" ")
             order = self._order(publisher, got_topic, payload)
             key = (publisher, qos_of[got_topic, payload])
             assert last.get(key, -1) < order, f"{subscriber.client_id!r}: {payload!r} came late"

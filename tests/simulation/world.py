@@ -1,9 +1,10 @@
 """A node of several workers in one process, under a seeded scheduler.
 
-Real are the brokers, their storage code and their protocol code; simulated are time, the bus, the disk, and sockets. The scheduler
-picks at random which of the events that are due runs next, delays frames between workers (each link stays in order), and
-kills workers: a killed worker loses its memory and what its disk had not written, its clients lose their
-connections, and it may come back. One seed is one history.
+Real are the brokers, their storage code and their protocol code; simulated are time, the bus, the
+disk, and sockets. The scheduler picks at random which of the events that are due runs next, delays
+frames between workers (each link stays in order), and kills workers: a killed worker loses its
+memory and what its disk had not written, its clients lose their connections, and it may come back.
+One seed is one history.
 """
 
 from __future__ import annotations
@@ -179,9 +180,12 @@ class Anyone:
 
 
 class SimTransport:
-    """The server's end of a client's socket: what is written arrives at the client later, in order."""
+    """The server's end of a client's socket: what is written arrives at the client later,
+    in order."""
 
-    def __init__(self, world: World, deliver: Callable[[bytes], None], gone: Callable[[], None]) -> None:
+    def __init__(
+        self, world: World, deliver: Callable[[bytes], None], gone: Callable[[], None]
+    ) -> None:
         self._world = world
         self._deliver = deliver
         self._gone = gone

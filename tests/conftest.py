@@ -1,0 +1,36 @@
+"""What holds for all tests: examples that are the same each time, which tests start processes, and
+no silent skip in CI.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+SYSTEM_ROOMS = frozenset({"bench", "clients", "conformance", "faults", "process"})
+"""Folders whose tests start brokers; other modules say `pytestmark = pytest.mark.system`."""
+
+settings.register_profile("same each time", derandomize=True, deadline=None, database=None)
+settings.load_profile("same each time")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts processes, so that scripts/test can run it two at a time."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).parts[0] in SYSTEM_ROOMS:
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a test that is skipped has failed: what it needs was not installed."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {report.longrepr}"
+    return report
