@@ -1,7 +1,9 @@
-"""OffsetCommit, OffsetFetch and OffsetDelete (protocol guide; KIP-848 member epochs, KIP-516 topic ids).
+"""OffsetCommit, OffsetFetch and OffsetDelete (protocol guide; KIP-848 member epochs,
+KIP-516 topic ids).
 
-From version 10 on topics are named by their ids: one that is not known is 100 for each of its partitions. By name,
-partitions that do not exist are 3 when they are committed; asked for, they have no offset.
+From version 10 on topics are named by their ids: one that is not known is 100 for each of
+its partitions. By name, partitions that do not exist are 3 when they are committed; asked
+for, they have no offset.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _MANY_SHAPES = (messages.OffsetFetchResponseTopics, messages.OffsetFetchResponse
 
 
 class _Topic(msgspec.Struct, frozen=True):
-    """A topic of a request: as it was named, its key (None: not known), how many partitions it has."""
+    """A topic of a request: as it was named, its key (None: not known), how many partitions
+    it has."""
 
     name: str
     topic_id: UUID
@@ -58,7 +61,8 @@ async def _topic(topic: Any, by_id: bool, gateway: Gateway) -> _Topic:
 
 
 async def handle_commit(request: Any, context: RequestContext, gateway: Gateway) -> Any:
-    """Answer one OffsetCommit; partitions that do not exist are refused and the others are stored."""
+    """Answer one OffsetCommit; partitions that do not exist are refused and the others are
+    stored."""
     by_id = context.api_version >= _TOPIC_ID_VERSION
     asked = [(await _topic(topic, by_id, gateway), topic.partitions) for topic in request.topics]
     offsets = [
@@ -141,9 +145,7 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
 _Found = list[tuple[_Topic, list[events.CommittedOffset]]]
 
 
-async def _fetch(
-    group_id: str, topics: Any, by_id: bool, gateway: Gateway
-) -> tuple[int, _Found]:
+async def _fetch(group_id: str, topics: Any, by_id: bool, gateway: Gateway) -> tuple[int, _Found]:
     """An error code, and the offsets of one group by topic; `topics` None: all that there are."""
     if topics is None:
         return await _fetch_all(group_id, by_id, gateway)
@@ -153,10 +155,7 @@ async def _fetch(
         known = _Topic(topic.name, _NO_ID, names.from_kafka(topic.name)) if not by_id else None
         asked.append((known or await _topic(topic, by_id, gateway), topic.partition_indexes))
     wanted = [
-        (topic.key, index)
-        for topic, indexes in asked
-        for index in indexes
-        if topic.key is not None
+        (topic.key, index) for topic, indexes in asked for index in indexes if topic.key is not None
     ]
     reply = await _ask_offsets(group_id, wanted, gateway)
     none = [events.CommittedOffset(key, index) for key, index in wanted]

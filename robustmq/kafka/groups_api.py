@@ -2,7 +2,8 @@
 (gateway.group).
 
 Here is what belongs to the protocol: versions, names, empty ids, the shapes of answers. What a
-group decides is in robustmq.groups.classic, what concerns committed offsets in robustmq.kafka.group_offsets. An owner that cannot be reached is 15
+group decides is in robustmq.groups.classic, what concerns committed offsets in
+robustmq.kafka.group_offsets. An owner that cannot be reached is 15
 COORDINATOR_NOT_AVAILABLE, so that clients ask again.
 """
 

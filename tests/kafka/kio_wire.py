@@ -1,4 +1,5 @@
-"""A Kafka client made of kio alone: an independent codec on a real socket, to any API and version."""
+"""A Kafka client made of kio alone: an independent codec on a real socket, to any API and
+version."""
 
 from __future__ import annotations
 
@@ -33,8 +34,9 @@ def kio_class(name: str, version: int, side: str) -> Any:
 
 
 def made(shape: Any, values: dict[str, Any]) -> Any:
-    """An entity with the values that its version has; zeros where nothing is said and no default is."""
-    given = {}
+    """An entity with the values that its version has; zeros where nothing is said and no
+    default is."""
+    given: dict[str, Any] = {}
     for field in dataclasses.fields(shape):
         row = classify_field(field)
         kind = field.metadata.get("kafka_type")
@@ -120,5 +122,7 @@ class KioClient:
         head, size_of_head = entity_reader(shape.__header_schema__)(data, 0)
         assert head.correlation_id == self._correlation_id
         answer, size_of_body = entity_reader(shape)(data, size_of_head)
-        assert size_of_head + size_of_body == len(data), f"{name} {version}: bytes behind the response"
+        assert size_of_head + size_of_body == len(data), (
+            f"{name} {version}: bytes behind the response"
+        )
         return answer

@@ -1,7 +1,7 @@
 """Every API in every version that ApiVersions advertises works on a real broker.
 
-The requests are written and the responses read by kio, an independent codec, over a socket to each of two
-workers, so that what a worker does not own is asked of the other one.
+The requests are written and the responses read by kio, an independent codec, over a socket
+to each of two workers, so that what a worker does not own is asked of the other one.
 """
 
 from __future__ import annotations
@@ -142,9 +142,7 @@ def list_offsets(world: World, version: int) -> None:
     answer = world.ask(
         "ListOffsets", version, replica_id=-1, topics=[world.topic(partitions=parts)]
     )
-    assert all(
-        part.error_code == 0 and part.offset >= 2 for part in answer.topics[0].partitions
-    )
+    assert all(part.error_code == 0 and part.offset >= 2 for part in answer.topics[0].partitions)
 
 
 def metadata(world: World, version: int) -> None:
@@ -158,9 +156,7 @@ def metadata(world: World, version: int) -> None:
     everything = world.ask("Metadata", version, topics=None if version else [])
     assert TOPIC in {topic.name for topic in everything.topics}
     if version >= 12:
-        named = world.ask(
-            "Metadata", version, topics=[{"name": None, "topic_id": world.topic_id}]
-        )
+        named = world.ask("Metadata", version, topics=[{"name": None, "topic_id": world.topic_id}])
         assert named.topics[0].name == TOPIC
 
 

@@ -17,6 +17,7 @@ from robustmq.kafka.gateway import Gateway
 from robustmq.promises import Promise
 from robustmq.records import Record
 
+
 def frame_of(api_key: int, version: int, correlation_id: int, **fields: Any) -> bytes:
     """What stands behind the length of a request."""
     shape = getattr(messages, f"{apis.APIS[api_key].name}Request")
