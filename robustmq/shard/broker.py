@@ -1,8 +1,8 @@
 """One worker's broker: its parts, put together, and the turn that drives them.
 
 A turn is one round of the event loop. What the connections read in it is gathered; at its end, in
-this order, blocks go to their owners, appended shards to the storage thread, sessions into sinks,
-and sinks into sockets. Everything outside is injected (bus, clocks, storage, the loop's
+this order, blocks go to their owners, sessions into sinks, sinks into sockets, and appended shards
+to the storage thread. Everything outside is injected (bus, clocks, storage, the loop's
 `call_soon`), so the whole worker runs under the simulation's scheduler.
 """
 
@@ -170,6 +170,8 @@ class Broker:
             self.wheel, around.monotonic_ms, self.placement.shard, self.logs.high_watermark
         )
         self.commits.committed = self.waits.committed
+        self.commits.awaited = self.waits.awaited
+        self.waits.began = self.commits.hurry
         self.sessions = Sessions(self)
         self.delivery.subscribers = self.sessions.get
         self.gateway = KafkaGateway(
@@ -229,12 +231,14 @@ class Broker:
             for subscriber in pumped:
                 if subscriber.peer is not None:
                     self.sessions.pump(subscriber)
-        self.commits.flush()
         if self._to_write:
             writing, self._to_write = self._to_write, []
             for client in writing:
                 client.writing = False
                 client.flush()
+        if self.draining:
+            self.commits.hurry()
+        self.commits.flush()
         self._back_pressure()
 
     def _back_pressure(self) -> None:
@@ -246,7 +250,9 @@ class Broker:
                 client.hold(held)
 
     def tick(self) -> None:
-        """Time has passed: timers, keep-alive. The shell calls it a few times a second."""
+        """Time has passed: timers, commits that nobody waits for. The shell calls it twenty times
+        a second."""
+        self.commits.hurry()
         now = self.monotonic_ms()
         for key in self.wheel.due(now):
             kind, *rest = key
@@ -462,3 +468,4 @@ class Broker:
         self.draining = True
         for client in list(self.clients):
             client.end(Fault.SERVER_SHUTTING_DOWN)
+        self.turn()

@@ -3,6 +3,10 @@
 Everything that a turn appends to a shard's log, blocks, inbox entries and records of machines, is
 committed together: one write and, where a persistent topic asks for it, one fdatasync. Whoever
 waits is called back in the order of asking.
+
+What nobody waits for (QoS 0 in mode hybrid) is committed behind: with the next commit that somebody
+waits for, when LAZY_BYTES have gathered, or by `hurry`, which the broker's tick calls. Waking the
+storage thread costs as much as delivering ten messages, so a turn that need not does not.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from collections.abc import Callable
 from robustmq.storage.shard_store import ShardStore
 
 Callback = Callable[[], None]
+
+LAZY_BYTES = 256 * 1024
 
 
 class Commits:
@@ -24,11 +30,23 @@ class Commits:
         self._dirty: dict[int, list[Callback]] = {}
         self._sync: set[int] = set()
         self._running = 0
+        self._urgent = False
+        self._lazy_bytes = 0
         self.committed: Callable[[int], None] = lambda shard: None
+        self.awaited: Callable[[int], bool] = lambda shard: False
+
+    def mark_lazy(self, shard: int, size: int) -> None:
+        """The shard has `size` bytes to commit that nobody waits for, unless a reader does."""
+        self._lazy_bytes += size
+        if shard not in self._dirty:
+            self._dirty[shard] = []
+        if self._lazy_bytes > LAZY_BYTES or self.awaited(shard):
+            self._urgent = True
 
     def mark(self, shard: int, sync: bool = False, callback: Callback | None = None) -> None:
         """The shard has something to commit; `sync` asks for fdatasync; `callback` runs when it is
         done."""
+        self._urgent = True
         waiting = self._dirty.get(shard)
         if waiting is None:
             waiting = self._dirty[shard] = []
@@ -37,10 +55,19 @@ class Commits:
         if callback is not None:
             waiting.append(callback)
 
+    def hurry(self) -> None:
+        """Commit what nobody waits for, too."""
+        if self._dirty:
+            self._urgent = True
+            self.flush()
+
     def flush(self) -> None:
-        """Hand what the turn appended to the storage thread."""
-        if not self._dirty:
+        """Hand what was appended to the storage thread, when somebody waits for it or much has
+        gathered."""
+        if not self._urgent:
             return
+        self._urgent = False
+        self._lazy_bytes = 0
         dirty, self._dirty = self._dirty, {}
         sync, self._sync = self._sync, set()
         for shard, waiting in dirty.items():

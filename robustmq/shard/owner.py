@@ -155,7 +155,11 @@ class Owner:
             if confirm is not None:
                 confirm(error.fault)
             return
-        commit = self._commit_of(shard, flags, confirm)
+        commit = None
+        if confirm is None and not flags & ENTRY_PERSISTENT:
+            self._commits.mark_lazy(shard, len(block))
+        else:
+            commit = self._commit_of(shard, flags, confirm)
         if position == REPEATED:
             return
         if flags & ENTRY_RETAIN:

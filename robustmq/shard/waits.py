@@ -42,6 +42,11 @@ class AppendWaits:
         self._waiters: dict[int, _Waiter] = {}
         self._by_shard: dict[int, dict[int, None]] = {}
         self._next = 1
+        self.began: Callable[[], None] = lambda: None
+
+    def awaited(self, shard: int) -> bool:
+        """Does a reader wait for a partition of this shard?"""
+        return bool(self._by_shard.get(shard))
 
     def wait(self, partitions: Iterable[tuple[bytes, int, int]], timeout_ms: int) -> Promise[None]:
         """(topic, partition, high watermark seen): settles when one is beyond it, or after the
@@ -57,6 +62,7 @@ class AppendWaits:
         for shard in waiter.shards:
             self._by_shard.setdefault(shard, {})[number] = None
         self._wheel.set(("wait", str(number)), self._monotonic_ms() + timeout_ms)
+        self.began()
         return waiter.promise
 
     def committed(self, shard: int) -> None:
