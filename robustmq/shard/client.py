@@ -212,6 +212,8 @@ class MqttClient:
             self._queue_group(AckGroup(array("H", [packet_id]), 2, self._group_done), [])
             return
         _, _, builder = publisher.absorb_one(data, table, row, self._broker.wall_ms())
+        # Its builder is this group's alone: a later group must not wait for an empty builder.
+        publisher.ack_builders.clear()
         group = AckGroup(array("H", [packet_id]), qos, self._group_done)
         if builder < 0:
             group.fault = Fault.NOT_AUTHORIZED

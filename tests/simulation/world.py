@@ -241,6 +241,7 @@ class World:
         self.faults: list[dict[str, Any]] = []
         self._links: dict[tuple[int, int], float] = {}
         self._up: set[tuple[int, int]] = set()
+        self._lives = 0
         for number in range(workers):
             self.start(number)
 
@@ -248,14 +249,10 @@ class World:
 
     def start(self, number: int) -> None:
         """A worker starts, recovers and links up."""
-        self.incarnations[number] += 1
-        life = self.incarnations[number]
+        self._lives += 1
+        life = self.incarnations[number] = self._lives
         view = SimView(self.cluster, number)
-        committer = InlineCommitter(
-            lambda run: self.scheduler.at(
-                self.scheduler.random.random() * 4, self._alive(number, life, run)
-            )
-        )
+        committer = InlineCommitter(self._storage_thread(number, life))
 
         def open_store(shard: int, recovery: Recovery) -> ShardStore:
             self.cluster.epochs[shard] += 1
@@ -287,6 +284,20 @@ class World:
             if other != number and self.brokers[other] is not None:
                 self._link(number, other)
         self._tick(number, life)
+
+    def _storage_thread(
+        self, number: int, life: int
+    ) -> Callable[[Callable[[], None]], None]:
+        """Runs batches one behind the other, each after some time, as a thread does."""
+        free_at_ms = 0.0
+
+        def schedule(run: Callable[[], None]) -> None:
+            nonlocal free_at_ms
+            now_ms, takes_ms = self.scheduler.now_ms, self.scheduler.random.random() * 4
+            free_at_ms = max(free_at_ms, now_ms) + takes_ms
+            self.scheduler.at(free_at_ms - now_ms, self._alive(number, life, run))
+
+        return schedule
 
     def _alive(self, number: int, life: int, run: Callable[[], None]) -> Callable[[], None]:
         """An event of a worker's life that does nothing after its death."""
