@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 SYSTEM_ROOMS = frozenset({"bench", "clients", "conformance", "faults", "process"})
-"""Folders whose tests start brokers; other modules say `pytestmark = pytest.mark.system`."""
+"""Folders whose tests start processes; modules that use a BrokerProcess do so too."""
 
 settings.register_profile("same each time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same each time")
@@ -22,7 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts processes, so that scripts/test can run it two at a time."""
     tests = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(tests).parts[0] in SYSTEM_ROOMS:
+        room = item.path.relative_to(tests).parts[0]
+        module = getattr(item, "module", None)
+        if room in SYSTEM_ROOMS or hasattr(module, "BrokerProcess"):
             item.add_marker(pytest.mark.system)
 
 

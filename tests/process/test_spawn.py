@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 
 import pytest
 
@@ -12,7 +11,7 @@ from robustmq.process.spawn import spawn
 
 
 def test_a_task_is_kept_until_it_ends_and_its_failure_is_logged_with_its_stack(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     done: list[str] = []
 
@@ -30,8 +29,6 @@ def test_a_task_is_kept_until_it_ends_and_its_failure_is_logged_with_its_stack(
         gc.collect()
         await asyncio.sleep(0.05)
 
-    # The package's logger may be cut off from the root by an earlier `logs.configure`.
-    monkeypatch.setattr(logging.getLogger("robustmq"), "propagate", True)
     asyncio.run(scenario())
     assert done == ["work"]
     (record,) = [r for r in caplog.records if r.name == "robustmq.task"]
