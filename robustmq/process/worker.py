@@ -123,7 +123,44 @@ class Worker:
         self._committer = ThreadCommitter(
             lambda run: loop.call_soon_threadsafe(run), self._disk_failed
         )
-        shards = max(1, settings.node.shards // context.worker_count)
+        self._authenticator = AuthenticatorPort(settings, loop)
+        self._bus = BusLink(
+            context.worker_id,
+            context.worker_count,
+            context.run_directory,
+            context.incarnation,
+            view.cluster_id,
+            lambda worker, kind, payload: self._broker.on_frame(worker, kind, payload),
+            lambda worker, incarnation: self._broker.on_worker_up(worker, incarnation),
+            lambda worker: self._broker.on_worker_down(worker),
+            settings.limits.max_bus_frame_bytes,
+            settings.limits.max_bus_bytes,
+            self._row.add,
+        )
+        around = Surroundings(
+            self._bus,
+            clock.monotonic_ms,
+            clock.wall_ms,
+            loop.call_soon,
+            uuid.uuid4,
+            self._row.add,
+            lambda level, text, **fields: getattr(log, level)(text, **fields),
+            self._authenticator,
+            self._committer.kick,
+        )
+        self._broker = Broker(
+            settings,
+            context.worker_id,
+            context.worker_count,
+            view,
+            around,
+            self._store_opener(view),
+        )
+
+    def _store_opener(self, view: MetaView) -> Callable[[int, Recovery], ShardStore]:
+        """How this worker opens a shard on its disk."""
+        settings = self._settings
+        shards = max(1, settings.node.shards // self._context.worker_count)
         storage = settings.storage
         store_settings = StoreSettings(
             storage.segment_bytes,
@@ -157,34 +194,7 @@ class Worker:
                 ),
             )
 
-        self._authenticator = AuthenticatorPort(settings, loop)
-        self._bus = BusLink(
-            context.worker_id,
-            context.worker_count,
-            context.run_directory,
-            context.incarnation,
-            view.cluster_id,
-            lambda worker, kind, payload: self._broker.on_frame(worker, kind, payload),
-            lambda worker, incarnation: self._broker.on_worker_up(worker, incarnation),
-            lambda worker: self._broker.on_worker_down(worker),
-            settings.limits.max_bus_frame_bytes,
-            settings.limits.max_bus_bytes,
-            self._row.add,
-        )
-        around = Surroundings(
-            self._bus,
-            clock.monotonic_ms,
-            clock.wall_ms,
-            loop.call_soon,
-            uuid.uuid4,
-            self._row.add,
-            lambda level, text, **fields: getattr(log, level)(text, **fields),
-            self._authenticator,
-            self._committer.kick,
-        )
-        self._broker = Broker(
-            settings, context.worker_id, context.worker_count, view, around, open_store
-        )
+        return open_store
 
     def _disk_failed(self, error: BaseException) -> None:
         """What the disk left is unknown: the process ends, recovery finds out (design,

@@ -123,6 +123,14 @@ class Broker:
         self.partitions = Partitions(self.placement, self.stores, settings.storage)
         self.interest = OwnerInterest()
         self.inbox = Inbox(self.stores)
+        self._open_messages()
+        self._open_kafka()
+        cluster.on_change = self._cluster_changed
+        self._recover(open_store)
+
+    def _open_messages(self) -> None:
+        """What a PUBLISH passes: router, owner, delivery, sessions."""
+        around = self.around
         self.delivery = Delivery(
             self.stores,
             self.commits,
@@ -132,8 +140,8 @@ class Broker:
             around.count,
         )
         self.owner = Owner(
-            worker_id,
-            worker_count,
+            self.worker_id,
+            self.worker_count,
             self.placement,
             self.stores,
             self.commits,
@@ -145,11 +153,17 @@ class Broker:
             around.call_soon,
         )
         self.router = Router(
-            worker_id, self.placement, around.bus, self.owner, self.limits.max_bus_bytes
+            self.worker_id, self.placement, around.bus, self.owner, self.limits.max_bus_bytes
         )
-        self.rpc = Rpc(worker_id, around.bus, self._on_message)
+        self.sessions = Sessions(self)
+        self.delivery.subscribers = self.sessions.get
+
+    def _open_kafka(self) -> None:
+        """What Kafka's requests meet: groups, logs, waits, the gateway."""
+        around = self.around
+        self.rpc = Rpc(self.worker_id, around.bus, self._on_message)
         self.groups = GroupRuntime(
-            settings,
+            self.settings,
             self.placement,
             self.stores,
             self.commits,
@@ -163,7 +177,7 @@ class Broker:
             self.stores,
             self.partitions,
             self.owner,
-            cluster.shard_epoch,
+            self.cluster.shard_epoch,
             around.wall_ms,
         )
         self.waits = AppendWaits(
@@ -172,12 +186,10 @@ class Broker:
         self.commits.committed = self.waits.committed
         self.commits.awaited = self.waits.awaited
         self.waits.began = self.commits.hurry
-        self.sessions = Sessions(self)
-        self.delivery.subscribers = self.sessions.get
         self.gateway = KafkaGateway(
-            settings,
+            self.settings,
             self.placement,
-            cluster,
+            self.cluster,
             self.logs,
             self.groups,
             self.waits,
@@ -189,8 +201,6 @@ class Broker:
             around.unique().int & 0x3FFFFFFF | 1,
             self.turn,
         )
-        cluster.on_change = self._cluster_changed
-        self._recover(open_store)
 
     def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
         recovery = Recovery(self.groups, self.sessions, self.delivery)

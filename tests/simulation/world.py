@@ -285,9 +285,7 @@ class World:
                 self._link(number, other)
         self._tick(number, life)
 
-    def _storage_thread(
-        self, number: int, life: int
-    ) -> Callable[[Callable[[], None]], None]:
+    def _storage_thread(self, number: int, life: int) -> Callable[[Callable[[], None]], None]:
         """Runs batches one behind the other, each after some time, as a thread does."""
         free_at_ms = 0.0
 
