@@ -15,6 +15,8 @@ cpdef int varint_size(long long value) noexcept
 cpdef Py_ssize_t put_varint(mbytes target, Py_ssize_t at, long long value) noexcept
 @cython.locals(position="int*", value="unsigned long long", byte="unsigned long long", shift=int)
 cpdef long long signed_varint(cbytes source, Py_ssize_t at, Py_ssize_t end, array.array place) noexcept
+@cython.locals(position="int*", length="long long", part="long long")
+cpdef Py_ssize_t headers_end(cbytes source, Py_ssize_t at, Py_ssize_t end, long long number) noexcept
 @cython.locals(source=cbytes, rows="int*", position="int*", capacity=Py_ssize_t, count=Py_ssize_t, at=Py_ssize_t, row=Py_ssize_t, length="long long", stop="long long", delta="long long", number="long long", part=int)
 cpdef Py_ssize_t scan_records(object buffer, Py_ssize_t begin, Py_ssize_t end, array.array table) except -1
 cpdef long long record_count(object buffer, Py_ssize_t begin)

@@ -240,6 +240,20 @@ def signed_varint(source: bytes | bytearray, at: int, end: int, place: array[int
     return 0
 
 
+def headers_end(source: bytes | bytearray, at: int, end: int, number: int) -> int:
+    """The place behind so many headers of a record; -1 when they are not sound."""
+    position = memory.ints(_place)
+    # Names, which are never null, and values, whose length is negative when they are.
+    for part in range(2 * number):
+        length = signed_varint(source, at, end, _place)
+        at = position[0]
+        if at < 0 or length > end - at or (length < 0 and part & 1 == 0):
+            return -1
+        if length > 0:
+            at += length
+    return at
+
+
 def scan_records(buffer: bytes | bytearray, begin: int, end: int, table: array[int]) -> int:
     """A row of 9 int32 for each record of an area of plain records; the number of rows.
 
@@ -278,11 +292,13 @@ def scan_records(buffer: bytes | bytearray, begin: int, end: int, table: array[i
         number = 0
         if position[0] >= 0:
             number = signed_varint(source, position[0], stop, _place)
-        if position[0] < 0 or number < 0:
+        if position[0] < 0 or number < 0 or number > stop - position[0]:
             raise BrokerError(Fault.CORRUPT_RECORD, "a record is not sound")
         rows[row + 4] = position[0]
         rows[row + 5] = number
         rows[row + 6] = stop
+        if headers_end(source, position[0], stop, number) != stop:
+            raise BrokerError(Fault.CORRUPT_RECORD, "the headers of a record are not sound")
         at = stop
         count += 1
     return count

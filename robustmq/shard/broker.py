@@ -120,6 +120,7 @@ class Broker:
         )
         self.stores: dict[int, ShardStore] = {}
         self.commits = Commits(self.stores, around.kick)
+        self.commits.wake = self.turn
         self.partitions = Partitions(self.placement, self.stores, settings.storage)
         self.interest = OwnerInterest()
         self.inbox = Inbox(self.stores)
@@ -177,6 +178,7 @@ class Broker:
             self.stores,
             self.partitions,
             self.owner,
+            self.commits,
             self.cluster.shard_epoch,
             around.wall_ms,
         )
@@ -449,6 +451,7 @@ class Broker:
 
     def _topic_dropped(self, topic: bytes) -> None:
         self.placement.routes.pop(topic, None)
+        self.logs.forget(topic)
         self.groups.forget_topic(ForgetTopic(topic))
 
     def reload(self, settings: Settings) -> None:

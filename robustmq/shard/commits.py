@@ -33,6 +33,8 @@ class Commits:
         self._urgent = False
         self._lazy_bytes = 0
         self.committed: Callable[[int], None] = lambda shard: None
+        self.wake: Callable[[], None] = lambda: None
+        """Called when somebody waits for a flush: the turn's end must come, whoever appended."""
         self.awaited: Callable[[int], bool] = lambda shard: False
 
     def mark_lazy(self, shard: int, size: int) -> None:
@@ -46,7 +48,9 @@ class Commits:
     def mark(self, shard: int, sync: bool = False, callback: Callback | None = None) -> None:
         """The shard has something to commit; `sync` asks for fdatasync; `callback` runs when it is
         done."""
-        self._urgent = True
+        if not self._urgent:
+            self._urgent = True
+            self.wake()
         waiting = self._dirty.get(shard)
         if waiting is None:
             waiting = self._dirty[shard] = []

@@ -3,7 +3,8 @@
 A produced batch is stored as it came. Only when an MQTT client wants the topic is it looked into:
 uncompressed, it is delivered as it is; compressed, it is rebuilt once for delivery. Idempotence is
 checked before anything is written; a producer that is met for the first time since the start is
-looked for in the end of the log first, so a restart never takes a batch twice.
+looked for in the end of the log first, so a restart never takes a batch twice. A
+batch that comes again while the first one is not committed yet is answered when that one is.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from robustmq import names
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
-from robustmq.groups.producers import ProducerTable
+from robustmq.groups.producers import ProducerTable, SeenBatch
 from robustmq.kafka.gateway import ListedOffset, ProduceResult, ReadResult
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
+from robustmq.shard.batch_times import first_at
+from robustmq.shard.commits import Commits
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import (
@@ -56,6 +59,7 @@ class LocalLogs:
         stores: dict[int, ShardStore],
         partitions: Partitions,
         owner: Owner,
+        commits: Commits,
         shard_epoch: Callable[[int], int],
         wall_ms: Callable[[], int],
     ) -> None:
@@ -64,9 +68,11 @@ class LocalLogs:
         self._stores = stores
         self._partitions = partitions
         self._owner = owner
+        self._commits = commits
         self._shard_epoch = shard_epoch
         self._wall_ms = wall_ms
         self._producers: OrderedDict[tuple[bytes, int], ProducerTable] = OrderedDict()
+        self._unconfirmed: dict[tuple[bytes, int, int], Promise[ProduceResult]] = {}
         self._given_ids: OrderedDict[uuid.UUID, bytes] = OrderedDict()
 
     # -- produce -----------------------------------------------------------------------------------
@@ -84,17 +90,36 @@ class LocalLogs:
             partition == 0 and not declared and store.exists(topic)
         ):
             return resolved(ProduceResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION))
-        if len(batch) > self._max_message_bytes:
-            return resolved(ProduceResult(KafkaCode.MESSAGE_TOO_LARGE))
+        limit = self._placement.max_message_bytes.get(topic, self._max_message_bytes)
+        if len(batch) > limit:
+            return resolved(
+                ProduceResult(
+                    KafkaCode.MESSAGE_TOO_LARGE, message=f"at most {limit} bytes in a batch"
+                )
+            )
         table = self._producer_table(store, topic, partition) if info.producer_id >= 0 else None
         if table is not None:
             verdict = table.check(info)
             if verdict.error:
                 return resolved(ProduceResult(verdict.error))
             if verdict.repeated is not None:
-                seen = verdict.repeated
-                return resolved(ProduceResult(0, seen.base_offset, seen.timestamp_ms, 0))
+                start = self._start(store, topic, partition)
+                return self._repeated(topic, partition, acks, verdict.repeated, start)
         return self._append(store, shard, topic, partition, bytes(batch), acks, info, table)
+
+    def _repeated(
+        self, topic: bytes, partition: int, acks: int, seen: SeenBatch, start: int
+    ) -> Promise[ProduceResult]:
+        """The answer to a batch that is in the log already; with acks -1 when it is committed."""
+        result = ProduceResult(0, seen.base_offset, seen.timestamp_ms, start)
+        first = self._unconfirmed.get((topic, partition, seen.base_offset))
+        if acks != -1 or first is None:
+            return resolved(result)
+        answer: Promise[ProduceResult] = Promise()
+        first.when_settled(
+            lambda: answer.resolve(first.result() if first.result().error else result)
+        )
+        return answer
 
     def _append(
         self,
@@ -120,6 +145,7 @@ class LocalLogs:
         result = ProduceResult()
 
         def committed(fault: Fault | None) -> None:
+            self._unconfirmed.pop((topic, partition, result.base_offset), None)
             done.resolve(ProduceResult(fault.kafka) if fault is not None else result)
 
         confirm = committed if acks == -1 else None
@@ -134,6 +160,8 @@ class LocalLogs:
             table.record(info, base_offset, self._wall_ms())
         if confirm is None:
             done.resolve(result)
+        elif table is not None:
+            self._unconfirmed[topic, partition, base_offset] = done
         return done
 
     def produce_remote(self, call: wire.ProduceCall) -> Promise[Any]:
@@ -217,7 +245,19 @@ class LocalLogs:
             found = store.offset_for_time(topic, timestamp_ms)  # type: ignore[union-attr]
         if found is None:
             return ListedOffset()
-        return ListedOffset(0, found[0], found[1], epoch)
+        return self._in_batch(topic, partition, found[0], timestamp_ms, epoch)
+
+    def _in_batch(
+        self, topic: bytes, partition: int, offset: int, timestamp_ms: int, epoch: int
+    ) -> ListedOffset:
+        """The record of a time in the batch that the engine found by its header alone."""
+        result = self.read(topic, partition, offset, 1, -1)
+        if result.error:
+            return ListedOffset(result.error)
+        if not result.buffers:
+            return ListedOffset()
+        record = first_at(bytes(result.buffers[0]), timestamp_ms)
+        return ListedOffset() if record is None else ListedOffset(0, *record, epoch)
 
     def _epoch_error(self, topic: bytes, partition: int, leader_epoch: int) -> int:
         if leader_epoch < 0:
@@ -241,17 +281,28 @@ class LocalLogs:
         if store is None:
             raise BrokerError(Fault.OWNER_UNAVAILABLE, "the topic lives elsewhere")
         exists = store.exists(topic)
-        if action == "create" and not exists:
-            store.create(topic, self._wall_ms())
-            exists = True
-        elif action == "delete" and exists:
+        if exists and action == "delete":
             store.delete(topic, self._wall_ms())
-            self._producers.pop((topic, 0), None)
+            self.forget(topic)
+            deleted: Promise[Any] = Promise()
+            self._commits.mark(
+                self._placement.shard(topic, 0), False, lambda: deleted.resolve(True)
+            )
+            return deleted
+        if not exists and action == "create":
+            store.create(topic, self._wall_ms())
+            self._commits.mark(self._placement.shard(topic, 0))
+            exists = True
         if exists:
             self._given_ids[names.topic_id(topic, 0)] = topic
             if len(self._given_ids) > MAX_GIVEN_IDS:
                 self._given_ids.popitem(last=False)
         return resolved(exists)
+
+    def forget(self, topic: bytes) -> None:
+        """A topic was deleted: the next one of its name begins with no producers."""
+        for key in [key for key in self._producers if key[0] == topic]:
+            del self._producers[key]
 
     def light_by_id(self, topic_id: uuid.UUID) -> bytes | None:
         """The light topic of an id that was given out by this worker."""

@@ -65,6 +65,8 @@ class Placement:
         self.routes: dict[bytes, TopicRoute] = {}
         self.declared: dict[bytes, tuple[int, str]] = {}
         self.compacted: set[bytes] = set()
+        self.max_message_bytes: dict[bytes, int] = {}
+        """Of the declared topics that set it."""
         self._default_mode = default_mode
         self._rules = FilterTrie()
         self._rule_modes: list[str] = []
@@ -88,12 +90,16 @@ class Placement:
         self.declared[topic.name] = (topic.partitions, mode)
         compacted = "compact" in topic.configs.get("cleanup.policy", "")
         (self.compacted.add if compacted else self.compacted.discard)(topic.name)
+        self.max_message_bytes.pop(topic.name, None)
+        if "max.message.bytes" in topic.configs:
+            self.max_message_bytes[topic.name] = int(topic.configs["max.message.bytes"])
         self.routes.clear()
 
     def forget(self, topic: bytes) -> None:
         """A declared topic is gone."""
         self.declared.pop(topic, None)
         self.compacted.discard(topic)
+        self.max_message_bytes.pop(topic, None)
         self.routes.clear()
 
     def home(self, topic: bytes) -> Home:

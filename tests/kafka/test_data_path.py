@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from robustmq.core import batches
 from robustmq.errors import BrokerError
+from robustmq.records import Record
 from tests.kafka.fake_gateway import FakeGateway
 from tests.kafka.wire import Client, batch
 
 PRODUCE, FETCH, LIST_OFFSETS = 0, 1, 2
 GOOD = batch(b"one", b"two")
+WITH_HEADER = batches.build([Record(b"k", b"v", [("name", b"value")], 1, 0)], 1)
 
 
 @pytest.fixture
@@ -58,6 +61,10 @@ def patched(source: bytes, at: int, value: bytes) -> bytes:
         (patched(GOOD, 57, b"\0\0\0\x03"), 87),
         (patched(GOOD, 23, b"\0\0\0\x05"), 87),
         (patched(GOOD, 61, b"\x7f"), 87),
+        (patched(WITH_HEADER, WITH_HEADER.index(b"name") - 1, b"\x7e"), 87),
+        (patched(WITH_HEADER, WITH_HEADER.index(b"name") - 1, b"\x01"), 87),
+        (patched(WITH_HEADER, WITH_HEADER.index(b"name") - 2, b"\x04"), 87),
+        (patched(WITH_HEADER, WITH_HEADER.index(b"name") - 2, b"\x00"), 87),
     ],
 )
 def test_bad_records_are_refused_before_anything_is_written(
