@@ -43,6 +43,7 @@ from robustmq.mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from robustmq.mqtt.reasons import FROM_CLIENT
 from robustmq.mqtt.wire import (
     Buffer,
     Reader,
@@ -64,17 +65,6 @@ _FROM_SERVER_ONLY: Final = frozenset(
     {PacketType.CONNACK, PacketType.SUBACK, PacketType.UNSUBACK, PacketType.PINGRESP}
 )
 _FLAGS: Final = {PacketType.PUBREL: 2, PacketType.SUBSCRIBE: 2, PacketType.UNSUBSCRIBE: 2}
-_ACK_ERRORS: Final = frozenset({0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99})
-_REASONS: Final[dict[int, frozenset[int]]] = {
-    PacketType.PUBACK: frozenset({0x00, 0x10}) | _ACK_ERRORS,
-    PacketType.PUBREC: frozenset({0x00, 0x10}) | _ACK_ERRORS,
-    PacketType.PUBREL: frozenset({0x00, 0x92}),
-    PacketType.PUBCOMP: frozenset({0x00, 0x92}),
-    PacketType.AUTH: frozenset({0x00, 0x18, 0x19}),
-}
-_DISCONNECT_FROM_CLIENT: Final = frozenset(
-    {0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99}
-)
 
 
 class Peek(msgspec.Struct, frozen=True, gc=False):
@@ -117,6 +107,25 @@ def peek_connect(buffer: Buffer, maximum_bytes: int = PEEK_MAXIMUM_BYTES) -> Pee
         if error.fault is Fault.MALFORMED_PACKET and end > len(buffer):
             return None
         raise
+
+
+def answer_version(packet: Buffer) -> int:
+    """The version in whose form a CONNECT that cannot be decoded is refused; 0: it is not MQTT.
+
+    `packet` begins with the fixed header and may be cut short. A protocol level that is not known
+    is answered in the form of the nearest that is [MQTT-3.1.2-2].
+    """
+    if not packet or packet[0] >> 4 != PacketType.CONNECT:
+        return 0
+    reader = Reader(packet, 1, len(packet))
+    try:
+        reader.variable_byte_integer()
+        name, level = reader.binary(), reader.byte()
+    except BrokerError:
+        return 0
+    if name not in _PROTOCOLS:
+        return 0
+    return MQTT_3_1 if name == b"MQIsdp" else MQTT_5_0 if level >= MQTT_5_0 else MQTT_3_1_1
 
 
 def decode(
@@ -254,12 +263,12 @@ def _ack(header: int, reader: Reader, version: int, _from_client: bool) -> Packe
     packet_id = _packet_id(reader)
     if version != MQTT_5_0 or not reader.remaining:
         return Ack(kind, packet_id)
-    reason = _reason(reader.byte(), _REASONS[kind])
+    reason = _reason(reader.byte(), kind)
     return Ack(kind, packet_id, reason, _optional_properties(reader, kind))
 
 
-def _reason(reason: int, allowed: frozenset[int]) -> int:
-    if reason not in allowed:
+def _reason(reason: int, packet: int) -> int:
+    if reason not in FROM_CLIENT[packet]:
         raise protocol_error(f"reason code 0x{reason:02x} is not one of this packet")
     return reason
 
@@ -324,14 +333,14 @@ def _disconnect(_header: int, reader: Reader, version: int, from_client: bool) -
         return Disconnect()
     reason = reader.byte()
     if from_client:
-        _reason(reason, _DISCONNECT_FROM_CLIENT)
+        _reason(reason, PacketType.DISCONNECT)
     return Disconnect(reason, _optional_properties(reader, PacketType.DISCONNECT))
 
 
 def _auth(_header: int, reader: Reader, _version: int, _from_client: bool) -> Packet:
     if not reader.remaining:
         return Auth()
-    reason = _reason(reader.byte(), _REASONS[PacketType.AUTH])
+    reason = _reason(reader.byte(), PacketType.AUTH)
     properties = _optional_properties(reader, PacketType.AUTH)
     if properties.authentication_method is None:
         raise protocol_error("AUTH without a method")

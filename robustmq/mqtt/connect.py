@@ -22,9 +22,11 @@ from robustmq.mqtt.packets import (
     ConnAck,
     Connect,
     Disconnect,
+    PacketType,
     Properties,
     Will,
 )
+from robustmq.mqtt.reasons import reason_for
 from robustmq.mqtt.session import Session
 from robustmq.mqtt.will import NEVER_EXPIRES, is_dropped_by
 
@@ -107,7 +109,7 @@ def check_connect(connect: Connect, capabilities: Capabilities) -> None:
 def refusal(fault: Fault, version: int) -> ConnAck | None:
     """The CONNACK of a refused CONNECT; None where 3.x can only close."""
     if version == MQTT_5_0:
-        return ConnAck(False, fault.mqtt5)
+        return ConnAck(False, reason_for(PacketType.CONNACK, fault))
     return ConnAck(False, fault.mqtt3) if fault.mqtt3 else None
 
 

@@ -23,6 +23,7 @@ operation each.
 from __future__ import annotations
 
 import enum
+import itertools
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -204,6 +205,12 @@ class Window:
                 done.append(packet_id)
             elif packet_id in self._flight:
                 raise protocol_error("PUBCOMP before PUBREC")
+
+    def suspect(self) -> None:
+        """At recovery: what may have been sent as QoS 1 before gets DUP [MQTT-3.3.1-1]."""
+        room = self.receive_maximum - len(self._flight) - len(self._released)
+        for delivery in itertools.islice(self._queue, max(0, room)):
+            delivery.dup = delivery.qos == 1
 
     def restore_released(self, packet_id: int) -> None:
         """At recovery: this identifier waits for PUBCOMP."""

@@ -11,7 +11,7 @@ are opaque references.
   SUBACK.
 - Recovery: `replay` every record in log order, `restore_offer` every message of the inbox log in
   between, then `recover`. That gives the live state, but QoS 1 messages in flight are queued again
-  and lose identifier and DUP.
+  and lose their identifiers; what may have been one of them keeps DUP.
 - A session ends (`ended`) when its expiry has passed with no connection; the caller then removes
   it.
 """
@@ -121,6 +121,7 @@ class Session:
 
     def recover(self, now_ms: int) -> None:
         """After the replay: a connection that the crash cut ends now."""
+        self.window.suspect()
         self.close(now_ms)
 
     @property

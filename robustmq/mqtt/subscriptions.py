@@ -19,10 +19,12 @@ from robustmq.mqtt.capabilities import Capabilities
 from robustmq.mqtt.packets import (
     MQTT_3_1,
     MQTT_5_0,
+    PacketType,
     ReasonCode,
     Subscribe,
     SubscriptionOptions,
 )
+from robustmq.mqtt.reasons import reason_for
 
 NO_IDENTIFIER = 0
 
@@ -133,7 +135,7 @@ def _grant(
 def suback_failure(fault: Fault, requested_qos: int, version: int) -> int:
     """The code for a refused filter."""
     if version == MQTT_5_0:
-        return fault.mqtt5
+        return reason_for(PacketType.SUBACK, fault)
     return requested_qos if version == MQTT_3_1 else Fault.UNSPECIFIED.mqtt5
 
 

@@ -31,12 +31,13 @@ from robustmq.mqtt.packets import (
     PacketType,
     PingReq,
     PingResp,
-    Properties,
     SubAck,
     Subscribe,
     UnsubAck,
     Unsubscribe,
 )
+from robustmq.mqtt.reasons import reason_for
+from robustmq.mqtt.session import FIRST_ERROR
 from robustmq.promises import start
 from robustmq.shard.router import AckGroup
 
@@ -78,14 +79,17 @@ class MqttClient:
 
     __slots__ = (
         "_acks",
+        "_ahead",
         "_broker",
         "_connect",
         "_connecting",
         "_held",
+        "_paused",
         "_publisher",
         "_rest",
         "_transport",
         "_unacked",
+        "_unreleased",
         "_version",
         "address",
         "closed",
@@ -109,7 +113,10 @@ class MqttClient:
         self._publisher: Publisher | None = None
         self._acks: deque[AckGroup] = deque()
         self._unacked = 0
+        self._unreleased: set[int] = set()
         self._held = False
+        self._ahead = False
+        self._paused = False
         self.last_packet_ms = now_ms
         self.keep_alive_ms = 0
 
@@ -125,10 +132,11 @@ class MqttClient:
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        self.last_packet_ms = self._broker.monotonic_ms()
         try:
             self._scan(data)
         except BrokerError as error:
+            if not self._version:
+                self._version = codec.answer_version(data)
             self._finish_acks()
             self.end_with(error)
 
@@ -142,6 +150,7 @@ class MqttClient:
             count, consumed = frames.scan(data, begin, end, table, largest)
             if not count:
                 break
+            self.last_packet_ms = self._broker.monotonic_ms()
             row = self._handle(data, table, count)
             begin = consumed if row == count else table[4 * row + 3]
             if self._connecting:
@@ -197,9 +206,19 @@ class MqttClient:
         if after < count and table[4 * after] >> 4 == PUBLISH:
             self._publish_one(publisher, data, table, after)
             after += 1
-        if self._unacked + len(publisher.packet_ids) > self._broker.capabilities.receive_maximum:
-            raise BrokerError(Fault.RECEIVE_MAXIMUM_EXCEEDED)
+        self._check_receive_maximum(self._unacked + len(publisher.packet_ids))
         return after
+
+    def _check_receive_maximum(self, unacked: int) -> None:
+        """A 5.0 client that sends more than it may is ended [MQTT-3.3.4-7]; one of 3.x cannot know,
+        and is not read until what it has sent is answered."""
+        maximum = self._broker.capabilities.receive_maximum
+        if self._version == MQTT_5_0:
+            if unacked + len(self._unreleased) > maximum:
+                raise BrokerError(Fault.RECEIVE_MAXIMUM_EXCEEDED)
+        elif (unacked > maximum) != self._ahead:
+            self._ahead = not self._ahead
+            self._read_or_not()
 
     def _publish_one(self, publisher: Publisher, data: bytes, table: array[int], row: int) -> None:
         """QoS 2, or QoS 1 that may not be published: what the compiled core leaves to us."""
@@ -258,7 +277,11 @@ class MqttClient:
                     self._write_received,
                 )
 
+        if self._ahead:
+            self._check_receive_maximum(self._unacked)
+
     def _write_received(self, packet_ids: array[int]) -> None:
+        self._unreleased.update(packet_ids)
         self._write_acks(PUBREC, packet_ids)
 
     def _refuse(self, group: AckGroup) -> None:
@@ -270,7 +293,7 @@ class MqttClient:
             return
         kind = PUBACK if group.qos == 1 else PUBREC
         for packet_id in group.packet_ids:
-            self.send(Ack(kind, packet_id, group.fault.mqtt5))
+            self.send(Ack(kind, packet_id, reason_for(kind, group.fault)))
 
     # -- acknowledgements --------------------------------------------------------------------------
 
@@ -284,6 +307,7 @@ class MqttClient:
         sessions = self._broker.sessions
         if packet_ids:
             if kind == PUBREL:
+                self._unreleased.difference_update(packet_ids)
                 sessions.released_qos2(subscriber, packet_ids, self._write_completed)
             else:
                 sessions.acknowledged(subscriber, kind, packet_ids)
@@ -300,10 +324,12 @@ class MqttClient:
         sessions = self._broker.sessions
         packet_ids = array("H", [packet.packet_id])
         if packet.kind == PUBREL:
+            self._unreleased.discard(packet.packet_id)
             sessions.released_qos2(subscriber, packet_ids, self._write_completed)
-        elif packet.reason_code >= 0x80:
+        elif packet.kind == PUBREC and packet.reason_code >= FIRST_ERROR:
             sessions.refused(subscriber, packet.packet_id)
         else:
+            # An error in PUBACK or PUBCOMP ends the delivery as success does [MQTT-4.4.0-2].
             sessions.acknowledged(subscriber, packet.kind, packet_ids)
 
     def _write_completed(self, packet_ids: array[int]) -> None:
@@ -366,7 +392,8 @@ class MqttClient:
         if self.closed:
             return
         self.send(SubAck(packet.packet_id, outcome.reason_codes))
-        outcome.deliver_retained()
+        for local in outcome.retained_for:
+            await self._broker.sessions.send_retained(local)
 
     async def _unsubscribe(self, packet: Unsubscribe) -> None:
         subscriber = self.subscriber
@@ -410,7 +437,9 @@ class MqttClient:
             self._flush(subscriber)
         if self._version == MQTT_5_0:
             self._transport.write(
-                codec.encode(Disconnect(error.fault.mqtt5, Properties()), self._version)
+                codec.encode(
+                    Disconnect(reason_for(PacketType.DISCONNECT, error.fault)), self._version
+                )
             )
         self._close()
 
@@ -429,7 +458,12 @@ class MqttClient:
         self._broker.clients.discard(self)
 
     def check_keep_alive(self, now_ms: int, connect_timeout_ms: int) -> None:
-        """End a client that has been silent for too long [MQTT-3.1.2-22], or never said CONNECT."""
+        """End a client that has been silent for too long [MQTT-3.1.2-22], or never said CONNECT.
+
+        Whole packets count; while we do not read, the silence is ours.
+        """
+        if self._paused:
+            self.last_packet_ms = now_ms
         silent_ms = now_ms - self.last_packet_ms
         if self._publisher is None:
             if silent_ms > connect_timeout_ms and not self._connecting:
@@ -465,6 +499,7 @@ class MqttClient:
         """The client reads again: send what has gathered."""
         self.flush()
         if self.subscriber is not None:
+            self.subscriber.has_room()
             self._broker.to_pump(self.subscriber)
 
     def _flush(self, subscriber: Subscriber) -> None:
@@ -474,6 +509,11 @@ class MqttClient:
 
     def hold(self, held: bool) -> None:
         """Back-pressure: stop or go on reading this client."""
-        if held != self._held and not self.closed:
-            self._held = held
-            (self._transport.pause_reading if held else self._transport.resume_reading)()
+        self._held = held
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        paused = self._held or self._ahead
+        if paused != self._paused and not self.closed:
+            self._paused = paused
+            (self._transport.pause_reading if paused else self._transport.resume_reading)()

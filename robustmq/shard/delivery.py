@@ -23,6 +23,7 @@ from robustmq.shard.inbox import (
     Inbox,
     InboxEntry,
     InboxPart,
+    Located,
     Recipient,
     encode_inbox,
     reference,
@@ -287,20 +288,47 @@ class Delivery:
         some."""
         subscriber = wanted.subscriber
         chosen = range(len(records)) if indexes is None else indexes
-        if subscriber.persistent:
-            above = [index for index in chosen if records[index] & 3]
-            if above:
-                self._into_inbox(data, wanted, above, records, pending)
-            if len(above) == len(chosen):
-                return
-            chosen = [index for index in chosen if not records[index] & 3]
-        elif subscriber.peer is None:
+        above = [index for index in chosen if records[index] & 3] if wanted.qos else []
+        if len(above) < len(chosen) and subscriber.serving:
+            for index in chosen:
+                if not (wanted.qos and records[index] & 3):
+                    self._put_now(data, index, wanted, records[index])
+        if above and subscriber.persistent:
+            self._into_inbox(data, wanted, above, records, pending)
+        elif above and subscriber.peer is not None:
+            self._into_window(data, wanted, above, records)
+
+    def _put_now(self, data: bytes, index: int, wanted: Wanted, record: int) -> None:
+        """Send a copy of QoS 0 at once, as the fan-out does: it stays in order with others."""
+        subscriber = wanted.subscriber
+        sink = subscriber.sink
+        if len(sink.data) > sink.limit:
+            sink.dropped += 1
+            self._count("mqtt_messages_dropped", 1)
             return
-        for index in chosen:
-            qos = min(records[index] & 3, wanted.qos)
+        retain = wanted.retain_as_published and bool(record & 4)
+        frame = fanout.encode(
+            data, 0, index, sink.version, 0, False, retain, 0, wanted.identifiers, self._wall_ms()
+        )
+        if frame and not (sink.max_packet_size and len(frame) > sink.max_packet_size):
+            sink.append(frame)
+            self._count("mqtt_messages_sent", 1)
+            if subscriber.peer is not None:
+                subscriber.peer.sink_ready()
+
+    def _into_window(
+        self, data: bytes, wanted: Wanted, indexes: list[int], records: list[int]
+    ) -> None:
+        """Queue records, by reference into memory, in a session that ends with its connection."""
+        subscriber = wanted.subscriber
+        for index in indexes:
             retain = RETAIN_FLAG if wanted.retain_as_published and records[index] & 4 else 0
-            held = self._inbox.hold(data, index)
-            dropped = subscriber.session.offer(held, qos, retain, wanted.identifiers)
+            dropped = subscriber.session.offer(
+                self._inbox.hold(data, index),
+                min(records[index] & 3, wanted.qos),
+                retain,
+                wanted.identifiers,
+            )
             if dropped is not None:
                 self._inbox.drop(dropped)
                 self._count("mqtt_messages_dropped", 1)
@@ -439,43 +467,65 @@ class Delivery:
 
     # -- sending -----------------------------------------------------------------------------------
 
-    def send(self, subscriber: Subscriber, deliveries: list[Outgoing]) -> None:
-        """Encode deliveries (new or repeated) into the sink of a connected client."""
+    def send(self, subscriber: Subscriber, deliveries: list[Outgoing]) -> bool:
+        """Encode deliveries (new or repeated) into the sink of a connected client; True when some
+        are given up, because they have expired or are too large for it [MQTT-3.1.2-25]."""
         if subscriber.peer is None or not deliveries:
-            return
-        now = self._wall_ms()
-        version = subscriber.session.version
+            return False
         sink = subscriber.sink
         sent = 0
+        discarded: list[int] = []
         for delivery in deliveries:
             located = self._inbox.locate(subscriber.shard, delivery.reference)
-            frame = b""
-            if located is not None:
-                frame = fanout.encode(
-                    located.entry,
-                    0,
-                    located.index,
-                    version,
-                    delivery.qos,
-                    delivery.dup,
-                    bool(delivery.flags & RETAIN_FLAG),
-                    delivery.packet_id,
-                    delivery.subscription_ids,
-                    now,
-                )
+            frame = b"" if located is None else self._encode(subscriber, located, delivery)
             if not delivery.qos:
                 self._inbox.drop(delivery.reference)
-            if not frame or (
-                subscriber.max_packet_size and len(frame) > subscriber.max_packet_size
-            ):
-                if delivery.qos:
-                    subscriber.session.discard((delivery.packet_id,))
-                continue
-            sink.append(frame)
-            sent += 1
+            if frame:
+                sink.append(frame)
+                sent += 1
+            elif delivery.qos:
+                discarded.append(delivery.packet_id)
+        if discarded:
+            subscriber.session.discard(discarded)
         if sent:
             self._count("mqtt_messages_sent", sent)
             subscriber.peer.sink_ready()
+        return bool(discarded)
+
+    def _encode(self, subscriber: Subscriber, located: Located, delivery: Outgoing) -> bytes:
+        """The packet, with a topic alias where the client allows one; b"" if it may not be sent."""
+        topic, alias, known = b"", 0, False
+        if subscriber.topic_alias_maximum:
+            topic = blocks.entries(located.entry)[0].topic
+            alias = subscriber.aliases.get(topic, 0)
+            known = alias > 0
+            if not known and len(subscriber.aliases) < subscriber.topic_alias_maximum:
+                alias = len(subscriber.aliases) + 1
+        now_ms = self._wall_ms()
+        # What the client may know already does not expire: only a handshake ends it.
+        for now in (now_ms, 0) if delivery.dup else (now_ms,):
+            frame = fanout.encode(
+                located.entry,
+                0,
+                located.index,
+                subscriber.sink.version,
+                delivery.qos,
+                delivery.dup,
+                bool(delivery.flags & RETAIN_FLAG),
+                delivery.packet_id,
+                delivery.subscription_ids,
+                now,
+                alias,
+                not known,
+            )
+            if frame:
+                break
+        largest = subscriber.sink.max_packet_size
+        if largest and len(frame) > largest:
+            return b""
+        if frame and alias and not known:
+            subscriber.aliases[topic] = alias
+        return frame
 
 
 def _wanted_of(local: LocalSubscription) -> Wanted:

@@ -10,7 +10,7 @@ nothing.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from robustmq.config import Settings
@@ -31,12 +31,14 @@ from robustmq.mqtt.packets import (
     PacketType,
     Will,
 )
-from robustmq.mqtt.session import Session
-from robustmq.mqtt.session_records import decode_record, encode_record
+from robustmq.mqtt.session import FIRST_ERROR, Session
+from robustmq.mqtt.session_records import Record, decode_record, encode_record
+from robustmq.mqtt.will import to_message
 from robustmq.promises import Promise
 from robustmq.records import Message, to_record
 from robustmq.shard import wire
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND
+from robustmq.shard.router import AckGroup
 from robustmq.shard.runtime import encode_machine_entry
 from robustmq.shard.subscriber import Subscriber
 from robustmq.shard.subscribing import Subscribing
@@ -94,6 +96,7 @@ class Sessions:
         self._subscribing = Subscribing(broker)
         self.subscribe = self._subscribing.subscribe
         self.unsubscribe = self._subscribing.unsubscribe
+        self.send_retained = self._subscribing.send_retained
         self.rehome = self._subscribing.rehome
         self.interest_of = self._subscribing.interest_of
 
@@ -141,7 +144,12 @@ class Sessions:
         if effects.will is not None:
             self.publish_will(client_id, effects.will)
         subscriber = self._adopt(client_id, session, existing)
-        subscriber.connect(client, packet.properties.maximum_packet_size or 0)
+        properties = packet.properties
+        subscriber.connect(
+            client,
+            properties.maximum_packet_size or 0,
+            min(properties.topic_alias_maximum or 0, broker.limits.topic_alias_maximum),
+        )
         broker.wheel.set(("session", client_id.decode()), None)
         await self.write(subscriber, wait=True)
         if subscriber.peer is not client:
@@ -181,6 +189,7 @@ class Sessions:
     def resume(self, subscriber: Subscriber) -> None:
         """After CONNACK: PUBREL and PUBLISH again with their old ids, then what waits
         [MQTT-4.4.0-1]."""
+        subscriber.serve()
         released = subscriber.session.resume()
         if released:
             self._queue(subscriber, fanout.acks(PUBREL, released, 0, len(released)))
@@ -232,26 +241,14 @@ class Sessions:
             self._broker.inbox.drop(reference)
         self._subscribers.pop(subscriber.client_id, None)
         self._broker.wheel.set(("session", subscriber.client_id.decode()), None)
+        session.drain_records()
         if session.durable:
-            self._append(subscriber, [])
+            self._append_rows(subscriber, [])
+            self._append(subscriber, ())
 
     def publish_will(self, client_id: bytes, will: Will) -> None:
         """Publish a will as its client would have."""
-        properties = will.properties
-        response_topic = properties.response_topic
-        message = Message(
-            will.topic,
-            will.payload,
-            will.qos,
-            will.retain,
-            properties.payload_format_indicator or 0,
-            properties.message_expiry_interval,
-            properties.content_type,
-            response_topic.decode() if response_topic is not None else None,
-            properties.correlation_data,
-            list(properties.user_properties),
-        )
-        self.publish(message, key_hash(SESSION_KIND, client_id))
+        self.publish(to_message(will), key_hash(SESSION_KIND, client_id))
 
     def publish(self, message: Message, origin: int) -> None:
         """Publish a message that no connection brings (a will, a value of $SYS)."""
@@ -265,6 +262,10 @@ class Sessions:
         flags |= ENTRY_RETAIN if message.retain else 0
         entry = build_entry(message.topic, route.log_name, route.partition, flags, origin, 0, batch)
         broker.router.builders[route.builder].append_entry(entry)
+        if message.qos:
+            # Somebody waits, so it is sent again to an owner that was away.
+            group = AckGroup(array("H"), message.qos, lambda _group: None)
+            broker.router.await_ack(group, [route.builder])
         broker.turn()
 
     # -- acknowledgements --------------------------------------------------------------------------
@@ -283,13 +284,14 @@ class Sessions:
         else:
             session.on_pubcomps(packet_ids)
             self._write(subscriber)
+        subscriber.has_room()
         self._broker.to_pump(subscriber)
 
     def refused(self, subscriber: Subscriber, packet_id: int) -> None:
-        """The client refused a message (PUBACK or PUBREC with an error): it is over
-        [MQTT-4.4.0-2]."""
-        subscriber.session.discard((packet_id,))
+        """The client refused a QoS 2 message (PUBREC with an error): it is over [MQTT-4.4.0-2]."""
+        subscriber.session.on_pubrec(packet_id, FIRST_ERROR)
         self._write(subscriber)
+        subscriber.has_room()
         self._broker.to_pump(subscriber)
 
     def received_qos2(
@@ -341,22 +343,37 @@ class Sessions:
     def pump(self, subscriber: Subscriber) -> None:
         """Send what the client's window allows; new QoS 2 messages after their ids are
         committed."""
-        if len(subscriber.sink.data) > subscriber.limit:
+        if not subscriber.serving or len(subscriber.sink.data) > subscriber.limit:
             return
-        deliveries = subscriber.session.pump()
+        session = subscriber.session
+        deliveries = session.pump()
         if not deliveries:
             return
-        if subscriber.session.durable and any(one.qos == 2 for one in deliveries):
-            peer = subscriber.peer
-            self._write(subscriber, lambda: self._send(subscriber, peer, deliveries))
-        else:
-            self._send(subscriber, subscriber.peer, deliveries)
+        peer = subscriber.peer
+        assigned = session.durable and any(one.qos == 2 and not one.dup for one in deliveries)
+        if not assigned and not subscriber.unsent:
+            self._send(subscriber, peer, deliveries)
             self._write(subscriber)
+            return
+        # What comes behind a QoS 2 message that waits for its commit waits too: order is kept.
+        finished = session.take_finished()
+        subscriber.unsent += 1
+
+        def send() -> None:
+            subscriber.unsent -= 1
+            self._send(subscriber, peer, deliveries)
+            for reference in finished:
+                self._broker.inbox.drop(reference)
+
+        self._append(subscriber, session.drain_records(), send)
 
     def _send(self, subscriber: Subscriber, peer: object, deliveries: list[Outgoing]) -> None:
-        if subscriber.peer is peer and peer is not None:
-            self._broker.delivery.send(subscriber, deliveries)
-            self._drop_finished(subscriber)
+        if subscriber.peer is not peer or peer is None:
+            return
+        if self._broker.delivery.send(subscriber, deliveries):
+            # Places in the window are free again.
+            self._write(subscriber)
+            self._broker.to_pump(subscriber)
 
     def _drop_finished(self, subscriber: Subscriber) -> None:
         for reference in subscriber.session.take_finished():
@@ -370,18 +387,27 @@ class Sessions:
         self._drop_finished(subscriber)
         records = subscriber.session.drain_records()
         if records:
-            self._append(subscriber, [encode_record(record) for record in records], then)
+            self._append(subscriber, records, then)
         elif then is not None:
             then()
 
     def _append(
-        self, subscriber: Subscriber, records: list[bytes], then: Callable[[], None] | None = None
+        self,
+        subscriber: Subscriber,
+        records: Sequence[Record],
+        then: Callable[[], None] | None = None,
     ) -> None:
+        """Append records, which may be none; `then` runs after the commit of all up to here."""
+        if records and self._subscribers.get(subscriber.client_id) is subscriber:
+            self._append_rows(subscriber, [encode_record(record) for record in records])
+        self._broker.commits.mark(subscriber.shard, False, then)
+        self._broker.turn()
+
+    def _append_rows(self, subscriber: Subscriber, rows: list[bytes]) -> None:
+        """Append to the session's log; no rows at all: the session has ended."""
         broker = self._broker
-        payload = encode_machine_entry(SESSION_KIND, subscriber.client_id, records)
+        payload = encode_machine_entry(SESSION_KIND, subscriber.client_id, rows)
         broker.stores[subscriber.shard].append(MACHINE, payload, 0, 0, broker.wall_ms())
-        broker.commits.mark(subscriber.shard, False, then)
-        broker.turn()
 
     async def write(self, subscriber: Subscriber, wait: bool) -> None:
         """Append the session's new records and wait for their commit."""

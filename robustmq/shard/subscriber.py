@@ -12,6 +12,7 @@ from robustmq.core.fanout import Sink
 from robustmq.errors import Fault
 from robustmq.mqtt.packets import Packet
 from robustmq.mqtt.session import Session
+from robustmq.promises import Promise
 
 
 class Peer(Protocol):
@@ -35,15 +36,17 @@ class Subscriber:
     """A session with what the worker keeps beside it."""
 
     __slots__ = (
+        "_room",
+        "aliases",
         "client_id",
         "limit",
-        "max_packet_size",
         "origin",
         "peer",
-        "pumping",
         "session",
         "shard",
         "sink",
+        "topic_alias_maximum",
+        "unsent",
     )
 
     def __init__(
@@ -58,15 +61,23 @@ class Subscriber:
         self.peer: Peer | None = None
         self.sink = Sink(session.version, 0)
         self.sink.owner = self
-        self.max_packet_size = 0
-        self.pumping = False
+        self.topic_alias_maximum = 0
+        self.aliases: dict[bytes, int] = {}
+        self.unsent = 0
+        self._room: list[Promise[None]] = []
 
-    def connect(self, peer: Peer, max_packet_size: int) -> None:
-        """A connection serves this client now."""
+    def connect(self, peer: Peer, max_packet_size: int, topic_alias_maximum: int) -> None:
+        """A connection serves this client now; nothing goes out before CONNACK: see `serve`."""
         self.peer = peer
-        self.max_packet_size = max_packet_size
         self.sink.take()
         self.sink.version = self.session.version
+        self.sink.max_packet_size = max_packet_size
+        # A mapping of aliases dies with its connection [MQTT-3.3.2-7].
+        self.aliases = {}
+        self.topic_alias_maximum = topic_alias_maximum
+
+    def serve(self) -> None:
+        """CONNACK has been sent: messages may follow [MQTT-3.2.0-1]."""
         self.sink.limit = self.limit
 
     def disconnect(self) -> None:
@@ -74,6 +85,33 @@ class Subscriber:
         self.peer = None
         self.sink.limit = 0
         self.sink.take()
+        self.has_room()
+
+    @property
+    def serving(self) -> bool:
+        """May messages be sent now?"""
+        return self.peer is not None and self.sink.limit > 0
+
+    @property
+    def crowded(self) -> bool:
+        """Does so much wait for a connected client that a replay of retained messages pauses?"""
+        if not self.serving:
+            return False
+        window = self.session.window
+        return len(self.sink.data) > self.limit or window.queued > window.maximum_queued // 2
+
+    def room(self) -> Promise[None]:
+        """Settles when some of what waits has gone."""
+        promise: Promise[None] = Promise()
+        self._room.append(promise)
+        return promise
+
+    def has_room(self) -> None:
+        """Something has gone: who waits for room looks again."""
+        if self._room:
+            waiting, self._room = self._room, []
+            for promise in waiting:
+                promise.resolve(None)
 
     @property
     def persistent(self) -> bool:

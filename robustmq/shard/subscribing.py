@@ -8,8 +8,7 @@ worker that is away learns all of it when it is back, before it serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -29,25 +28,11 @@ if TYPE_CHECKING:
     from robustmq.shard.broker import Broker
 
 
-class SubscribeOutcome:
-    """The codes of SUBACK, and the retained values that follow it."""
+class SubscribeOutcome(NamedTuple):
+    """The codes of SUBACK, and the subscriptions whose retained values follow it."""
 
-    __slots__ = ("_deliver", "_rows", "reason_codes")
-
-    def __init__(
-        self,
-        reason_codes: tuple[int, ...],
-        rows: list[tuple[LocalSubscription, bytes]],
-        deliver: Callable[[LocalSubscription, bytes], None],
-    ) -> None:
-        self.reason_codes = reason_codes
-        self._rows = rows
-        self._deliver = deliver
-
-    def deliver_retained(self) -> None:
-        """Send the retained values."""
-        for local, entry in self._rows:
-            self._deliver(local, entry)
+    reason_codes: tuple[int, ...]
+    retained_for: list[LocalSubscription]
 
 
 class Subscribing:
@@ -77,12 +62,8 @@ class Subscribing:
         if subscriber.persistent and granted:
             self._note_cursors(subscriber.shard, ends)
         await self._broker.sessions.write(subscriber, wait=True)
-        rows: list[tuple[LocalSubscription, bytes]] = []
-        for grant, local in granted:
-            if is_sent(grant):
-                rows.extend(await self._retained(local))
         codes = tuple(grant.code for grant in grants)
-        return SubscribeOutcome(codes, rows, self._broker.delivery.deliver_retained)
+        return SubscribeOutcome(codes, [local for grant, local in granted if is_sent(grant)])
 
     async def unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> tuple[int, ...]:
         """Remove subscriptions; settles when that is committed."""
@@ -97,23 +78,30 @@ class Subscribing:
         await self._broker.sessions.write(subscriber, wait=True)
         return tuple(codes)
 
-    async def _retained(self, local: LocalSubscription) -> list[tuple[LocalSubscription, bytes]]:
-        """The retained values that a new subscription gets, from their owners."""
+    async def send_retained(self, local: LocalSubscription) -> None:
+        """The retained values that a new subscription gets, from their owners.
+
+        A page is delivered at once when it comes: it stands in the order of its owner's messages,
+        so no older value follows a newer one. A client that reads slowly is waited for.
+        """
         broker = self._broker
-        found: list[tuple[LocalSubscription, bytes]] = []
+        subscriber = local.subscriber
+        key = (subscriber.client_id, local.subscription.filter)
         for worker in self._owners(local.filter):
             after = b""
-            while True:
+            while self._local.get(key) is local:
                 query = wire.RetainedQuery(local.filter, after, broker.limits.max_retained_replay)
                 try:
                     page = await broker.rpc.call(worker, query)
                 except BrokerError:
                     break
-                found.extend((local, entry) for _, entry in page.entries)
+                for _, entry in page.entries:
+                    broker.delivery.deliver_retained(local, entry)
                 if not page.more:
                     break
                 after = page.entries[-1][0]
-        return found
+                while subscriber.crowded:
+                    await subscriber.room()
 
     # -- the local tables --------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Normative statements of MQTT on a real broker."""
