@@ -11,6 +11,9 @@ cdef class BlockBuilder:
     cdef public bytearray data
     cpdef take(self)
 
+@cython.locals(found=list, index=Py_ssize_t, builder=BlockBuilder)
+cpdef list filled(list builders)
+
 @cython.locals(length="long long", batch="long long")
 cpdef Py_ssize_t check_entry(cbytes source, Py_ssize_t begin, Py_ssize_t end) except -1
 cpdef Py_ssize_t batch_begin(cbytes source, Py_ssize_t begin) noexcept

@@ -79,6 +79,16 @@ class BlockBuilder:
         return data
 
 
+def filled(builders: list[BlockBuilder]) -> list[int]:
+    """Which builders hold something."""
+    found: list[int] = []
+    for index in range(len(builders)):
+        builder = builders[index]
+        if builder.data:
+            found.append(index)
+    return found
+
+
 def check_entry(source: bytes | bytearray, begin: int, end: int) -> int:
     """The end of the entry that begins there; CORRUPT_RECORD when it does not fit or holds no
     batch."""

@@ -67,7 +67,7 @@ static uint32_t robustmq_crc_by_instruction(uint32_t crc, const unsigned char *p
 }
 #endif
 
-static inline uint32_t robustmq_crc32c(const unsigned char *p, size_t n) {
+static inline uint32_t robustmq_crc32c_more(uint32_t crc, const unsigned char *p, size_t n) {
     if (robustmq_crc_kind == 0) {
         robustmq_crc_kind = 1;
 #ifdef ROBUSTMQ_CRC_INSTRUCTION
@@ -76,10 +76,11 @@ static inline uint32_t robustmq_crc32c(const unsigned char *p, size_t n) {
         if (robustmq_crc_kind == 1) robustmq_crc_make_table();
     }
 #ifdef ROBUSTMQ_CRC_INSTRUCTION
-    if (robustmq_crc_kind == 2) return ~robustmq_crc_by_instruction(0xFFFFFFFFu, p, n);
+    if (robustmq_crc_kind == 2) return ~robustmq_crc_by_instruction(~crc, p, n);
 #endif
-    return ~robustmq_crc_by_table(0xFFFFFFFFu, p, n);
+    return ~robustmq_crc_by_table(~crc, p, n);
 }
+static inline uint32_t robustmq_crc32c(const unsigned char *p, size_t n) { return robustmq_crc32c_more(0, p, n); }
 
 /* Loads and stores of fixed byte order, at any alignment. */
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__

@@ -9,6 +9,7 @@ ctypedef unsigned char* mbytes
 
 cdef extern from "crc32c.h" nogil:
     unsigned int robustmq_crc32c(cbytes data, size_t size)
+    unsigned int robustmq_crc32c_more(unsigned int crc, cbytes data, size_t size)
     unsigned short robustmq_get16(cbytes data)
     unsigned int robustmq_get32(cbytes data)
     u64 robustmq_get64(cbytes data)
@@ -84,6 +85,9 @@ cdef inline void put64be(mbytes target, Py_ssize_t at, long long value) noexcept
 
 cdef inline unsigned int checksum(cbytes data, Py_ssize_t begin, Py_ssize_t end) noexcept:
     return robustmq_crc32c(data + begin, end - begin)
+
+cdef inline unsigned int checksum_more(unsigned int crc, cbytes data, Py_ssize_t begin, Py_ssize_t end) noexcept:
+    return robustmq_crc32c_more(crc, data + begin, end - begin)
 
 cdef inline object flat(object buffer):
     return buffer if isinstance(buffer, (bytes, bytearray)) else bytes(buffer)

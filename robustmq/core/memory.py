@@ -115,6 +115,11 @@ def checksum(data: Buffer, begin: int, end: int) -> int:
     return crc32c.crc32c(memoryview(data)[begin:end])
 
 
+def checksum_more(crc: int, data: Buffer, begin: int, end: int) -> int:
+    """The checksum of what `crc` is that of, followed by an area."""
+    return crc32c.crc32c(memoryview(data)[begin:end], crc)
+
+
 def flat(buffer: Buffer | memoryview) -> Buffer:
     """The buffer itself, or a copy of what is neither `bytes` nor `bytearray`."""
     return buffer if isinstance(buffer, (bytes, bytearray)) else bytes(buffer)

@@ -99,7 +99,7 @@ class BusLink:
 
     async def close(self) -> None:
         """Send what is queued, as far as the peers read it, and close; no more calls back."""
-        self._flush()
+        self.flush()
         self._closed = True
         for task in self._connecting.values():
             task.cancel()
@@ -124,7 +124,7 @@ class BusLink:
         if not link.pending:
             if not self._dirty:
                 assert self._loop is not None, "start() comes first"
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self.flush)
             self._dirty.append(link)
         link.pending.append(FRAME_HEAD.pack(length, kind))
         link.pending.extend(buffers)
@@ -236,7 +236,8 @@ class BusLink:
             return f"worker {worker} is an older life than one seen before"
         return ""
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is queued; else it is written in the next loop turn."""
         dirty, self._dirty = self._dirty, []
         hung = HUNG_FACTOR * self.high_water_bytes + self.max_frame_bytes
         sent = 0

@@ -238,6 +238,7 @@ class Broker:
     def _end_turn(self) -> None:
         self._turning = False
         self.router.flush()
+        self.owner.flush()
         if self._to_pump:
             pumped, self._to_pump = self._to_pump, {}
             for subscriber in pumped:
@@ -250,6 +251,7 @@ class Broker:
                 client.flush()
         if self.draining:
             self.commits.hurry()
+        self.around.bus.flush()
         self.commits.flush()
         self._back_pressure()
 

@@ -130,6 +130,8 @@ class Owner:
         self._later = later
         self._tickets: list[OrderedDict[int, _Ticket]] = [OrderedDict() for _ in self._workers]
         self._next_ticket = 1
+        self._gathered: list[list[bytes | bytearray]] = [[] for _ in self._workers]
+        self._has_gathered = False
         self._replaying: dict[tuple[int, int], int] = {}
         self._packet_ids: dict[int, OrderedDict[tuple[int, int], None]] = {}
 
@@ -268,14 +270,17 @@ class Owner:
         flags: int,
         commit: _Commit | None,
     ) -> None:
+        if not flags & (ENTRY_ACK | ENTRY_KAFKA):
+            self._gather(block, mask, same)
+            return
         for worker in self._workers:
             bits = (mask >> (2 * worker)) & 3
             if not bits:
                 continue
             bit = 1 << (2 * worker)
             part = block if same else blocks.select(block, self._interest.masks, bit)
-            wanted = commit if bits & 2 and flags & (ENTRY_ACK | ENTRY_KAFKA) else None
-            must = bool(bits & 2 and flags & (ENTRY_ACK | ENTRY_KAFKA))
+            must = bool(bits & 2)
+            wanted = commit if must else None
             if wanted is not None:
                 wanted.remaining += 1
             if worker == self._worker_id:
@@ -286,6 +291,30 @@ class Owner:
             ticket = self._ticket(worker, shard, position, wanted, None) if must else 0
             if (worker, shard) not in self._replaying or position == wire.NO_POSITION:
                 self._send(worker, shard, position, ticket, 0, part)
+
+    def _gather(self, block: bytes | bytearray, mask: int, same: bool) -> None:
+        """QoS 0 alone needs neither position nor ticket: it goes with that of other shards."""
+        for worker in self._workers:
+            if (mask >> (2 * worker)) & 3:
+                bit = 1 << (2 * worker)
+                part = block if same else blocks.select(block, self._interest.masks, bit)
+                self._gathered[worker].append(part)
+                self._has_gathered = True
+
+    def flush(self) -> None:
+        """Tell the workers what was gathered for them; the broker calls it once a turn."""
+        if not self._has_gathered:
+            return
+        self._has_gathered = False
+        for worker, parts in enumerate(self._gathered):
+            if not parts:
+                continue
+            self._gathered[worker] = []
+            block = parts[0] if len(parts) == 1 else b"".join(parts)
+            if worker == self._worker_id:
+                self._delivery.deliver(0, wire.NO_POSITION, block, False, None)
+            else:
+                self._send(worker, 0, wire.NO_POSITION, 0, 0, block)
 
     def _send(
         self,

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from robustmq.core.blocks import filled
 from robustmq.core.publish import BlockBuilder
 from robustmq.errors import Fault
 from robustmq.shard import wire
@@ -114,13 +115,13 @@ class Router:
 
     def flush(self) -> None:
         """Send what the turn has gathered."""
-        for index, builder in enumerate(self.builders):
-            block = builder.take() if builder.size else None
-            if block is not None:
-                groups = self._waiting[index]
-                if groups:
-                    self._waiting[index] = []
-                self._send(index // CLASSES, index % CLASSES, block, groups)
+        for index in filled(self.builders):
+            block = self.builders[index].take()
+            assert block is not None, "a filled builder has a block"
+            groups = self._waiting[index]
+            if groups:
+                self._waiting[index] = []
+            self._send(index // CLASSES, index % CLASSES, block, groups)
 
     def _send(self, shard: int, kind: int, block: bytearray, groups: list[AckGroup]) -> None:
         worker = self._placement.shard_owner(shard)

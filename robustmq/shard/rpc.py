@@ -25,6 +25,10 @@ class Bus(Protocol):
         """Queue a frame; False when the link is down (the frame is not kept)."""
         ...
 
+    def flush(self) -> None:
+        """The turn is over: write what is queued."""
+        ...
+
 
 Handler = Callable[[int, wire.Message], "Promise[Any] | None"]
 

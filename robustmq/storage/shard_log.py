@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 
 from crc32c import crc32c
 
+from robustmq.core import log_entry
+from robustmq.core.log_entry import MARK, VERSION
 from robustmq.errors import BrokerError, Fault
 from robustmq.storage.disk import Buffer, Disk
 
 HEAD = struct.Struct("<IIBBHQQQ")
-VERSION = 1
-MARK = 0xB10C
 _NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
 _NEEDLE_AT = 9
 MAX_ENTRY_BYTES = 512 * 1024 * 1024
@@ -73,8 +73,7 @@ class ShardLog:
     ) -> int:
         """Add an entry in memory; its position."""
         length = HEAD.size + len(payload)
-        head = bytearray(HEAD.pack(length, 0, kind, VERSION, MARK, source, sequence, timestamp_ms))
-        struct.pack_into("<I", head, 4, crc32c(payload, crc32c(memoryview(head)[8:])))
+        head = log_entry.head(kind, payload, source, sequence, timestamp_ms)
         position = self.end_position
         start = self._starts[-1] if self._starts else -1
         if start < 0 or (position - start + length > self._segment_bytes and position > start):
@@ -88,10 +87,11 @@ class ShardLog:
         return position
 
     def _keep(self, position: int, head: bytearray, payload: bytes | bytearray) -> None:
-        for start, data in ((position, head), (position + HEAD.size, payload)):
-            self._hot_starts.append(start)
-            self._hot.append(data)
-            self._hot_size += len(data)
+        self._hot_starts.append(position)
+        self._hot.append(head)
+        self._hot_starts.append(position + HEAD.size)
+        self._hot.append(payload)
+        self._hot_size += HEAD.size + len(payload)
         while self._hot_size > self._hot_bytes and self._hot_starts[0] < self.committed_position:
             self._hot_starts.popleft()
             self._hot_size -= len(self._hot.popleft())

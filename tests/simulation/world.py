@@ -168,6 +168,9 @@ class SimBus:
         """Queue a frame on a link that keeps its order."""
         return self._world.transmit(self._worker_id, worker, kind, b"".join(buffers))
 
+    def flush(self) -> None:
+        """Nothing is held back."""
+
 
 class Anyone:
     """Lets everyone in."""
