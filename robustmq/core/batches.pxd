@@ -4,6 +4,7 @@ from cpython cimport array
 from robustmq.core.memory cimport cbytes, mbytes
 
 cdef array.array _place
+cdef unsigned long long _MASK
 
 @cython.locals(source=cbytes, size="long long")
 cpdef Py_ssize_t batch_size(object buffer, Py_ssize_t begin, Py_ssize_t end) except -1

@@ -29,10 +29,13 @@ COMPRESSION_MASK = 7
 TRANSACTIONAL = 16
 CONTROL = 32
 LOG_APPEND_TIME = 8
-DECOMPRESSED_MAX = 64 * 1024 * 1024
+# What is read here was held against limits.max_decompressed_bytes when it was taken in; this is the
+# greatest value of that setting.
+DECOMPRESSED_MAX = 1024 * 1024 * 1024
 RECORD_ROW = 9
 _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
 _XERIAL = b"\x82SNAPPY\0"
+_MASK = 0xFFFFFFFFFFFFFFFF
 _place = array("i", [0])
 
 
@@ -234,6 +237,7 @@ def signed_varint(source: bytes | bytearray, at: int, end: int, place: array[int
         value |= (byte & 127) << shift
         if byte < 128:
             position[0] = at
+            value &= _MASK  # no more when compiled: bits above 64 are lost there
             return (value >> 1) ^ -(value & 1)
         shift += 7
     position[0] = -1
@@ -271,9 +275,9 @@ def scan_records(buffer: bytes | bytearray, begin: int, end: int, table: array[i
         row = count * 9
         length = signed_varint(source, at, end, _place)
         at = position[0]
-        stop = at + length
-        if at < 0 or length < 6 or stop > end:
+        if at < 0 or length < 6 or length > end - at:
             raise BrokerError(Fault.CORRUPT_RECORD, "a record is cut short")
+        stop = at + length
         delta = signed_varint(source, at + 1, stop, _place)
         rows[row + 8] = 2147483647 if delta > 2147483647 else max(delta, -2147483648)
         if position[0] >= 0:
@@ -282,13 +286,15 @@ def scan_records(buffer: bytes | bytearray, begin: int, end: int, table: array[i
             if position[0] < 0:
                 break
             length = signed_varint(source, position[0], stop, _place)
+            if length > stop - position[0]:
+                position[0] = -1
             if length < 0 or position[0] < 0:
                 rows[row + part * 2] = -1
                 rows[row + part * 2 + 1] = -1
             else:
                 rows[row + part * 2] = position[0]
                 rows[row + part * 2 + 1] = position[0] + length
-                position[0] = position[0] + length if length <= stop - position[0] else -1
+                position[0] = position[0] + length
         number = 0
         if position[0] >= 0:
             number = signed_varint(source, position[0], stop, _place)
@@ -361,7 +367,10 @@ def _record(body: bytes, at: int, end: int, info: BatchInfo, place: array[int]) 
     key = field()
     value = field()
     pairs: list[tuple[str, bytes | None]] = []
-    for _ in range(min(max(number(), 0), end - at)):
+    count = number()
+    if not 0 <= count <= end - at:
+        raise BrokerError(Fault.CORRUPT_RECORD, "a record has more headers than bytes")
+    for _ in range(count):
         name = field()
         if name is None:
             raise BrokerError(Fault.CORRUPT_RECORD, "a header has no name")

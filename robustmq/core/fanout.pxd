@@ -9,6 +9,7 @@ from robustmq.core.memory cimport cbytes, mbytes, u64
 cdef array.array _info, _records, _place
 cdef bytes _NAME_QOS, _NAME_RETAIN, _NAME_FORMAT, _NAME_EXPIRY, _NAME_CONTENT_TYPE
 cdef bytes _NAME_RESPONSE_TOPIC, _NAME_CORRELATION_DATA, _NAME_USER
+cdef long long _STAMP_MAX
 cdef Cursor _cursor
 cdef Frames _frames
 
@@ -42,6 +43,9 @@ cdef class Cursor:
     cdef public Py_ssize_t begin
     cdef public Py_ssize_t index
     cdef public Py_ssize_t at
+    cdef public object packed
+    cdef public Py_ssize_t packed_begin
+    cdef public bytes opened
 
 cdef class Frames:
     cdef public bytearray data
@@ -54,13 +58,13 @@ cdef class Frames:
 
 @cython.locals(source=cbytes, size=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, delivered=Py_ssize_t, topic=bytes, route=DeliveryRoute, acked=int)
 cpdef Py_ssize_t deliver(object block, dict routes, object resolve, list dirty, list above, long long now_ms_wall) except -1
-@cython.locals(variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t)
+@cython.locals(source=cbytes, variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t)
 cdef Py_ssize_t _to_variants(object data, Py_ssize_t begin, Py_ssize_t end, list variants, bytes topic, list dirty, long long now_ms_wall) except -1
 @cython.locals(data=bytearray, have=Py_ssize_t)
 cdef Py_ssize_t _into_sink(Sink sink, list dirty) except -1
 @cython.locals(source=cbytes, at=Py_ssize_t, body=Py_ssize_t, length=Py_ssize_t, shift=int, taken=Py_ssize_t)
 cdef Py_ssize_t _into_small_sink(Sink sink) except -1
-@cython.locals(source=cbytes, rows="int*", info="long long*", batch=Py_ssize_t, attributes=int, at=Py_ssize_t, count=Py_ssize_t, number=Py_ssize_t, row=Py_ssize_t, age="long long", retain=bint, opened=bytes)
+@cython.locals(source=cbytes, rows="int*", info="long long*", batch=Py_ssize_t, attributes=int, at=Py_ssize_t, count=Py_ssize_t, number=Py_ssize_t, row=Py_ssize_t, age="long long", retain=bint)
 cdef void _encode_entry(object data, Py_ssize_t begin, Py_ssize_t end, Variant variant, bytes topic, long long now_ms_wall) except *
 @cython.locals(stamp="long long")
 cdef long long _age(cbytes source, Py_ssize_t batch, int attributes, long long delta, long long now_ms_wall) noexcept

@@ -59,7 +59,7 @@ cdef inline u64 get64(cbytes data, Py_ssize_t at) noexcept:
 cdef inline int get16be(cbytes data, Py_ssize_t at) noexcept:
     return <short>robustmq_swap16(robustmq_get16(data + at))
 
-cdef inline int get32be(cbytes data, Py_ssize_t at) noexcept:
+cdef inline long long get32be(cbytes data, Py_ssize_t at) noexcept:
     return <int>robustmq_swap32(robustmq_get32(data + at))
 
 cdef inline long long get64be(cbytes data, Py_ssize_t at) noexcept:

@@ -81,18 +81,18 @@ def get64be(data: Buffer, at: int) -> int:
 
 
 def put16(target: bytearray, at: int, value: int) -> None:
-    """Little-endian."""
-    target[at : at + 2] = value.to_bytes(2, "little")
+    """Little-endian; what does not fit wraps."""
+    target[at : at + 2] = (value & 0xFFFF).to_bytes(2, "little")
 
 
 def put32(target: bytearray, at: int, value: int) -> None:
-    """Little-endian."""
-    target[at : at + 4] = value.to_bytes(4, "little")
+    """Little-endian; what does not fit wraps."""
+    target[at : at + 4] = (value & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def put64(target: bytearray, at: int, value: int) -> None:
-    """Little-endian."""
-    target[at : at + 8] = value.to_bytes(8, "little")
+    """Little-endian; what does not fit wraps."""
+    target[at : at + 8] = (value & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
 
 
 def put16be(target: bytearray, at: int, value: int) -> None:

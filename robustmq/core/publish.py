@@ -133,8 +133,13 @@ class Publisher:
         try:
             return self._gather(buffer, table, first, last, touched)
         finally:
-            for route in touched:
-                self._write(buffer, route, 0, 0, timestamp_ms)
+            try:
+                for route in touched:
+                    self._write(buffer, route, 0, 0, timestamp_ms)
+            finally:
+                # Routes are shared: none keeps a chain that points into another run's work table.
+                for route in touched:
+                    route.head = -1
 
     def _gather(
         self,

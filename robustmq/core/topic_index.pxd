@@ -29,6 +29,8 @@ cdef class TopicIndex:
     @cython.locals(slots=mbytes, part=bytearray, grown=bytearray, at=Py_ssize_t, number=Py_ssize_t, used=Py_ssize_t)
     cdef Py_ssize_t _add(self, u64 key) except -1
 
+@cython.locals(last_offset_delta="long long")
+cdef long long taken(cbytes source, Py_ssize_t batch) except -1
 cdef Py_ssize_t home_of(u64 key, Py_ssize_t size) noexcept
 @cython.locals(at=Py_ssize_t, found=u64)
 cdef Py_ssize_t find(mbytes slots, Py_ssize_t size, u64 key) noexcept

@@ -60,7 +60,7 @@ class TopicIndex:
             if not source[begin + 4] & 36:
                 name = begin + 40 + memory.get16(source, begin + 6)
                 batch = blocks.batch_begin(source, begin)
-                count = memory.get32be(source, batch + 23) + 1
+                count = taken(source, batch)
                 key = hashing.mix_area(source, begin + 40, name, self.seed)
                 key = key if key else 1
                 number = key & 63
@@ -97,10 +97,11 @@ class TopicIndex:
             stop = blocks.check_entry(source, begin, end)
             if not source[begin + 4] & 36:
                 topic = memory.cut(source, begin + 40, begin + 40 + memory.get16(source, begin + 6))
-                count = memory.get32be(source, blocks.batch_begin(source, begin) + 23) + 1
+                count = taken(source, blocks.batch_begin(source, begin))
                 if self.lookup(topic) is None and new_topics is not None:
                     new_topics.append(topic)
-                self.set(topic, memory.get64(source, begin + 32) + count, position + begin - first)
+                next_offset = (memory.get64(source, begin + 32) + count) & hashing.MASK
+                self.set(topic, next_offset, position + begin - first)
             begin = stop
 
     def lookup(self, topic: bytes) -> tuple[int, int] | None:
@@ -176,6 +177,8 @@ class TopicIndex:
             raise BrokerError(Fault.CORRUPT_RECORD, "a checkpoint of the topic index is cut short")
         source = data
         for at in range(0, len(data), 24):
+            if memory.get64(source, at) == 0:
+                raise BrokerError(Fault.CORRUPT_RECORD, "an empty slot in a topic index checkpoint")
             self._put(
                 memory.get64(source, at),
                 memory.get64(source, at + 8),
@@ -226,6 +229,14 @@ class TopicIndex:
         memory.put64(slots, at + 8, 0)
         memory.put64(slots, at + 16, _NONE)
         return at
+
+
+def taken(source: bytes | bytearray, batch: int) -> int:
+    """How many offsets a batch takes."""
+    last_offset_delta = memory.get32be(source, batch + 23)
+    if last_offset_delta < 0:
+        raise BrokerError(Fault.CORRUPT_RECORD, "a batch with a negative count")
+    return last_offset_delta + 1
 
 
 def home_of(key: int, size: int) -> int:
