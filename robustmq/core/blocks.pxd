@@ -14,6 +14,13 @@ cdef class BlockBuilder:
 @cython.locals(found=list, index=Py_ssize_t, builder=BlockBuilder)
 cpdef list filled(list builders)
 
+cdef class Opened:
+    cdef public object data
+    cdef public Py_ssize_t begin
+    cdef public bytes entry
+
+cdef Opened _opened
+
 @cython.locals(length="long long", batch="long long")
 cpdef Py_ssize_t check_entry(cbytes source, Py_ssize_t begin, Py_ssize_t end) except -1
 cpdef Py_ssize_t batch_begin(cbytes source, Py_ssize_t begin) noexcept
@@ -29,3 +36,4 @@ cpdef bytearray select(object block, dict cache, object bit)
 cdef Py_ssize_t write_head(mbytes target, Py_ssize_t begin, Py_ssize_t end, int flags, bytes topic, bytes log_name, long long partition, int packet_id, u64 origin) except -1
 @cython.locals(size=Py_ssize_t, entry=bytearray, at=Py_ssize_t)
 cpdef bytes build_entry(bytes topic, bytes log_name, long long partition, int flags, u64 origin, int packet_id, object batch)
+cpdef bytes plain_entry(object data, Py_ssize_t begin)

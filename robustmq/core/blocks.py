@@ -35,6 +35,8 @@ MEMORY_MODE = 32
 PERSISTENT = 64
 DUP = 128
 
+_OPENED_KEPT = 8 * 1024 * 1024
+
 
 class EntryView(NamedTuple):
     """One entry of a block; `begin`, `batch_begin` and `end` are offsets in the block."""
@@ -87,6 +89,18 @@ def filled(builders: list[BlockBuilder]) -> list[int]:
         if builder.data:
             found.append(index)
     return found
+
+
+class Opened:
+    """The compressed entry opened last: its records are asked for one by one."""
+
+    def __init__(self) -> None:
+        self.data: object = None
+        self.begin = 0
+        self.entry = b""
+
+
+_opened = Opened()
 
 
 def check_entry(source: bytes | bytearray, begin: int, end: int) -> int:
@@ -263,3 +277,30 @@ def entry_bytes(block: bytes | bytearray | memoryview, begin: int) -> bytes:
     """The entry that begins there, as a block of its own."""
     length = int.from_bytes(block[begin : begin + 4], "little")
     return bytes(block[begin : begin + length])
+
+
+def plain_entry(data: bytes | bytearray, begin: int) -> bytes:
+    """An entry with its compressed batch opened."""
+    if _opened.data is data and _opened.begin == begin:
+        return _opened.entry
+    end = check_entry(data, begin, len(data))
+    batch = batch_begin(data, begin)
+    info = batches.validate(data, batch, end)
+    if not info.crc_ok:
+        raise BrokerError(Fault.CORRUPT_RECORD, "the checksum of a batch is wrong")
+    records = bytes(data[batch + batches.HEADER_SIZE : batch + info.length])
+    compression = info.attributes & batches.COMPRESSION_MASK
+    plain = batches.decompress(records, compression, batches.DECOMPRESSED_MAX)
+    out = bytearray(data[begin : batch + batches.HEADER_SIZE])
+    out += plain
+    place = batch - begin
+    memory.put32(out, 0, len(out))
+    memory.put32be(out, place + 8, len(out) - place - 12)
+    memory.put16be(out, place + 21, info.attributes & ~batches.COMPRESSION_MASK)
+    memory.put32be(out, place + 17, memory.checksum(out, place + 21, len(out)))
+    opened = bytes(out)
+    if isinstance(data, bytes) and len(opened) <= _OPENED_KEPT:
+        _opened.data = data
+        _opened.begin = begin
+        _opened.entry = opened
+    return opened

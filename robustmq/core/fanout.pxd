@@ -43,9 +43,6 @@ cdef class Cursor:
     cdef public Py_ssize_t begin
     cdef public Py_ssize_t index
     cdef public Py_ssize_t at
-    cdef public object packed
-    cdef public Py_ssize_t packed_begin
-    cdef public bytes opened
 
 cdef class Frames:
     cdef public bytearray data
@@ -68,7 +65,6 @@ cdef Py_ssize_t _into_small_sink(Sink sink) except -1
 cdef void _encode_entry(object data, Py_ssize_t begin, Py_ssize_t end, Variant variant, bytes topic, long long now_ms_wall) except *
 @cython.locals(stamp="long long")
 cdef long long _age(cbytes source, Py_ssize_t batch, int attributes, long long delta, long long now_ms_wall) noexcept
-cpdef bytes plain_entry(object data, Py_ssize_t begin)
 @cython.locals(info="long long*", place="int*", at=Py_ssize_t, name=Py_ssize_t, length="long long", size="long long", null=bint, _=int)
 cdef int _inspect(object data, Py_ssize_t begin, int number, Py_ssize_t end, long long age) except -1
 @cython.locals(source=cbytes, info="long long*")

@@ -25,7 +25,6 @@ from robustmq.errors import BrokerError, Fault
 # Columns of what `_inspect` finds in a record's headers: begin -1 when absent.
 _QOS, _RETAIN, _FORMAT, _EXPIRY, _CONTENT, _RESPONSE, _CORRELATION, _SIZE = 0, 1, 2, 3, 4, 6, 8, 10
 _RECORDS_A_SCAN = 256
-_OPENED_KEPT = 8 * 1024 * 1024
 _STAMP_MAX = 1 << 48
 """Milliseconds; a producer's timestamp outside 0 to this is none: such a message does not age."""
 
@@ -109,16 +108,13 @@ class DeliveryRoute:
 
 class Cursor:
     """Where the record encoded last lies, so that encoding a batch record by record does not begin
-    anew. The compressed entry opened last is kept for the same reason: it lies in `packed`."""
+    anew."""
 
     def __init__(self) -> None:
         self.block: object = None
         self.begin = 0
         self.index = 0
         self.at = 0
-        self.packed: object = None
-        self.packed_begin = 0
-        self.opened = b""
 
 
 class Frames:
@@ -215,7 +211,7 @@ def _to_variants(
     origin = memory.get64(source, begin + 16)
     if source[blocks.batch_begin(source, begin) + 22] & 7:
         try:
-            data = plain_entry(data, begin)
+            data = blocks.plain_entry(data, begin)
         except BrokerError:
             return 0
         begin = 0
@@ -311,33 +307,6 @@ def _age(
     if not attributes & 8:
         stamp += delta
     return (now_ms_wall - stamp) // 1000 if 0 <= stamp < now_ms_wall else 0
-
-
-def plain_entry(data: bytes | bytearray, begin: int) -> bytes:
-    """An entry with its compressed batch opened."""
-    if _cursor.packed is data and _cursor.packed_begin == begin:
-        return _cursor.opened
-    end = blocks.check_entry(data, begin, len(data))
-    batch = blocks.batch_begin(data, begin)
-    info = batches.validate(data, batch, end)
-    if not info.crc_ok:
-        raise BrokerError(Fault.CORRUPT_RECORD, "the checksum of a batch is wrong")
-    records = bytes(data[batch + batches.HEADER_SIZE : batch + info.length])
-    compression = info.attributes & batches.COMPRESSION_MASK
-    plain = batches.decompress(records, compression, batches.DECOMPRESSED_MAX)
-    out = bytearray(data[begin : batch + batches.HEADER_SIZE])
-    out += plain
-    place = batch - begin
-    memory.put32(out, 0, len(out))
-    memory.put32be(out, place + 8, len(out) - place - 12)
-    memory.put16be(out, place + 21, info.attributes & ~batches.COMPRESSION_MASK)
-    memory.put32be(out, place + 17, memory.checksum(out, place + 21, len(out)))
-    opened = bytes(out)
-    if isinstance(data, bytes) and len(opened) <= _OPENED_KEPT:
-        _cursor.packed = data
-        _cursor.packed_begin = begin
-        _cursor.opened = opened
-    return opened
 
 
 def _inspect(data: bytes | bytearray, begin: int, number: int, end: int, age: int) -> bool:
@@ -619,7 +588,7 @@ def record_levels(block: bytes | bytearray | memoryview, begin: int) -> list[int
         if attributes & 32:
             return levels
         if attributes & 7:
-            return record_levels(plain_entry(data, begin), 0)
+            return record_levels(blocks.plain_entry(data, begin), 0)
         unset = 1 if data[begin + 4] & 16 else 0
         rows = memory.ints(_records)
         info = memory.longs(_info)
@@ -699,7 +668,7 @@ def _encode_one(
     if attributes & 32:
         return
     if attributes & 7:
-        opened = plain_entry(data, begin)
+        opened = blocks.plain_entry(data, begin)
         _encode_one(
             opened, 0, index, version, bits, packet_id, ids, now_ms_wall, topic_alias, send_topic
         )
