@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,12 +26,6 @@ def until(
         time.sleep(0.01)
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 class BrokerProcess:
     """`robustmq start`, its ports and its process ids. A context manager: started and stopped."""
 
@@ -50,7 +43,7 @@ class BrokerProcess:
         self.mqtt = 0
         self.kafka = 0
         self.worker_ports: list[int] = []
-        self.metrics = free_port()
+        self.metrics = 0
         self.said: list[str] = []
         self.log_file = directory / "log.jsonl"
         self.process: subprocess.Popen[str] | None = None
@@ -113,6 +106,8 @@ class BrokerProcess:
                 self.mqtt = port
             elif name == ["kafka"]:
                 self.kafka = port
+            elif name == ["metrics"]:
+                self.metrics = port
         self.worker_ports = [int(p[-1].rpartition(":")[2]) for p in places if p[1] == "worker"]
 
     def _listen(self) -> None:

@@ -23,6 +23,7 @@ class AdminServer(ThreadingHTTPServer):
     """The server; `start` runs it on a thread of its own."""
 
     daemon_threads = True
+    allow_reuse_port = True
     request_queue_size = 64
 
     def __init__(self, host: str, port: int, routes: Routes) -> None:

@@ -158,6 +158,9 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     if settings.metrics.enabled:
         wanted.append(("metrics", settings.metrics.bind, settings.metrics.port))
     for protocol, host, port in wanted:
+        if not port:
+            yield Finding("ok", f"port {protocol}", f"{host}: the system chooses one at each start")
+            continue
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -158,6 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
     lines = [f"  {name:<8} {command.__doc__}" for name, command in COMMANDS.items()]
     usage = "usage: robustmq COMMAND [options]\n\n" + "\n".join(lines)
     asked = given in (["--help"], ["-h"])
+    if given and not asked:
+        print(f"robustmq: there is no command {given[0]!r}\n", file=sys.stderr)
     print(usage, file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 

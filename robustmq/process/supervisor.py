@@ -22,6 +22,7 @@ from pathlib import Path
 
 from robustmq import __version__, clock
 from robustmq.config import ConfigError, Settings
+from robustmq.core import COMPILED
 from robustmq.net.unix_paths import MAX_PATH_BYTES
 from robustmq.observability import logs
 from robustmq.observability.counters import Counters
@@ -46,6 +47,8 @@ log = logs.get_logger("supervisor")
 def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     """Run a node until SIGTERM; the exit code. `reload` reads the configuration again."""
     logs.configure(settings.log.level, settings.log.format)
+    # What is kept is nobody else's to read; LevelDB asks for no mode of its own.
+    os.umask(0o077)
     held: list[socket.socket] = []
     try:
         lock_data_directory(settings.node.data_dir)
@@ -59,6 +62,8 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     except (StartError, DataDirectoryError) as error:
         sys.stderr.write(f"robustmq: {error}\n")
         return 1
+    if not COMPILED:
+        log.warning("the core is not compiled: all works, but slower; a C compiler was missing")
     reloading = Reloading(settings, settled, reload)
     supervisor = Supervisor(reloading, cluster_id, run_directory)
     try:
@@ -198,7 +203,7 @@ class Supervisor:
         settings = self._settings
         seen = dict.fromkeys(name for n in sorted(self._listening) for name in self._listening[n])
         places = list(seen)
-        if settings.metrics.enabled and settings.metrics.port:
+        if settings.metrics.enabled:
             places.append(f"metrics http://{settings.metrics.bind}:{settings.metrics.port}/metrics")
         head = (
             f"RobustMQ {__version__} is ready:"

@@ -60,7 +60,7 @@ def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     listening: the kernel gives them no connections). Raises StartError for a port in use."""
     _refuse_shared_ports(settings)
     held: list[socket.socket] = []
-    mqtt, kafka = settings.mqtt, settings.kafka
+    mqtt, kafka, metrics = settings.mqtt, settings.kafka, settings.metrics
     mqtt_port = _settle("mqtt", mqtt.bind, mqtt.port, held)
     kafka_port = _settle("kafka", kafka.bind, kafka.port, held)
     if kafka.bind and kafka.worker_port_base and not kafka.single_port:
@@ -68,11 +68,15 @@ def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
             port = kafka.worker_port_base + worker
             for host in kafka.bind:
                 _check("kafka.worker_port_base", host, port)
-    if settings.metrics.enabled and settings.metrics.port:
-        _check("metrics.port", settings.metrics.bind, settings.metrics.port)
+    metrics_port = metrics.port
+    if metrics.enabled:
+        metrics_port = _settle("metrics", (metrics.bind,), metrics.port, held)
     replace = msgspec.structs.replace
     settled = replace(
-        settings, mqtt=replace(mqtt, port=mqtt_port), kafka=replace(kafka, port=kafka_port)
+        settings,
+        mqtt=replace(mqtt, port=mqtt_port),
+        kafka=replace(kafka, port=kafka_port),
+        metrics=replace(metrics, port=metrics_port),
     )
     return settled, held
 

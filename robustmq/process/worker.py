@@ -24,7 +24,6 @@ from robustmq import clock
 from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorker
 from robustmq.cluster.meta import Meta
 from robustmq.config import Settings
-from robustmq.core import COMPILED
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.net.bus_link import BusLink
@@ -81,8 +80,6 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, stopped.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._row.begin(os.getpid())
-        if not COMPILED:
-            log.warning("the compiled core is missing: everything works, many times slower")
         self._meta = self._meta_port()
         self._meta.start(loop)
         await _arrived(self._meta.ready)
