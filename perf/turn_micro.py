@@ -65,7 +65,7 @@ class Turn:
             sock = Socket()
             client = broker.connected(sock, f"client-{number}")
             self._feed(client, codec.encode(Connect(VERSION, b"c%d" % number, True, 0), VERSION))
-            options = [(topic, SubscriptionOptions(qos))]
+            options = ((topic, SubscriptionOptions(qos)),)
             self._feed(client, codec.encode(Subscribe(1, options), VERSION))
             packet = Publish(topic, PAYLOAD, qos, packet_id=1 if qos else 0)
             self.packets.append(bytes(codec.encode(packet, VERSION)))

@@ -290,7 +290,7 @@ def _publish(random_: random.Random, out: _Outcomes) -> None:
         if made:
             views = out.of("made", lambda: blocks.entries(made))
             for view in views if isinstance(views, list) else []:
-                out.of("stored", lambda view=view: batches.parse(made, view.batch_begin, view.end))
+                out.of("stored", lambda view=view: batches.parse(made, view.batch_begin, view.end))  # type: ignore[misc]
             _deliver(random_, out, bytes(made))
 
 
@@ -313,12 +313,12 @@ def _deliver(random_: random.Random, out: _Outcomes, data: bytes) -> None:
     for sink in sinks:
         out.rows.append((bytes(sink.take()), sink.messages, sink.dropped))
     for begin in [0, *(begin for begin, _ in above)]:
-        levels = out.of("record_levels", lambda begin=begin: fanout.record_levels(data, begin))
+        levels = out.of("record_levels", lambda begin=begin: fanout.record_levels(data, begin))  # type: ignore[misc]
         count = len(levels) if isinstance(levels, list) else 0
         for index in {0, 1, count - 1, count, random_.randint(0, 2 * count + 1)} - {-1}:
             out.of(
                 "encode",
-                lambda begin=begin, index=index: fanout.encode(
+                lambda begin=begin, index=index: fanout.encode(  # type: ignore[misc]
                     data,
                     begin,
                     index,
@@ -336,7 +336,7 @@ def _deliver(random_: random.Random, out: _Outcomes, data: bytes) -> None:
         ids = array("H", range(1, 1 + count))
         out.of(
             "encode_many",
-            lambda begin=begin: fanout.encode_many(data, begin, None, 5, 2, True, b"", now, ids),
+            lambda begin=begin: fanout.encode_many(data, begin, None, 5, 2, True, b"", now, ids),  # type: ignore[misc]
         )
 
 
@@ -367,8 +367,8 @@ def _blocks(random_: random.Random, out: _Outcomes) -> None:
     out.of("split", lambda: blocks.split(data, masks, lambda topic: len(topic) % 3))
     out.of("select", lambda: blocks.select(data, masks, 2))
     for view in views if isinstance(views, list) else []:
-        out.of("entry", lambda view=view: blocks.entry_bytes(data, view.begin))
-        out.of("opened", lambda view=view: batches.parse(data, view.batch_begin, view.end, 1 << 20))
+        out.of("entry", lambda view=view: blocks.entry_bytes(data, view.begin))  # type: ignore[misc]
+        out.of("opened", lambda view=view: batches.parse(data, view.batch_begin, view.end, 1 << 20))  # type: ignore[misc]
     index = TopicIndex(random_.randrange(2**64))
     index.set(b"a", random_.choice((0, 5, 2**64 - 1)), random_.randrange(2**64))
     new: list[bytes] = []
