@@ -33,6 +33,7 @@ from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, Placement
 from robustmq.shard.recovery import (
     CURSORS_KIND,
+    RECEIVED_KIND,
     Recovery,
     cursor_snapshot,
     encode_records,
@@ -42,6 +43,7 @@ from robustmq.shard.router import FAULTS, Router
 from robustmq.shard.rpc import Bus, Rpc
 from robustmq.shard.runtime import GroupRuntime
 from robustmq.shard.sessions import Authenticator, Sessions, capabilities_of
+from robustmq.shard.telling import Telling
 from robustmq.shard.waits import AppendWaits
 from robustmq.storage.shard_store import ShardStore
 
@@ -110,6 +112,7 @@ class Broker:
         self._held = False
         self.draining = False
         self.heard: set[int] = set()
+        self._links: dict[int, list[Promise[None]]] = {}
         self.placement = Placement(
             worker_id,
             cluster.shard_count,
@@ -140,7 +143,7 @@ class Broker:
             self.to_pump,
             around.count,
         )
-        self.owner = Owner(
+        self.telling = Telling(
             self.worker_id,
             self.worker_count,
             self.placement,
@@ -150,8 +153,17 @@ class Broker:
             self.interest,
             self.delivery,
             around.bus,
-            around.wall_ms,
             around.call_soon,
+            self.turn,
+        )
+        self.owner = Owner(
+            self.placement,
+            self.stores,
+            self.commits,
+            self.partitions,
+            self.interest,
+            self.telling,
+            around.wall_ms,
         )
         self.router = Router(
             self.worker_id, self.placement, around.bus, self.owner, self.limits.max_bus_bytes
@@ -205,14 +217,19 @@ class Broker:
         )
 
     def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
-        recovery = Recovery(self.groups, self.sessions, self.delivery)
+        recovery = Recovery(
+            self.groups, self.sessions, self.delivery, self.owner, self.partitions
+        )
         for shard in range(self.placement.shard_count):
             if self.placement.shard_owner(shard) == self.worker_id:
                 recovery.shard = shard
                 self.stores[shard] = open_store(shard, recovery)
         self._cluster_changed(set(self.cluster.declared_names()))
+        recovery.finish(self.stores)
         self.groups.resume()
         self.sessions.resume_all()
+        # The crash may lie between the append of a message and that of its inbox entries.
+        self.telling.worker_heard(self.worker_id, self.sessions.cursors_of(self.worker_id))
         self.turn()
 
     # -- the turn ----------------------------------------------------------------------------------
@@ -238,12 +255,14 @@ class Broker:
     def _end_turn(self) -> None:
         self._turning = False
         self.router.flush()
-        self.owner.flush()
+        self.telling.flush()
         if self._to_pump:
             pumped, self._to_pump = self._to_pump, {}
             for subscriber in pumped:
                 if subscriber.peer is not None:
                     self.sessions.pump(subscriber)
+                else:
+                    self.sessions.keep(subscriber)
         if self._to_write:
             writing, self._to_write = self._to_write, []
             for client in writing:
@@ -296,6 +315,7 @@ class Broker:
             yield GROUP_KIND, key, encode_records(records)
         for client_id, records in self.sessions.snapshot(shard):
             yield SESSION_KIND, client_id, encode_records(records)
+        yield RECEIVED_KIND, b"", self.owner.received(shard).snapshot()
         yield CURSORS_KIND, b"", cursor_snapshot(self.delivery, shard)
 
     # -- connections -------------------------------------------------------------------------------
@@ -346,7 +366,7 @@ class Broker:
         elif kind == wire.CONFIRM:
             self.router.confirmed(payload)
         elif kind == wire.DELIVERED:
-            self.owner.delivered(worker, wire.DELIVERED_HEAD.unpack(payload)[0])
+            self.telling.delivered(worker, wire.DELIVERED_HEAD.unpack(payload)[0])
         elif kind == wire.MESSAGE:
             self.rpc.receive(worker, payload)
         self.turn()
@@ -375,7 +395,7 @@ class Broker:
                 self.around.bus.send(worker, wire.DELIVERED, head)
 
         block = bytes(payload[wire.DELIVER_HEAD.size :])
-        self.delivery.deliver(shard, position, block, bool(flags & wire.REPLAY), done)
+        self.delivery.deliver(shard, position, block, flags, done)
 
     def on_worker_up(self, worker: int, incarnation: int) -> None:
         """The link to a worker is there: tell it what is wanted here, and send what it has not
@@ -383,13 +403,21 @@ class Broker:
         self.cluster.worker_up(worker, incarnation)
         self.rpc.notify(worker, self.sessions.interest_of(worker))
         self.router.worker_up(worker)
+        for waiting in self._links.pop(worker, []):
+            waiting.resolve(None)
         self.turn()
+
+    def linked(self, worker: int) -> Promise[None]:
+        """Settles when the next link to a worker that is away is there, and all is told to it."""
+        waiting: Promise[None] = Promise()
+        self._links.setdefault(worker, []).append(waiting)
+        return waiting
 
     def on_worker_down(self, worker: int) -> None:
         """The link to a worker is gone."""
         self.heard.discard(worker)
         self.rpc.worker_down(worker)
-        self.owner.worker_down(worker)
+        self.telling.worker_down(worker)
 
     def _on_message(self, worker: int, message: wire.Message) -> Promise[Any] | None:
         match message:
@@ -403,16 +431,16 @@ class Broker:
                     self.interest.set(worker, filter_, flags)
                 for filter_, flags in message.removed:
                     self.interest.set(worker, filter_, flags)
-                return resolved(wire.InterestSettled(self.owner.ends()))
+                return resolved(wire.InterestSettled(self.telling.ends(worker)))
             case wire.ShareChange():
                 self.interest.set_share(
                     worker, message.group, message.filter, message.members, message.persistent
                 )
-                return resolved(wire.InterestSettled(self.owner.ends()))
+                return resolved(wire.InterestSettled(self.telling.ends(worker)))
             case wire.InterestReset():
                 self.interest.reset(worker, message.filters, message.shares)
                 self.heard.add(worker)
-                self.owner.replay(worker, message.cursors)
+                self.telling.worker_heard(worker, message.cursors)
                 return None
             case wire.RetainedQuery():
                 return resolved(self._retained(message))

@@ -10,12 +10,13 @@ of its subscriptions match, with the highest QoS and all identifiers [MQTT-3.3.4
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from robustmq.core import blocks, fanout
 from robustmq.core.fanout import DeliveryRoute, Sink, Variant
 from robustmq.core.filters import FilterTrie
 from robustmq.mqtt.inflight import Delivery as Outgoing
+from robustmq.mqtt.session_records import Queued
 from robustmq.mqtt.subscriptions import Subscription, merge
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
@@ -26,6 +27,7 @@ from robustmq.shard.inbox import (
     Located,
     Recipient,
     encode_inbox,
+    first_ordinals,
     reference,
 )
 from robustmq.shard.subscriber import Subscriber
@@ -135,6 +137,7 @@ class Delivery:
         self._shares: dict[tuple[bytes, bytes], ShareGroup] = {}
         self._dirty: list[Sink] = []
         self._complex: list[tuple[int, DeliveryRoute]] = []
+        self._unqueued: dict[int, dict[int, _Pending]] = {}
         self.cursors: dict[int, dict[int, int]] = {}
         self.subscribers: Callable[[bytes], Subscriber | None] = lambda client_id: None
 
@@ -217,15 +220,16 @@ class Delivery:
         shard: int,
         position: int,
         block: bytes | bytearray | memoryview,
-        replay: bool,
+        flags: int,
         done: Callable[[], None] | None,
     ) -> None:
-        """Hand a block to the local clients; `done` when persistent sessions have it committed."""
+        """Hand a block to the local clients that `flags` (of wire.DELIVER) name; `done` when
+        persistent sessions have it committed."""
         pending: dict[int, _Pending] = {}
-        if replay:
+        if flags & wire.REPLAY:
             for entry in blocks.entries(block):
                 route = self._routes.get(entry.topic) or self._resolve(entry.topic)
-                self._deliver_above_0(block, entry.begin, route, shard, position, True, pending)
+                self._deliver_above_0(block, entry.begin, route, shard, position, flags, pending)
         else:
             delivered = fanout.deliver(
                 block, self._routes, self._resolve, self._dirty, self._complex, self._wall_ms()
@@ -237,7 +241,7 @@ class Delivery:
             if self._complex:
                 rows, self._complex = self._complex, []
                 for begin, route in rows:
-                    self._deliver_above_0(block, begin, route, shard, position, False, pending)
+                    self._deliver_above_0(block, begin, route, shard, position, flags, pending)
         self._commit(shard, position, pending, done)
 
     def _wake_sinks(self) -> None:
@@ -255,7 +259,7 @@ class Delivery:
         route: DeliveryRoute,
         shard: int,
         position: int,
-        replay: bool,
+        flags: int,
         pending: dict[int, _Pending],
     ) -> None:
         """Queue one entry's records in the sessions that want them with QoS above 0."""
@@ -266,11 +270,13 @@ class Delivery:
             subscriber = wanted.subscriber
             if wanted.no_local and subscriber.origin == origin:
                 continue
-            if replay and (not subscriber.persistent or self._heard(subscriber, shard, position)):
+            if flags & wire.REPLAY and (
+                not subscriber.persistent or self._heard(subscriber, shard, position)
+            ):
                 continue
             if data is None:
                 data = blocks.entry_bytes(block, begin)
-            self._queue(data, wanted, records, None, pending)
+            self._queue(data, wanted, records, None, pending, flags)
 
     def _heard(self, subscriber: Subscriber, shard: int, position: int) -> bool:
         """Has this subscriber's shard committed what the source had at `position`?"""
@@ -283,18 +289,20 @@ class Delivery:
         records: list[int],
         indexes: list[int] | None,
         pending: dict[int, _Pending],
+        flags: int = 0,
     ) -> None:
         """`records` holds for each record its QoS and, as 4, its RETAIN flag; `indexes` selects
         some."""
         subscriber = wanted.subscriber
         chosen = range(len(records)) if indexes is None else indexes
         above = [index for index in chosen if records[index] & 3] if wanted.qos else []
-        if len(above) < len(chosen) and subscriber.serving:
+        if len(above) < len(chosen) and subscriber.serving and not flags & wire.REPLAY:
             for index in chosen:
                 if not (wanted.qos and records[index] & 3):
                     self._put_now(data, index, wanted, records[index])
         if above and subscriber.persistent:
-            self._into_inbox(data, wanted, above, records, pending)
+            if not flags & wire.EPHEMERAL:
+                self._into_inbox(data, wanted, above, records, pending)
         elif above and subscriber.peer is not None:
             self._into_window(data, wanted, above, records)
 
@@ -322,11 +330,10 @@ class Delivery:
         """Queue records, by reference into memory, in a session that ends with its connection."""
         subscriber = wanted.subscriber
         for index in indexes:
-            retain = RETAIN_FLAG if wanted.retain_as_published and records[index] & 4 else 0
             dropped = subscriber.session.offer(
                 self._inbox.hold(data, index),
                 min(records[index] & 3, wanted.qos),
-                retain,
+                _retain_flag(wanted, records[index]),
                 wanted.identifiers,
             )
             if dropped is not None:
@@ -389,26 +396,46 @@ class Delivery:
             )
             if known:
                 self.cursors.setdefault(home, {})[shard] = position
+            self._unqueued.setdefault(home, {})[inbox_position] = inbox
             self._commits.mark(
                 home,
                 False,
                 lambda home=home, at=inbox_position, inbox=inbox: step(home, at, inbox),  # type: ignore[misc]
             )
 
+    def unqueued(self, home: int) -> Iterator[tuple[Subscriber, Queued]]:
+        """What stands in the log of a shard and waits for its commit to be queued in its session: a
+        checkpoint must not forget it."""
+        for inbox_position, inbox in self._unqueued.get(home, {}).items():
+            firsts = first_ordinals(inbox.parts)
+            for part, rows in inbox.queued:
+                for wanted, indexes, records in rows:
+                    for index in indexes:
+                        yield (
+                            wanted.subscriber,
+                            Queued(
+                                reference(inbox_position, firsts[part] + index),
+                                min(records[index] & 3, wanted.qos),
+                                _retain_flag(wanted, records[index]),
+                                wanted.identifiers,
+                            ),
+                        )
+
     def _offer(self, home: int, inbox_position: int, inbox: _Pending) -> None:
+        del self._unqueued[home][inbox_position]
         firsts = self._inbox.remember(home, inbox_position, inbox.parts)
         for part, rows in inbox.queued:
             for wanted, indexes, records in rows:
                 session = wanted.subscriber.session
                 for index in indexes:
-                    qos = min(records[index] & 3, wanted.qos)
-                    retain = RETAIN_FLAG if wanted.retain_as_published and records[index] & 4 else 0
-                    session.offer(
+                    dropped = session.offer(
                         reference(inbox_position, firsts[part] + index),
-                        qos,
-                        retain,
+                        min(records[index] & 3, wanted.qos),
+                        _retain_flag(wanted, records[index]),
                         wanted.identifiers,
                     )
+                    if dropped is not None:
+                        self._count("mqtt_messages_dropped", 1)
                 self._ready(wanted.subscriber)
 
     def deliver_share(self, delivery: wire.ShareDelivery, done: Callable[[], None] | None) -> None:
@@ -526,6 +553,10 @@ class Delivery:
         if frame and alias and not known:
             subscriber.aliases[topic] = alias
         return frame
+
+
+def _retain_flag(wanted: Wanted, record: int) -> int:
+    return RETAIN_FLAG if wanted.retain_as_published and record & 4 else 0
 
 
 def _wanted_of(local: LocalSubscription) -> Wanted:

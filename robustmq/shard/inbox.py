@@ -104,14 +104,9 @@ class Inbox:
 
     def remember(self, shard: int, position: int, parts: list[InboxPart]) -> list[int]:
         """Keep a new inbox entry at hand; the first ordinal of each part."""
-        firsts: list[int] = []
-        starts: list[tuple[int, bytes]] = []
-        ordinal = 0
-        for part in parts:
-            firsts.append(ordinal)
-            starts.append((ordinal, part.entry))
-            ordinal += record_count(part.entry)
-        self._cache[shard, position] = starts
+        firsts = first_ordinals(parts)
+        entries = (part.entry for part in parts)
+        self._cache[shard, position] = list(zip(firsts, entries, strict=True))
         if len(self._cache) > MAX_CACHED_ENTRIES:
             self._cache.popitem(last=False)
         return firsts
@@ -135,6 +130,16 @@ class Inbox:
             if first <= ordinal:
                 return Located(entry, ordinal - first)
         return None
+
+
+def first_ordinals(parts: list[InboxPart]) -> list[int]:
+    """The number of each part's first record, counted over all parts."""
+    firsts: list[int] = []
+    ordinal = 0
+    for part in parts:
+        firsts.append(ordinal)
+        ordinal += record_count(part.entry)
+    return firsts
 
 
 def record_count(entry: bytes) -> int:

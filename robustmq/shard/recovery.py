@@ -11,13 +11,25 @@ import msgspec
 
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.inbox import decode_inbox
-from robustmq.shard.placement import GROUP_KIND, SESSION_KIND
+from robustmq.shard.owner import Owner
+from robustmq.shard.partitions import Partitions
+from robustmq.shard.placement import ENTRY_QOS2, ENTRY_RETAIN, GROUP_KIND, SESSION_KIND
+from robustmq.shard.received import packet_name
+from robustmq.shard.retained import retain
 from robustmq.shard.runtime import GroupRuntime, decode_machine_entry
 from robustmq.shard.sessions import Sessions
 from robustmq.shard.subscribing import decode_cursors, encode_cursors
-from robustmq.storage.shard_store import CURSOR, INBOX, MACHINE
+from robustmq.storage.shard_store import (
+    BLOCK,
+    CURSOR,
+    DECLARED_MARKER,
+    INBOX,
+    MACHINE,
+    ShardStore,
+)
 
 CURSORS_KIND = b"cursors"
+RECEIVED_KIND = b"received"
 
 _records = msgspec.msgpack.Decoder(list[bytes])
 
@@ -25,23 +37,34 @@ _records = msgspec.msgpack.Decoder(list[bytes])
 class Recovery:
     """Takes what a shard store finds when it is opened."""
 
-    def __init__(self, groups: GroupRuntime, sessions: Sessions, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        groups: GroupRuntime,
+        sessions: Sessions,
+        delivery: Delivery,
+        owner: Owner,
+        partitions: Partitions,
+    ) -> None:
         self._groups = groups
         self._sessions = sessions
         self._delivery = delivery
+        self._owner = owner
+        self._partitions = partitions
+        self._retained: list[tuple[int, int, bytes]] = []
         self.shard = -1
 
     def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
         """A machine's snapshot."""
         if kind == CURSORS_KIND:
             self._cursors(value)
+        elif kind == RECEIVED_KIND:
+            self._owner.received(self.shard).restore(value)
         else:
             self._replay(kind, key, _records.decode(value))
 
-    def on_entry(
-        self, kind: int, position: int, payload: bytes | memoryview, source: int, sequence: int
-    ) -> None:
-        """An entry of the log that is not a block."""
+    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
+        """An entry of the log that is not about light topics alone. `fresh`: LevelDB may lack the
+        retained values that it carries."""
         if kind == MACHINE:
             entry = decode_machine_entry(payload)
             self._replay(entry.kind, entry.key, entry.records)
@@ -49,6 +72,25 @@ class Recovery:
             self._delivery.replay_inbox(position, decode_inbox(payload), self.shard)
         elif kind == CURSOR:
             self._cursors(payload)
+        elif kind == BLOCK:
+            self._owner.received(self.shard).learn(payload)
+            if fresh:
+                self._retained.append((self.shard, kind, payload))
+        elif kind == DECLARED_MARKER:
+            marks = self._partitions.replay_marker(payload)
+            self._owner.received(self.shard).remember(
+                (mark.origin, packet_name(mark.packet_id, mark.generation))
+                for mark in marks
+                if mark.flags & ENTRY_QOS2
+            )
+            if fresh and any(mark.flags & ENTRY_RETAIN for mark in marks):
+                self._retained.append((self.shard, kind, payload))
+
+    def finish(self, stores: dict[int, ShardStore]) -> None:
+        """All shards and partitions are open: what is retained by the log is retained by LevelDB."""
+        for shard, kind, payload in self._retained:
+            block = payload if kind == BLOCK else self._partitions.read_marker(payload)
+            retain(stores[shard], block)
 
     def _replay(self, kind: bytes, key: bytes, records: list[bytes]) -> None:
         if kind == GROUP_KIND:

@@ -32,11 +32,18 @@ from robustmq.mqtt.packets import (
     Will,
 )
 from robustmq.mqtt.session import FIRST_ERROR, Session
-from robustmq.mqtt.session_records import Record, decode_record, encode_record
+from robustmq.mqtt.session_records import (
+    Assigned,
+    Queued,
+    Record,
+    decode_record,
+    encode_record,
+)
 from robustmq.mqtt.will import to_message
 from robustmq.promises import Promise
 from robustmq.records import Message, to_record
 from robustmq.shard import wire
+from robustmq.shard.inbox import HELD
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND
 from robustmq.shard.router import AckGroup
 from robustmq.shard.runtime import encode_machine_entry
@@ -99,6 +106,7 @@ class Sessions:
         self.send_retained = self._subscribing.send_retained
         self.rehome = self._subscribing.rehome
         self.interest_of = self._subscribing.interest_of
+        self.cursors_of = self._subscribing.cursors_of
 
     def get(self, client_id: bytes) -> Subscriber | None:
         """The subscriber of a client id."""
@@ -367,6 +375,10 @@ class Sessions:
 
         self._append(subscriber, session.drain_records(), send)
 
+    def keep(self, subscriber: Subscriber) -> None:
+        """Append what has changed in a session that is away (messages that found no room)."""
+        self._write(subscriber)
+
     def _send(self, subscriber: Subscriber, peer: object, deliveries: list[Outgoing]) -> None:
         if subscriber.peer is not peer or peer is None:
             return
@@ -382,14 +394,19 @@ class Sessions:
     # -- the durable form --------------------------------------------------------------------------
 
     def _write(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> None:
-        """Append the session's new records; `then` runs after their commit, at once when there are
-        none."""
+        """Append the session's new records; `then` runs when they, and all that was appended for it
+        before, are committed: at once when there is nothing to wait for."""
         self._drop_finished(subscriber)
         records = subscriber.session.drain_records()
         if records:
             self._append(subscriber, records, then)
         elif then is not None:
-            then()
+            # What is said again (a second PUBREC) is answered no sooner than what it repeats.
+            if self._broker.stores[subscriber.shard].uncommitted_bytes:
+                self._broker.commits.mark(subscriber.shard, False, then)
+                self._broker.turn()
+            else:
+                then()
 
     def _append(
         self,
@@ -441,7 +458,18 @@ class Sessions:
 
     def snapshot(self, shard: int) -> Iterable[tuple[bytes, list[bytes]]]:
         """(client id, records) of the durable sessions of a shard."""
+        unqueued: dict[int, list[Queued]] = {}
+        for subscriber, queued in self._broker.delivery.unqueued(shard):
+            unqueued.setdefault(id(subscriber), []).append(queued)
         for client_id, subscriber in self._subscribers.items():
             if subscriber.shard == shard and subscriber.session.durable:
-                records = [encode_record(record) for record in subscriber.session.snapshot()]
-                yield client_id, records
+                records = [
+                    *subscriber.session.snapshot(),
+                    *unqueued.get(id(subscriber), ()),
+                ]
+                yield client_id, [encode_record(one) for one in records if not _held(one)]
+
+
+def _held(record: object) -> bool:
+    """Does a record tell of a message in memory, which no restart leaves?"""
+    return isinstance(record, (Queued, Assigned)) and bool(record.reference & HELD)

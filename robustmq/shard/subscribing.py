@@ -195,15 +195,26 @@ class Subscribing:
         return len(share.members), sum(local.persistent for local in share.members)
 
     async def _announce(self, changes: _Changes) -> dict[int, int]:
-        """Tell the owners and wait; the end positions of their shards. One that is away
-        asks later."""
+        """Tell the owners and wait; the end positions of their shards. One that is away hears of
+        everything when its link is back: until then there is no SUBACK."""
         promises = [
-            self._broker.rpc.call(worker, message) for worker, message in self._messages(changes)
+            (worker, self._broker.rpc.call(worker, message))
+            for worker, message in self._messages(changes)
         ]
         ends: dict[int, int] = {}
-        for promise in promises:
-            ends.update(await _settled(promise))
+        for worker, promise in promises:
+            ends.update(await self._settled(worker, promise))
         return ends
+
+    async def _settled(self, worker: int, promise: Promise[Any]) -> dict[int, int]:
+        while True:
+            try:
+                answer: wire.InterestSettled = await promise
+            except BrokerError:
+                await self._broker.linked(worker)
+                promise = self._broker.rpc.call(worker, wire.InterestChange())
+            else:
+                return answer.ends
 
     def _tell(self, changes: _Changes) -> None:
         for worker, message in self._messages(changes):
@@ -214,9 +225,10 @@ class Subscribing:
         again."""
         broker = self._broker
         cursors = broker.delivery.cursors.setdefault(home, {})
-        for shard, end in ends.items():
-            cursors[shard] = max(end, cursors.get(shard, -1))
-        payload = encode_cursors(ends)
+        noted = {shard: end - 1 for shard, end in ends.items()}
+        for shard, position in noted.items():
+            cursors[shard] = max(position, cursors.get(shard, -1))
+        payload = encode_cursors(noted)
         broker.stores[home].append(CURSOR, payload, 0, 0, broker.wall_ms())
         broker.commits.mark(home)
 
@@ -240,12 +252,16 @@ class Subscribing:
             if worker in self._owners(share.filter):
                 members, persistent = self._members(share.group, share.filter)
                 shares.append((share.group, share.filter, members, persistent))
+        return wire.InterestReset(filters, shares, self.cursors_of(worker))
+
+    def cursors_of(self, worker: int) -> dict[int, int]:
+        """How far all sessions of this worker have heard of the shards of another (or its own)."""
         cursors: dict[int, int] = {}
         for table in self._broker.delivery.cursors.values():
             for shard, position in table.items():
                 if self._broker.placement.shard_owner(shard) == worker:
                     cursors[shard] = min(position, cursors.get(shard, position))
-        return wire.InterestReset(filters, shares, cursors)
+        return cursors
 
 
 class _Changes:
@@ -258,16 +274,9 @@ class _Changes:
         self.shares: set[tuple[bytes, bytes]] = set()
 
 
-async def _settled(promise: Promise[Any]) -> dict[int, int]:
-    try:
-        answer: wire.InterestSettled = await promise
-    except BrokerError:
-        return {}
-    return answer.ends
-
-
 def encode_cursors(cursors: dict[int, int]) -> bytes:
-    """The payload of a cursor entry: source shard -> log position up to which a shard has heard."""
+    """The payload of a cursor entry: source shard -> log position up to which (and with which) a
+    shard has heard."""
     return msgspec.msgpack.encode(cursors)
 
 

@@ -33,6 +33,9 @@ DELIVERED_HEAD = struct.Struct("<Q")
 
 WANTS_CONFIRM = 1
 REPLAY = 2
+"""Sent again: for persistent sessions that have not heard of it."""
+EPHEMERAL = 4
+"""For sessions that end with their connection; the others get it in a replay."""
 
 NO_POSITION = 2**64 - 1
 
@@ -106,7 +109,7 @@ class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class ReleasePacketIds(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """QoS 2 packet ids of a publisher that PUBREL has freed: owners forget them."""
+    """QoS 2 packet ids of a publisher (by `received.packet_name`) that PUBREL has freed."""
 
     origin: int
     packet_ids: list[int]

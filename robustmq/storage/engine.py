@@ -85,6 +85,17 @@ class PartitionLog(Protocol):
         """What was taken last is written: it is visible now."""
         ...
 
+    def resume_at(self, end_offset: int) -> None:
+        """After opening: what was committed ends at `end_offset`. What lies behind was written by a
+        turn that a crash cut off, and is cut; an engine that kept nothing goes on from there, as no
+        offset is used twice."""
+        ...
+
+    @property
+    def quarantined(self) -> list[tuple[int, int]]:
+        """(first offset that is missing, bytes) of what was found corrupt when it was opened."""
+        ...
+
     def configure(self, settings: PartitionSettings) -> None:
         """Settings have changed."""
         ...

@@ -24,8 +24,8 @@ class KeyValue(Protocol):
         """The value of a key."""
         ...
 
-    def write(self, changes: Iterable[Change]) -> None:
-        """All changes, or none after a crash."""
+    def write(self, changes: Iterable[Change], sync: bool = False) -> None:
+        """All changes, or none after a crash; `sync`: they survive power loss."""
         ...
 
     def range(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -55,9 +55,9 @@ class LevelDb:
         value: bytes | None = self._db.get(key)
         return value
 
-    def write(self, changes: Iterable[Change]) -> None:
+    def write(self, changes: Iterable[Change], sync: bool = False) -> None:
         """One write batch."""
-        with self._db.write_batch(transaction=True) as batch:
+        with self._db.write_batch(transaction=True, sync=sync) as batch:
             for key, value in changes:
                 if value is None:
                     batch.delete(key)
@@ -84,7 +84,7 @@ class MemoryKeyValue:
         """The value of a key."""
         return self.values.get(key)
 
-    def write(self, changes: Iterable[Change]) -> None:
+    def write(self, changes: Iterable[Change], sync: bool = False) -> None:
         """All changes."""
         for key, value in changes:
             if value is None:

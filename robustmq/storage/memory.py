@@ -104,6 +104,19 @@ class MemoryPartition:
     def committed(self) -> None:
         """Everything is visible already."""
 
+    def resume_at(self, end_offset: int) -> None:
+        """The records are gone, their offsets are not used again."""
+        if end_offset > self.end_offset:
+            self._offsets.clear()
+            self._batches.clear()
+            self._first = self._size = 0
+            self.start_offset = self.end_offset = end_offset
+
+    @property
+    def quarantined(self) -> list[tuple[int, int]]:
+        """Nothing is read from a disk."""
+        return []
+
     def configure(self, settings: PartitionSettings) -> None:
         """Take over new settings."""
         self._settings = settings
@@ -112,6 +125,8 @@ class MemoryPartition:
         """Forget everything."""
         self._offsets.clear()
         self._batches.clear()
+        self._first = self._size = 0
+        self.start_offset = self.end_offset
 
     def close(self) -> None:
         """Nothing is open."""

@@ -23,6 +23,7 @@ from crc32c import crc32c
 from robustmq.core import log_entry
 from robustmq.core.log_entry import MARK, VERSION
 from robustmq.errors import BrokerError, Fault
+from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.disk import Buffer, Disk
 
 HEAD = struct.Struct("<IIBBHQQQ")
@@ -134,23 +135,27 @@ class ShardLog:
         """(kind, payload) of the entry at a position; raises CORRUPT_RECORD."""
         head = self.read(position, HEAD.size)
         if len(head) == HEAD.size:
-            length, _, kind, version, mark, *_ = HEAD.unpack(head)
-            if version == VERSION and mark == MARK:
+            length, crc, kind, version, mark, *_ = HEAD.unpack(head)
+            if version == VERSION and mark == MARK and HEAD.size <= length <= MAX_ENTRY_BYTES:
                 payload = self.read(position + HEAD.size, length - HEAD.size)
-                if len(payload) == length - HEAD.size:
+                if len(payload) == length - HEAD.size and crc32c(payload, crc32c(head[8:])) == crc:
                     return kind, payload
         raise BrokerError(Fault.CORRUPT_RECORD, f"no log entry at {position}")
 
-    def scan(self, position: int) -> Iterator[tuple[int, int, bytes | memoryview]]:
-        """(position, kind, payload) of every entry from `position` (where one begins) to today's
-        end."""
-        end = self.end_position
+    def scan(
+        self, position: int, end: int | None = None
+    ) -> Iterator[tuple[int, int, bytes | memoryview]]:
+        """(position, kind, payload) of every sound entry from `position` to `end` (today's end).
+
+        `position` is where an entry begins, or the byte before one.
+        """
+        end = self.end_position if end is None else end
         position = max(position, self.start_position)
         while position < end:
             try:
                 kind, payload = self.entry(position)
             except BrokerError:
-                found = self._next_valid(position + 1)
+                found = self._next_entry(position)
                 if found is None:
                     return
                 position = found
@@ -158,17 +163,36 @@ class ShardLog:
             yield position, kind, payload
             position += HEAD.size + len(payload)
 
+    def _next_entry(self, position: int) -> int | None:
+        """The first sound entry behind a position that is none."""
+        try:
+            self.entry(position + 1)
+        except BrokerError:
+            return self._next_valid(position + 1)
+        return position + 1
+
     @property
     def start_position(self) -> int:
         """The first position that is kept."""
         return self._starts[0] if self._starts else self.end_position
 
-    def entry_before(self, position: int) -> int:
-        """Where a scan may begin to see everything from `position` on: the start of its segment."""
-        at = bisect_right(self._starts, position) - 1
-        return self._starts[max(at, 0)] if self._starts else self.end_position
-
     # -- recovery ----------------------------------------------------------------------------------
+
+    def peek(self, end: int) -> Iterator[tuple[int, int, memoryview]]:
+        """Before `recover`: (position, kind, payload) of the sound entries below `end`."""
+        for name in self._disk.list(self._directory):
+            if not name.endswith(".log") or int(name[:-4], 16) >= end:
+                continue
+            start, path = int(name[:-4], 16), f"{self._directory}/{name}"
+            data = memoryview(self._disk.read(path, 0, self._disk.size(path)))
+            at: int | None = 0
+            while at is not None and at < len(data) and start + at < end:
+                found = _valid(data, at)
+                if found is None:
+                    at = _next_valid_in(data, at + 1)
+                    continue
+                yield start + at, found[1], data[at + HEAD.size : at + found[0]]
+                at += found[0]
 
     def recover(
         self, position: int, on_entry: Callable[[int, int, int, int, int, memoryview], None]
@@ -209,6 +233,11 @@ class ShardLog:
                 on_entry(start + at, kind, source, sequence, timestamp, payload)
                 at += length
                 continue
+            if _is_of_another_version(data, at):
+                raise DataDirectoryError(
+                    f"{self._path(start)} was written by another version of RobustMQ:"
+                    " run that version, or choose another node.data_dir"
+                )
             behind = _next_valid_in(data, at + 1)
             if behind is None and last:
                 self._disk.truncate(self._path(start), at)
@@ -246,6 +275,16 @@ def _valid(data: memoryview, at: int) -> tuple[int, int, int, int, int] | None:
     if crc32c(data[at + 8 : at + length]) != crc:
         return None
     return length, kind, source, sequence, timestamp
+
+
+def _is_of_another_version(data: memoryview, at: int) -> bool:
+    """Is the entry at `at` sound but for its version? It is not ours to cut or to set aside."""
+    if at + HEAD.size > len(data):
+        return False
+    length, crc, _, version, mark, *_ = HEAD.unpack_from(data, at)
+    if version == VERSION or mark != MARK or not HEAD.size <= length <= len(data) - at:
+        return False
+    return crc32c(data[at + 8 : at + length]) == crc
 
 
 def _next_valid_in(data: memoryview, at: int) -> int | None:

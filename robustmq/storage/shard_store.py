@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
+from crc32c import crc32c
 
 from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
@@ -37,7 +38,8 @@ CURSOR = shard_log.CURSOR
 TOPIC_DELETED = shard_log.TOPIC_DELETED
 TOPIC_CREATED = shard_log.TOPIC_CREATED
 
-_TOPIC, _RETAINED, _MACHINE, _CHECKPOINT = b"t", b"r", b"m", b"c"
+_TOPIC, _RETAINED, _MACHINE, _CHECKPOINT, _APPLIED = b"t", b"r", b"m", b"c", b"p"
+_MAX_SOURCES = 256
 _BUILT_IN = (_segment,)
 
 
@@ -58,6 +60,8 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
     index_file: str
     sources: dict[int, int]
     leader_epoch: int
+    partitions: dict[str, int] = {}
+    """The end offset of each partition of a declared topic."""
 
 
 class RecoveryListener(Protocol):
@@ -67,10 +71,9 @@ class RecoveryListener(Protocol):
         """A machine's snapshot of the last checkpoint."""
         ...
 
-    def on_entry(
-        self, kind: int, position: int, payload: bytes | memoryview, source: int, sequence: int
-    ) -> None:
-        """A log entry behind the checkpoint that is no block."""
+    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
+        """A log entry behind the checkpoint: no block, or one with QoS 2 or retained messages.
+        `fresh`: LevelDB may not know it yet."""
         ...
 
 
@@ -97,7 +100,11 @@ class ShardStore:
         self._committer = committer
         self.leader_epoch = leader_epoch
         self._log = ShardLog(
-            f"{directory}/log", disk, settings.segment_bytes, settings.hot_bytes, corruption
+            f"{directory}/log",
+            disk,
+            settings.segment_bytes,
+            settings.hot_bytes,
+            self._corruption,
         )
         self._index = TopicIndex()
         self._light = LightReader(self._log, self._index)
@@ -110,9 +117,17 @@ class ShardStore:
         self._partitions: list[PartitionLog] = []
         self._sync_wanted = False
         self._checkpointed_at = 0
+        self._partition_ends: dict[str, int] = {}
+        self._partition_names: dict[int, str] = {}
+        self._damaged = False
+        self._report = corruption
         self._recover(listener)
 
     # -- recovery ----------------------------------------------------------------------------------
+
+    def _corruption(self, position: int, length: int) -> None:
+        self._damaged = True
+        self._report(position, length)
 
     def _recover(self, listener: RecoveryListener) -> None:
         self._disk.make_directory(self._directory)
@@ -120,39 +135,68 @@ class ShardStore:
         position = 0
         if raw is not None:
             point = msgspec.msgpack.decode(raw, type=Checkpoint)
-            path = f"{self._directory}/{point.index_file}"
-            self._index.load(self._disk.read(path, 0, self._disk.size(path)))
+            self._load_index(point)
             self._sources = dict(point.sources)
+            self._partition_ends = dict(point.partitions)
             position = point.position
             for key, value in self._kv.range(_MACHINE, _after(_MACHINE)):
                 kind, _, name = key[1:].partition(b"\0")
                 listener.on_snapshot(kind, name, value)
+        applied = int.from_bytes(self._kv.get(_APPLIED) or b"", "little")
         new_topics: list[bytes] = []
+        no_masks: dict[bytes, int] = {}
 
         def on_entry(
             at: int, kind: int, source: int, sequence: int, timestamp: int, payload: memoryview
         ) -> None:
             if source and sequence > self._sources.get(source, 0):
                 self._sources[source] = sequence
-            if kind == BLOCK:
-                data = bytes(payload)
-                self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, new_topics)
-            elif kind == TOPIC_DELETED:
-                self._index.remove(bytes(payload))
-                self._changes[_TOPIC + bytes(payload)] = None
-            elif kind == TOPIC_CREATED:
-                self._index.set(bytes(payload), 0)
-                new_topics.append(bytes(payload))
-            else:
-                listener.on_entry(kind, at, bytes(payload), source, sequence)
+            data = bytes(payload)
+            if self._index_entry(at, kind, data, new_topics):
+                if kind != BLOCK:
+                    return
+                flags = blocks.split(data, no_masks, lambda topic: 0)[2]
+                if not flags & (blocks.QOS2 | blocks.RETAIN):
+                    return
+            listener.on_entry(kind, at, data, at >= applied)
 
         self._log.recover(position, on_entry)
         self._checkpointed_at = position
         for topic in new_topics:
-            self._changes[_TOPIC + topic] = b""
+            if self._index.lookup(topic) is not None:
+                self._changes[_TOPIC + topic] = b""
         if self._changes:
             self._kv.write(list(self._changes.items()))
             self._changes.clear()
+
+    def _index_entry(self, at: int, kind: int, data: bytes, new_topics: list[bytes]) -> bool:
+        """Learn from a log entry what light topics there are; False when it tells of none."""
+        if kind == BLOCK:
+            self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, new_topics)
+        elif kind == TOPIC_DELETED:
+            self._index.remove(data)
+            self._changes[_TOPIC + data] = None
+        elif kind == TOPIC_CREATED:
+            self._index.set(data, 0)
+            new_topics.append(data)
+        else:
+            return False
+        return True
+
+    def _load_index(self, point: Checkpoint) -> None:
+        """The index of a checkpoint; when its file is gone or damaged, it is made again from the
+        log."""
+        path = f"{self._directory}/{point.index_file}"
+        data = self._disk.read(path, 0, self._disk.size(path))
+        dump, crc = data[:-4], data[-4:]
+        if len(data) > 4 and crc32c(dump) == int.from_bytes(crc, "little"):
+            self._index.load(dump)
+            return
+        self._corruption(point.position, len(data))
+        new_topics: list[bytes] = []
+        for at, kind, payload in self._log.peek(point.position):
+            self._index_entry(at, kind, bytes(payload), new_topics)
+        self._changes.clear()
 
     # -- appending ---------------------------------------------------------------------------------
 
@@ -205,17 +249,18 @@ class ShardStore:
         self._new_topics.clear()
         changes, self._changes = self._changes, {}
         if changes:
+            changes[_APPLIED] = end.to_bytes(8, "little")
             self._writing = {**self._writing, **changes}
         sync = sync or self._settings.sync
         disk, kv = self._disk, self._kv
 
         def job() -> None:
+            for _, write in partitions:
+                write(sync)
             for path, buffers in pending:
                 disk.append(path, buffers)
                 if sync:
                     disk.sync(path)
-            for _, write in partitions:
-                write(sync)
             if changes:
                 kv.write(list(changes.items()))
 
@@ -244,13 +289,17 @@ class ShardStore:
         """(kind, payload) of the entry at a position; raises CORRUPT_RECORD."""
         return self._log.entry(position)
 
-    def scan(self, position: int) -> Iterator[tuple[int, int, bytes | memoryview]]:
-        """(position, kind, payload) of the entries from a position (where one begins) on."""
-        return self._log.scan(position)
+    def scan(
+        self, position: int, end: int | None = None
+    ) -> Iterator[tuple[int, int, bytes | memoryview]]:
+        """(position, kind, payload) of the entries from a position (where one begins, or the byte
+        before) on."""
+        return self._log.scan(position, end)
 
-    def scan_last(self, max_bytes: int) -> Iterator[tuple[int, int, bytes | memoryview]]:
-        """The entries of at least the last bytes, from a segment's beginning on."""
-        return self._log.scan(self._log.entry_before(max(0, self.end_position - max_bytes)))
+    @property
+    def committed_position(self) -> int:
+        """The position behind the last entry that is committed."""
+        return self._log.committed_position
 
     # -- light topics ------------------------------------------------------------------------------
 
@@ -344,6 +393,7 @@ class ShardStore:
             if not freed:
                 break
             self._memory_bytes -= freed
+        return True
 
     def _free_memory(self) -> int:
         """Free the oldest batch of the topic that is first in turn, and put that topic last."""
@@ -395,21 +445,26 @@ class ShardStore:
     # -- declared topics ---------------------------------------------------------------------------
 
     def open_partition(
-        self,
-        topic_id: str,
-        partition: int,
-        engine_name: str,
-        settings: PartitionSettings,
+        self, name: str, engine_name: str, settings: PartitionSettings, marked_end: int | None
     ) -> PartitionLog:
-        """Open the log of a partition of a declared topic."""
-        path = f"{self._directory}/segments/{topic_id}-{partition}"
-        log = engine(engine_name)(path, self._disk, settings)
+        """Open the log of a partition of a declared topic. `marked_end` is where the last marker
+        behind the checkpoint says that it ends."""
+        log = engine(engine_name)(f"{self._directory}/segments/{name}", self._disk, settings)
+        for offset, length in log.quarantined:
+            self._corruption(offset, length)
+        end = self._partition_ends.get(name, 0) if marked_end is None else marked_end
+        if not self._damaged:
+            # In a damaged log a marker may be missing: then nothing is cut.
+            log.resume_at(end)
         self._partitions.append(log)
+        self._partition_names[id(log)] = name
         return log
 
-    def close_partition(self, log: PartitionLog) -> None:
-        """The partition is deleted."""
+    def drop_partition(self, log: PartitionLog) -> None:
+        """The partition is deleted: its files go on the storage thread, behind what it writes."""
         self._partitions.remove(log)
+        del self._partition_names[id(log)]
+        self._committer.submit(log.delete)
 
     # -- checkpoints -------------------------------------------------------------------------------
 
@@ -419,12 +474,16 @@ class ShardStore:
         return self._log.end_position - self._checkpointed_at > self._settings.checkpoint_bytes
 
     def checkpoint(self, machines: Iterable[tuple[bytes, bytes, bytes]]) -> Promise[None]:
-        """Snapshot the index and the machines as they are now; recovery begins here afterwards."""
+        """Snapshot the index and the machines as they are now; recovery begins here afterwards
+        (`kick` the committer)."""
         position = self._log.end_position
         self._checkpointed_at = position
         dump = self._index.dump()
+        dump += crc32c(dump).to_bytes(4, "little")
         name = f"index-{position:016x}"
-        point = Checkpoint(position, name, dict(self._sources), self.leader_epoch)
+        sources = dict(sorted(self._sources.items())[-_MAX_SOURCES:])
+        ends = {self._partition_names[id(log)]: log.end_offset for log in self._partitions}
+        point = Checkpoint(position, name, sources, self.leader_epoch, ends)
         kept = {_MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
         self.flush(True)
         disk, kv, directory = self._disk, self._kv, self._directory
@@ -436,7 +495,7 @@ class ShardStore:
             ]
             changes.extend(kept.items())
             changes.append((_CHECKPOINT, msgspec.msgpack.encode(point)))
-            kv.write(changes)
+            kv.write(changes, True)
             for old in disk.list(directory):
                 if old.startswith("index-") and old != name:
                     disk.remove(f"{directory}/{old}")

@@ -44,6 +44,7 @@ class SimClient:
         self._inbound_qos2: set[int] = set()
         self._next_id = 1
         self._life = 0
+        self._arrives_ms = 0.0
         self.connected = False
         self.connect()
 
@@ -115,8 +116,11 @@ class SimClient:
             if server is not None and life == self._life and not server.closed:
                 server.received(data)
 
-        # Bytes of one connection arrive in order: a fixed way, never a random one.
-        self.world.scheduler.at(1, arrive)
+        # Bytes of one connection arrive in the order in which they were sent.
+        scheduler = self.world.scheduler
+        earliest_ms = scheduler.now_ms + scheduler.random.random() * 2
+        self._arrives_ms = max(self._arrives_ms + 0.001, earliest_ms)
+        scheduler.at(self._arrives_ms - scheduler.now_ms, arrive)
 
     def _data(self, life: int, data: bytes) -> None:
         if life != self._life:

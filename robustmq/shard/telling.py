@@ -1,0 +1,416 @@
+"""The owner's word to the workers: who hears of an append, when, and from where again after a break.
+
+Delivery to a worker's persistent sessions is a cursor on the shard's log. Invariants:
+- A persistent session, and any subscriber of a QoS 2 message, hears only of what is committed: what a crash of
+  the owner undoes was never told, so a log position that was told is never used for anything else.
+  Such a block is held back until its commit; while a shard holds one back, all its later blocks stand in line.
+- A worker hears of a shard in the log's order. One whose link was down is first sent again
+  what it may have missed, from its own cursor or from the oldest delivery that it has not confirmed; until that is through, only
+  sessions that end with their connection are told of what is new.
+- Nothing is told by position before the worker has said what it wants (`worker_heard`), as the
+  cursor of a newer message would hide an older one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from robustmq.core import batches, blocks
+from robustmq.errors import Fault
+from robustmq.shard import wire
+from robustmq.shard.commits import Commits
+from robustmq.shard.deliverable import deliverable
+from robustmq.shard.interest import OwnerInterest
+from robustmq.shard.partitions import Partitions
+from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_QOS2, Placement
+from robustmq.shard.rpc import Bus
+from robustmq.storage.shard_store import BLOCK, DECLARED_MARKER, ShardStore
+
+Confirm = Callable[[Fault | None], None]
+
+REPLAY_SLICE_BYTES = 1024 * 1024
+REPLAY_SLICE_ENTRIES = 500
+
+
+class LocalDelivery(Protocol):
+    """What the owner asks of the subscriber's side on its own worker."""
+
+    def deliver(
+        self,
+        shard: int,
+        position: int,
+        block: bytearray | bytes,
+        flags: int,
+        done: Callable[[], None] | None,
+    ) -> None:
+        """Hand a block to the local subscribers that `flags` (of wire.DELIVER) name; `done` when
+        persistent sessions have it committed."""
+        ...
+
+    def deliver_share(self, delivery: wire.ShareDelivery, done: Callable[[], None] | None) -> None:
+        """Hand records to members of a share group."""
+        ...
+
+
+class Commit:
+    """A confirmation that waits for the commit and for the workers that must have it."""
+
+    __slots__ = ("confirm", "remaining")
+
+    def __init__(self, confirm: Confirm) -> None:
+        self.confirm = confirm
+        self.remaining = 1
+
+    def step(self) -> None:
+        """One of those waited for has it."""
+        self.remaining -= 1
+        if not self.remaining:
+            self.confirm(None)
+
+
+class _Ticket:
+    """A delivery that a worker has not confirmed."""
+
+    __slots__ = ("commit", "position", "shard", "share")
+
+    def __init__(
+        self, shard: int, position: int, commit: Commit | None, share: wire.ShareDelivery | None
+    ) -> None:
+        self.shard = shard
+        self.position = position
+        self.commit = commit
+        self.share = share
+
+
+class _Replay:
+    """How far a worker has been sent a shard's log again, and how far that must go at least."""
+
+    __slots__ = ("position", "until")
+
+    def __init__(self, position: int, until: int) -> None:
+        self.position = position
+        self.until = until
+
+
+class Telling:
+    """Tells the workers of what is appended to the shards held here."""
+
+    def __init__(
+        self,
+        worker_id: int,
+        worker_count: int,
+        placement: Placement,
+        stores: dict[int, ShardStore],
+        commits: Commits,
+        partitions: Partitions,
+        interest: OwnerInterest,
+        delivery: LocalDelivery,
+        bus: Bus,
+        later: Callable[[Callable[[], None]], object],
+        turn: Callable[[], None],
+    ) -> None:
+        """`later` runs a function in a following loop turn; `turn` sees that this one has an end."""
+        self._worker_id = worker_id
+        self._workers = range(worker_count)
+        self._placement = placement
+        self._stores = stores
+        self._commits = commits
+        self._partitions = partitions
+        self._interest = interest
+        self._delivery = delivery
+        self._bus = bus
+        self._later = later
+        self._turn = turn
+        self._persistent_bits = sum(2 << (2 * worker) for worker in self._workers)
+        self._tickets: list[OrderedDict[int, _Ticket]] = [OrderedDict() for _ in self._workers]
+        self._next_ticket = 1
+        self._gathered: list[list[bytes | bytearray]] = [[] for _ in self._workers]
+        self._has_gathered = False
+        self._heard: set[int] = set()
+        self._replays: dict[tuple[int, int], _Replay] = {}
+        self._holding: dict[int, int] = {}
+
+    # -- a new block -------------------------------------------------------------------------------
+
+    def must_wait(self, shard: int, mask: int, flags: int) -> bool:
+        """Is a block of these flags, wanted by `mask`, told only after its commit?"""
+        if shard in self._holding or flags & ENTRY_QOS2:
+            return True
+        return bool(mask & self._persistent_bits and flags & (ENTRY_ACK | ENTRY_KAFKA))
+
+    def after_commit(
+        self,
+        shard: int,
+        sync: bool,
+        position: int,
+        block: bytes | bytearray,
+        mask: int,
+        same: bool,
+        flags: int,
+        commit: Commit | None,
+    ) -> None:
+        """Tell of a block when it is committed, in the order of the log; then `commit` goes on."""
+
+        def tell() -> None:
+            left = self._holding[shard] - 1
+            if left:
+                self._holding[shard] = left
+            else:
+                del self._holding[shard]
+            self.tell(shard, position, block, mask, same, flags, commit)
+            if commit is not None:
+                commit.step()
+            self._turn()
+
+        self._holding[shard] = self._holding.get(shard, 0) + 1
+        self._commits.mark(shard, sync, tell)
+
+    def tell(
+        self,
+        shard: int,
+        position: int,
+        block: bytes | bytearray,
+        mask: int,
+        same: bool,
+        flags: int,
+        commit: Commit | None,
+    ) -> None:
+        """Tell every worker that wants something of a block. `position` is NO_POSITION for what is
+        not (yet) committed."""
+        acked = flags & (ENTRY_ACK | ENTRY_KAFKA)
+        if mask and not acked:
+            self._gather(block, mask, same)
+        elif mask:
+            for worker in self._workers:
+                bits = (mask >> (2 * worker)) & 3
+                if bits:
+                    bit = 1 << (2 * worker)
+                    part = block if same else blocks.select(block, self._interest.masks, bit)
+                    self._tell_one(worker, shard, position, part, bool(bits & 2), commit)
+        if self._interest.has_shares:
+            self._tell_shares(shard, position, block, commit)
+
+    def _gather(self, block: bytes | bytearray, mask: int, same: bool) -> None:
+        """QoS 0 alone needs neither position nor ticket: it goes with that of other shards."""
+        for worker in self._workers:
+            if (mask >> (2 * worker)) & 3:
+                bit = 1 << (2 * worker)
+                part = block if same else blocks.select(block, self._interest.masks, bit)
+                self._gathered[worker].append(part)
+                self._has_gathered = True
+
+    def flush(self) -> None:
+        """Tell the workers what was gathered for them; the broker calls it once a turn."""
+        if not self._has_gathered:
+            return
+        self._has_gathered = False
+        for worker, parts in enumerate(self._gathered):
+            if parts:
+                self._gathered[worker] = []
+                block = parts[0] if len(parts) == 1 else b"".join(parts)
+                self._send(worker, 0, wire.NO_POSITION, 0, 0, block)
+
+    def _tell_one(
+        self,
+        worker: int,
+        shard: int,
+        position: int,
+        part: bytes | bytearray,
+        must: bool,
+        commit: Commit | None,
+    ) -> None:
+        in_turn = position == wire.NO_POSITION or (
+            worker in self._heard and (worker, shard) not in self._replays
+        )
+        waiting = commit if must else None
+        if waiting is not None:
+            waiting.remaining += 1
+        if worker == self._worker_id and in_turn:
+            done = waiting.step if waiting is not None else None
+            self._delivery.deliver(shard, position, part, 0, done)
+            return
+        ticket = self._ticket(worker, shard, position, waiting, None) if must else 0
+        if in_turn:
+            self._send(worker, shard, position, ticket, 0, part)
+        else:
+            self._send(worker, shard, wire.NO_POSITION, 0, wire.EPHEMERAL, part)
+
+    def _send(
+        self,
+        worker: int,
+        shard: int,
+        position: int,
+        ticket: int,
+        flags: int,
+        block: bytes | bytearray,
+    ) -> None:
+        if worker == self._worker_id:
+            done = (lambda: self.delivered(worker, ticket)) if ticket else None
+            self._delivery.deliver(shard, position, block, flags, done)
+            return
+        if ticket:
+            flags |= wire.WANTS_CONFIRM
+        head = wire.DELIVER_HEAD.pack(shard, flags, 0, position, ticket)
+        self._bus.send(worker, wire.DELIVER, head, block)
+
+    def _ticket(
+        self,
+        worker: int,
+        shard: int,
+        position: int,
+        commit: Commit | None,
+        share: wire.ShareDelivery | None,
+    ) -> int:
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        self._tickets[worker][ticket] = _Ticket(shard, position, commit, share)
+        return ticket
+
+    def delivered(self, worker: int, ticket: int) -> None:
+        """A worker's persistent sessions have committed a delivery."""
+        waiting = self._tickets[worker].pop(ticket, None)
+        if waiting is not None and waiting.commit is not None:
+            waiting.commit.step()
+
+    # -- share groups ------------------------------------------------------------------------------
+
+    def _tell_shares(
+        self, shard: int, position: int, block: bytes | bytearray, commit: Commit | None
+    ) -> None:
+        for entry in blocks.entries(block):
+            shares = self._interest.shares(entry.topic)
+            if not shares:
+                continue
+            count = batches.record_count(block, entry.batch_begin)
+            for share in shares:
+                chosen: dict[int, list[int]] = {}
+                for index in range(count):
+                    worker = share.pick()
+                    if worker is not None:
+                        chosen.setdefault(worker, []).append(index)
+                data = bytes(block[entry.begin : entry.end])
+                acked = bool(entry.flags & (ENTRY_ACK | ENTRY_KAFKA))
+                for worker, indexes in chosen.items():
+                    delivery = wire.ShareDelivery(
+                        share.group, share.filter, shard, position, 0, indexes, data
+                    )
+                    must = acked and worker in share.persistent
+                    self._send_share(worker, delivery, commit if must else None, must)
+
+    def _send_share(
+        self, worker: int, delivery: wire.ShareDelivery, commit: Commit | None, must: bool
+    ) -> None:
+        if commit is not None:
+            commit.remaining += 1
+        if worker == self._worker_id:
+            self._delivery.deliver_share(delivery, commit.step if commit is not None else None)
+            return
+        if must:
+            ticket = self._ticket(worker, delivery.shard, delivery.position, commit, delivery)
+            delivery = self._with_ticket(delivery, ticket)
+            self._tickets[worker][ticket].share = delivery
+        self._bus.send(worker, wire.MESSAGE, wire.encode(wire.Envelope(0, 0, "", delivery)))
+
+    @staticmethod
+    def _with_ticket(delivery: wire.ShareDelivery, ticket: int) -> wire.ShareDelivery:
+        return wire.ShareDelivery(
+            delivery.group,
+            delivery.filter,
+            delivery.shard,
+            delivery.position,
+            ticket,
+            delivery.indexes,
+            delivery.entry,
+        )
+
+    # -- a worker comes back -----------------------------------------------------------------------
+
+    def worker_heard(self, worker: int, cursors: dict[int, int]) -> None:
+        """A worker has told what it wants: send it what it may have missed, shard by shard.
+
+        `cursors` are the positions that it has heard of; a shard that is not named has nothing for it
+        but what waits for its confirmation. The own worker says so after its recovery.
+        """
+        self._heard.add(worker)
+        starts: dict[int, int] = {}
+        for ticket, waiting in list(self._tickets[worker].items()):
+            if waiting.share is not None:
+                envelope = wire.Envelope(0, 0, "", waiting.share)
+                self._bus.send(worker, wire.MESSAGE, wire.encode(envelope))
+            elif waiting.position == wire.NO_POSITION:
+                self.delivered(worker, ticket)
+            else:
+                earliest = starts.get(waiting.shard, waiting.position)
+                starts[waiting.shard] = min(waiting.position, earliest)
+        for shard, position in cursors.items():
+            if shard in self._stores:
+                starts[shard] = min(position, starts.get(shard, position))
+        for shard, position in starts.items():
+            running = (worker, shard) in self._replays
+            # What is not committed yet may have been told while this worker was not known to want it.
+            end = self._stores[shard].end_position
+            self._replays[worker, shard] = _Replay(position, end)
+            if not running:
+                self._replay_slice(worker, shard)
+
+    def _replay_slice(self, worker: int, shard: int) -> None:
+        """Send one slice of what is committed; go on in a later turn until that is all."""
+        replay = self._replays.get((worker, shard))
+        if replay is None:
+            return
+        store = self._stores[shard]
+        tickets = {
+            waiting.position: ticket
+            for ticket, waiting in self._tickets[worker].items()
+            if waiting.shard == shard and waiting.share is None
+        }
+        sent = seen = 0
+        for position, kind, payload in store.scan(replay.position, store.committed_position):
+            if sent > REPLAY_SLICE_BYTES or seen > REPLAY_SLICE_ENTRIES:
+                replay.position = position
+                self._later(lambda: self._replay_slice(worker, shard))
+                self._turn()
+                return
+            seen += 1
+            part = self._part_of(worker, kind, payload)
+            ticket = tickets.pop(position, 0)
+            if part:
+                self._send(worker, shard, position, ticket, wire.REPLAY, part)
+                sent += len(part)
+            elif ticket:
+                self.delivered(worker, ticket)
+        replay.position = max(replay.position, store.committed_position)
+        if store.committed_position < replay.until:
+            self._commits.mark(shard, False, lambda: self._replay_slice(worker, shard))
+        else:
+            del self._replays[worker, shard]
+        self._turn()
+
+    def _part_of(self, worker: int, kind: int, payload: bytes | memoryview) -> bytes | bytearray:
+        """What the persistent sessions of a worker want of a log entry."""
+        block: bytes | bytearray | memoryview = payload
+        if kind == DECLARED_MARKER:
+            block = self._partitions.read_marker(payload)
+        elif kind != BLOCK:
+            return b""
+        block = deliverable(block, self._placement)
+        blocks.split(block, self._interest.masks, self._interest.mask)
+        return blocks.select(block, self._interest.masks, 2 << (2 * worker))
+
+    def worker_down(self, worker: int) -> None:
+        """A worker went away: its persistent sessions still count, its other clients do not."""
+        self._heard.discard(worker)
+        self._interest.only_persistent(worker)
+        for key in [key for key in self._replays if key[0] == worker]:
+            del self._replays[key]
+
+    def ends(self, worker: int) -> dict[int, int]:
+        """How far a worker has been told of each shard held here: what lies before it is not told to
+        it again."""
+        ends: dict[int, int] = {}
+        for shard, store in self._stores.items():
+            replay = self._replays.get((worker, shard))
+            ends[shard] = store.committed_position if replay is None else replay.position
+        return ends
