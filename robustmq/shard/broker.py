@@ -217,9 +217,7 @@ class Broker:
         )
 
     def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
-        recovery = Recovery(
-            self.groups, self.sessions, self.delivery, self.owner, self.partitions
-        )
+        recovery = Recovery(self.groups, self.sessions, self.delivery, self.owner, self.partitions)
         for shard in range(self.placement.shard_count):
             if self.placement.shard_owner(shard) == self.worker_id:
                 recovery.shard = shard

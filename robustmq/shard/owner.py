@@ -2,10 +2,10 @@
 
 Offsets, order and the retained value of a topic are decided here and nowhere else. A block is
 appended through the storage mode's engine, matched against the interest of the workers, and told
-once to each that wants something of it (`telling`). Whoever asked for a confirmation gets it when the
-append is committed and every worker with a matching persistent session has committed it too
-(invariant 1). What is sent again is recognised: a worker's frames by their numbers, a client's QoS 2
-messages by their names (`received`).
+once to each that wants something of it (`telling`). Whoever asked for a confirmation gets it when
+the append is committed and every worker with a matching persistent session has committed it too
+(invariant 1). What is sent again is recognised: a worker's frames by their numbers, a client's QoS
+2 messages by their names (`received`).
 """
 
 from __future__ import annotations
@@ -133,17 +133,13 @@ class Owner:
         """Mark the shard for the turn's commit, and tell who wants the block: now, or then."""
         telling = self._telling
         wanted = bool(mask) or self._interest.has_shares
-        if (
-            wanted
-            and position != wire.NO_POSITION
-            and telling.must_wait(shard, mask, flags)
-        ):
+        if wanted and position != wire.NO_POSITION and telling.must_wait(shard, mask, flags):
             sync = bool(flags & ENTRY_PERSISTENT)
             telling.after_commit(shard, sync, position, shown, mask, same, flags, commit)
             return
         self._mark(shard, flags, block, commit)
         if wanted:
-            # Not committed: told by no position, so that no cursor points behind what a crash leaves.
+            # Not committed: told by no position, so that no cursor points at what a crash undoes.
             telling.tell(shard, wire.NO_POSITION, shown, mask, same, flags, commit)
 
     def _mark(self, shard: int, flags: int, block: bytearray, commit: Commit | None) -> None:

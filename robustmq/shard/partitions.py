@@ -134,7 +134,8 @@ class Partitions:
 
     def replay_marker(self, payload: bytes | memoryview) -> list[MarkedAppend]:
         """Recovery: a partition holds what a marker says; what lies behind the last marker was
-        written by a turn whose commit the crash cut off, and is cut when the partition is opened."""
+        written by a turn whose commit the crash cut off, and is cut when the partition is opened.
+        """
         marks: list[MarkedAppend] = _marker_decoder.decode(payload)
         for mark in marks:
             if mark.topic_id:

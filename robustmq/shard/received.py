@@ -1,13 +1,13 @@
 """The QoS 2 messages that a shard's log holds and whose publishers may send them again (4.3.3).
 
-A home worker that dies between the append and PUBREC does not know whether the message is in the log: its
-client sends it again with DUP, and the owner of the topic recognises it here. A message is named by
-its publisher, its packet identifier and the generation of that identifier, which changes each time
-the identifier is released: so what was remembered and never forgotten (a release that was lost, a
-log read again after a crash) can never be taken for a newer message.
+A home worker that dies between the append and PUBREC does not know whether the message is in the
+log: its client sends it again with DUP, and the owner of the topic recognises it here. A message is
+named by its publisher, its packet identifier and the generation of that identifier, which changes
+each time the identifier is released: so what was remembered and never forgotten (a release that was
+lost, a log read again after a crash) can never be taken for a newer message.
 
-Kept in the log itself: recovery reads it from the entries (`learn`) behind the checkpoint's `snapshot`. Bound:
-MAX_REMEMBERED a shard, the oldest is forgotten first.
+Kept in the log itself: recovery reads it from the entries (`learn`) behind the checkpoint's
+`snapshot`. Bound: MAX_REMEMBERED a shard, the oldest is forgotten first.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Recovery:
                 self._retained.append((self.shard, kind, payload))
 
     def finish(self, stores: dict[int, ShardStore]) -> None:
-        """All shards and partitions are open: what is retained by the log is retained by LevelDB."""
+        """All shards and partitions are open: what the log retains, LevelDB retains."""
         for shard, kind, payload in self._retained:
             block = payload if kind == BLOCK else self._partitions.read_marker(payload)
             retain(stores[shard], block)

@@ -1,12 +1,14 @@
-"""The owner's word to the workers: who hears of an append, when, and from where again after a break.
+"""The owner's word to the workers: who hears of an append, when, and from where again after a
+break.
 
 Delivery to a worker's persistent sessions is a cursor on the shard's log. Invariants:
-- A persistent session, and any subscriber of a QoS 2 message, hears only of what is committed: what a crash of
-  the owner undoes was never told, so a log position that was told is never used for anything else.
-  Such a block is held back until its commit; while a shard holds one back, all its later blocks stand in line.
-- A worker hears of a shard in the log's order. One whose link was down is first sent again
-  what it may have missed, from its own cursor or from the oldest delivery that it has not confirmed; until that is through, only
-  sessions that end with their connection are told of what is new.
+- A persistent session, and any subscriber of a QoS 2 message, hears only of what is committed: what
+  a crash of the owner undoes was never told, so a log position that was told is never used for
+  anything else. Such a block is held back until its commit; while a shard holds one back, all its
+  later blocks stand in line.
+- A worker hears of a shard in the log's order. One whose link was down is first sent again what it
+  may have missed, from its own cursor or from the oldest delivery that it has not confirmed; until
+  that is through, only sessions that end with their connection are told of what is new.
 - Nothing is told by position before the worker has said what it wants (`worker_heard`), as the
   cursor of a newer message would hide an older one.
 """
@@ -111,7 +113,7 @@ class Telling:
         later: Callable[[Callable[[], None]], object],
         turn: Callable[[], None],
     ) -> None:
-        """`later` runs a function in a following loop turn; `turn` sees that this one has an end."""
+        """`later` runs a function in a following turn; `turn` sees that this one has an end."""
         self._worker_id = worker_id
         self._workers = range(worker_count)
         self._placement = placement
@@ -330,8 +332,8 @@ class Telling:
     def worker_heard(self, worker: int, cursors: dict[int, int]) -> None:
         """A worker has told what it wants: send it what it may have missed, shard by shard.
 
-        `cursors` are the positions that it has heard of; a shard that is not named has nothing for it
-        but what waits for its confirmation. The own worker says so after its recovery.
+        `cursors` are the positions that it has heard of; a shard that is not named has nothing for
+        it but what waits for its confirmation. The own worker says so after its recovery.
         """
         self._heard.add(worker)
         starts: dict[int, int] = {}
@@ -349,7 +351,7 @@ class Telling:
                 starts[shard] = min(position, starts.get(shard, position))
         for shard, position in starts.items():
             running = (worker, shard) in self._replays
-            # What is not committed yet may have been told while this worker was not known to want it.
+            # What is not committed yet may have been told while nobody knew that it wants it.
             end = self._stores[shard].end_position
             self._replays[worker, shard] = _Replay(position, end)
             if not running:
@@ -366,14 +368,14 @@ class Telling:
             for ticket, waiting in self._tickets[worker].items()
             if waiting.shard == shard and waiting.share is None
         }
-        sent = seen = 0
-        for position, kind, payload in store.scan(replay.position, store.committed_position):
+        sent = 0
+        entries = store.scan(replay.position, store.committed_position)
+        for seen, (position, kind, payload) in enumerate(entries):
             if sent > REPLAY_SLICE_BYTES or seen > REPLAY_SLICE_ENTRIES:
                 replay.position = position
                 self._later(lambda: self._replay_slice(worker, shard))
                 self._turn()
                 return
-            seen += 1
             part = self._part_of(worker, kind, payload)
             ticket = tickets.pop(position, 0)
             if part:
@@ -407,8 +409,8 @@ class Telling:
             del self._replays[key]
 
     def ends(self, worker: int) -> dict[int, int]:
-        """How far a worker has been told of each shard held here: what lies before it is not told to
-        it again."""
+        """How far a worker has been told of each shard held here: what lies before it is not told
+        to it again."""
         ends: dict[int, int] = {}
         for shard, store in self._stores.items():
             replay = self._replays.get((worker, shard))

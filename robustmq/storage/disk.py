@@ -8,6 +8,7 @@ serves the simulation and the tests.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -63,12 +64,17 @@ class Disk(Protocol):
 
 
 class RealDisk:
-    """The machine's files. Keeps at most `max_open` descriptors open for each way of use."""
+    """The machine's files. Keeps at most `max_open` descriptors open for each way of use.
+
+    Writing, removing and syncing belong to one thread, reading to another (or the same).
+    """
 
     def __init__(self, max_open: int = 256) -> None:
         self._max_open = max_open
         self._writers: dict[str, int] = {}
         self._readers: dict[str, int] = {}
+        self._unnamed: set[str] = set()
+        self._removed: deque[str] = deque()
 
     def make_directory(self, path: str) -> None:
         """Make a directory and its parents."""
@@ -98,6 +104,8 @@ class RealDisk:
         file = self._writers.get(path)
         if file is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            if not os.path.exists(path):
+                self._unnamed.add(path)
             file = self._keep(self._writers, path, os.open(path, flags, FILE_MODE))
         return file
 
@@ -108,11 +116,18 @@ class RealDisk:
         return file
 
     def sync(self, path: str) -> None:
-        """fdatasync."""
+        """fdatasync; the name of a new file is made to last, too."""
         os.fdatasync(self._writer(path))
+        if path in self._unnamed:
+            self._unnamed.discard(path)
+            _sync_directory(os.path.dirname(path))
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """pread."""
+        while self._removed:
+            gone = self._readers.pop(self._removed.popleft(), None)
+            if gone is not None:
+                os.close(gone)
         file = self._readers.get(path)
         if file is None:
             try:
@@ -133,22 +148,19 @@ class RealDisk:
         finally:
             os.close(file)
         os.rename(beside, path)
-        directory = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_directory(os.path.dirname(path))
 
     def truncate(self, path: str, size: int) -> None:
         """ftruncate."""
         os.truncate(path, size)
 
     def remove(self, path: str) -> None:
-        """unlink."""
-        for table in (self._writers, self._readers):
-            file = table.pop(path, None)
-            if file is not None:
-                os.close(file)
+        """unlink. A reader's descriptor is closed by the reader: its number may be in use."""
+        file = self._writers.pop(path, None)
+        if file is not None:
+            os.close(file)
+        self._unnamed.discard(path)
+        self._removed.append(path)
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -160,6 +172,14 @@ class RealDisk:
             for file in table.values():
                 os.close(file)
             table.clear()
+
+
+def _sync_directory(path: str) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _write_all(file: int, buffers: list[Buffer]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.storage.disk import Disk
-from robustmq.storage.engine import ENGINES, PartitionSettings, ReadResult
+from robustmq.storage.engine import ENGINES, PartitionLog, PartitionSettings, ReadResult
 
 
 class MemoryPartition:
@@ -144,7 +144,7 @@ def find_time(infos: Iterable[BatchInfo], timestamp_ms: int) -> tuple[int, int] 
     return best
 
 
-def _open(directory: str, disk: Disk, settings: PartitionSettings) -> MemoryPartition:
+def _open(directory: str, disk: Disk, settings: PartitionSettings) -> PartitionLog:
     return MemoryPartition(settings)
 
 

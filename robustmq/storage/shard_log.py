@@ -284,7 +284,7 @@ def _is_of_another_version(data: memoryview, at: int) -> bool:
     length, crc, _, version, mark, *_ = HEAD.unpack_from(data, at)
     if version == VERSION or mark != MARK or not HEAD.size <= length <= len(data) - at:
         return False
-    return crc32c(data[at + 8 : at + length]) == crc
+    return bool(crc32c(data[at + 8 : at + length]) == crc)
 
 
 def _next_valid_in(data: memoryview, at: int) -> int | None:

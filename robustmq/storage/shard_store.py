@@ -1,10 +1,10 @@
-"""One shard on disk: its log, the index of its light topics, LevelDB, and the partitions of
-declared topics.
+"""One shard on disk: its log, the index of its light topics, LevelDB, declared topics' partitions.
 
 All calls on the loop are memory only, but for reads of what is no longer in memory. `flush` gives
-the storage thread one job: the log first, then partitions, then LevelDB, so that any prefix of the
-writes recovers: LevelDB never knows what the log does not. A checkpoint (index, machines, position)
-lets recovery begin there instead of at the log's beginning.
+the storage thread one job: partitions first, then the log, then LevelDB, so that any prefix of the
+writes recovers: what a partition has and the log does not name is cut, and LevelDB never knows what
+the log does not. A checkpoint (index, machines, position) lets recovery begin there instead of at
+the log's beginning.
 """
 
 from __future__ import annotations
@@ -372,8 +372,13 @@ class ShardStore:
         """How many light topics there are."""
         return len(self._index) + len(self._memory)
 
-    def memory_append(self, block: bytearray) -> None:
-        """Append a block of topics in memory mode, giving offsets in place; the oldest make way."""
+    def memory_append(self, block: bytearray, source: int = 0, sequence: int = 0) -> bool:
+        """Append a block of topics in memory mode, giving offsets in place; the oldest make way.
+        False if the frame was seen before."""
+        if self.seen(source, sequence):
+            return False
+        if source:
+            self._sources[source] = sequence
         for entry in blocks.entries(block):
             ring = self._memory.get(entry.topic)
             if ring is None:
