@@ -64,6 +64,20 @@ def scan(
     return count, at
 
 
+def needed(buffer: bytes | bytearray, begin: int, end: int) -> int:
+    """The size of the frame that begins there; 0 when its header is not whole."""
+    assert 0 <= begin <= end <= len(buffer), "a frame is looked at inside its buffer"
+    source = buffer
+    if end - begin < 2:
+        return 0
+    if source[begin + 1] < 128:
+        return 2 + source[begin + 1]
+    length = remaining_length(source, begin + 1, end)
+    if length < 0:
+        return 0
+    return length + (3 if length < 16_384 else 4 if length < 2_097_152 else 5)
+
+
 def remaining_length(source: bytes | bytearray, at: int, end: int) -> int:
     """A variable byte integer of two bytes or more; -1 when more bytes are needed, -2 when it is
     malformed."""

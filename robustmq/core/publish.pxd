@@ -1,6 +1,7 @@
 import cython
 cimport robustmq.core.batches as batches
 cimport robustmq.core.blocks as blocks
+cimport robustmq.core.frames as frames
 cimport robustmq.core.memory as memory
 cimport robustmq.core.properties as properties
 from cpython cimport array
@@ -51,6 +52,8 @@ cdef class Publisher:
     cdef public Py_ssize_t payload_begin
     @cython.locals(touched=list, route=TopicRoute)
     cpdef Py_ssize_t absorb(self, object buffer, array.array table, Py_ssize_t first, Py_ssize_t last, long long timestamp_ms) except -1
+    @cython.locals(rows="int*", begin=Py_ssize_t, count=Py_ssize_t, after=Py_ssize_t, number=Py_ssize_t)
+    cpdef Py_ssize_t absorb_stream(self, object buffer, Py_ssize_t end, array.array table, long long max_packet_size, long long timestamp_ms) except -1
     @cython.locals(source=cbytes, rows="int*", work="int*", route=TopicRoute, before_begin=Py_ssize_t, before_size=Py_ssize_t, row=Py_ssize_t, number=Py_ssize_t, header=int, qos=int, end=Py_ssize_t, size=Py_ssize_t, place=Py_ssize_t)
     cdef Py_ssize_t _gather(self, object buffer, array.array table, Py_ssize_t first, Py_ssize_t last, list touched) except -1
     @cython.locals(route=TopicRoute, header=int, end=Py_ssize_t, qos=int, flags=int)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import robustmq.core.batches as batches
 import robustmq.core.blocks as blocks
+import robustmq.core.frames as frames
 import robustmq.core.memory as memory
 import robustmq.core.properties as properties
 from robustmq.core.blocks import BlockBuilder, build_entry
@@ -140,6 +141,31 @@ class Publisher:
                 # Routes are shared: none keeps a chain that points into another run's work table.
                 for route in touched:
                     route.head = -1
+
+    def absorb_stream(
+        self,
+        buffer: bytes | bytearray,
+        end: int,
+        table: array[int],
+        max_packet_size: int,
+        timestamp_ms: int,
+    ) -> int:
+        """Take in the QoS 0 packets at the buffer's beginning; where the first other one begins, or
+        one that is not whole. `table` holds what is being looked at."""
+        rows = memory.ints(table)
+        begin = 0
+        while begin < end:
+            count, after = frames.scan(buffer, begin, end, table, max_packet_size)
+            number = 0
+            while number < count and rows[number * 4] & 246 == 48:
+                number += 1
+            if number == 0:
+                break
+            self.absorb(buffer, table, 0, number, timestamp_ms)
+            if number < count:
+                return rows[number * 4 + 3]
+            begin = after
+        return begin
 
     def _gather(
         self,

@@ -30,8 +30,8 @@ from robustmq.net.bus_link import BusLink
 from robustmq.net.handoff import Handoff
 from robustmq.net.kafka_connection import KafkaConnection
 from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, tune
-from robustmq.net.mqtt_connection import MqttConnection
 from robustmq.net.mqtt_front_door import MqttFrontDoor
+from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.observability import logs
 from robustmq.process.cluster_view import MetaView
 from robustmq.process.context import WorkerContext
@@ -214,6 +214,7 @@ class Worker:
         self._listening: list[str] = []
         self._acceptors: list[Acceptor] = []
         self._gate = ConnectionGate(limits)
+        self._mqtt = MqttSockets(loop, self._broker)
         self._handoff = Handoff(context.worker_id, context.run_directory, self._handed_over)
         if context.worker_count > 1:
             self._handoff.start(loop)
@@ -282,11 +283,7 @@ class Worker:
     def _adopt_mqtt(self, sock: socket.socket, address: str) -> None:
         """A connection whose home is here (or that must be told why not)."""
         tune(sock)
-        connection = MqttConnection(self._broker, address)
-        spawn(
-            "mqtt connection",
-            self._loop.connect_accepted_socket(lambda: connection, sock),
-        )
+        self._mqtt.adopt(sock, address)
 
     def _adopt_kafka(self, sock: socket.socket, address: str) -> None:
         tune(sock)

@@ -84,9 +84,8 @@ class MqttClient:
         "_connect",
         "_connecting",
         "_held",
+        "_needed",
         "_paused",
-        "_publisher",
-        "_rest",
         "_transport",
         "_unacked",
         "_unreleased",
@@ -95,6 +94,8 @@ class MqttClient:
         "closed",
         "keep_alive_ms",
         "last_packet_ms",
+        "publisher",
+        "rest",
         "subscriber",
         "writing",
     )
@@ -107,10 +108,11 @@ class MqttClient:
         self.closed = False
         self.writing = False
         self._connecting = False
-        self._rest = b""
+        self.rest: bytes | bytearray = b""
+        self._needed = 0
         self._version = 0
         self._connect: Connect | None = None
-        self._publisher: Publisher | None = None
+        self.publisher: Publisher | None = None
         self._acks: deque[AckGroup] = deque()
         self._unacked = 0
         self._unreleased: set[int] = set()
@@ -126,26 +128,36 @@ class MqttClient:
         """Bytes from the client."""
         if self.closed:
             return
-        if self._connecting:
-            self._rest += data
-            return
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        if self.rest or self._connecting:
+            # A large packet comes in many pieces: they are joined once.
+            if not isinstance(self.rest, bytearray):
+                self.rest = bytearray(self.rest)
+            self.rest += data
+            if self._connecting:
+                self._read_or_not()
+                return
+            if len(self.rest) < self._needed:
+                return
+            data = bytes(self.rest)
+            self.rest = b""
         try:
             self._scan(data)
         except BrokerError as error:
             if not self._version:
                 self._version = codec.answer_version(data)
-            self._finish_acks()
-            self.end_with(error)
+            self.failed(error)
+
+    def failed(self, error: BrokerError) -> None:
+        """What came is not sound: what came before it is answered first."""
+        self._finish_acks()
+        self.end_with(error)
 
     def _scan(self, data: bytes) -> None:
         limits = self._broker.limits
         begin, end = 0, len(data)
         table = self._broker.frame_table
         while begin < end and not self.closed:
-            connected = self._publisher is not None
+            connected = self.publisher is not None
             largest = limits.max_packet_bytes if connected else limits.max_connect_bytes
             count, consumed = frames.scan(data, begin, end, table, largest)
             if not count:
@@ -157,14 +169,15 @@ class MqttClient:
                 break
         self._finish_acks()
         if begin < end and not self.closed:
-            self._rest = data[begin:]
+            self.rest = data[begin:]
+            self._needed = frames.needed(data, begin, end)
 
     def _handle(self, data: bytes, table: array[int], count: int) -> int:
         """Handle frames of the table; the first row that must wait (for CONNECT to be accepted)."""
         row = 0
         while row < count and not self.closed:
             kind = table[4 * row] >> 4
-            if kind == PUBLISH and self._publisher is not None:
+            if kind == PUBLISH and self.publisher is not None:
                 row = self._publishes(data, table, row, count)
             elif PUBACK <= kind <= PUBCOMP and self.subscriber is not None:
                 row = self._acknowledgements(data, table, row, count, kind)
@@ -177,7 +190,7 @@ class MqttClient:
 
     def _packet(self, data: bytes, table: array[int], row: int) -> None:
         header, begin, end = table[4 * row], table[4 * row + 1], table[4 * row + 2]
-        if self._publisher is None and header >> 4 != PacketType.CONNECT:
+        if self.publisher is None and header >> 4 != PacketType.CONNECT:
             raise BrokerError(Fault.PROTOCOL_ERROR, "the first packet is not CONNECT")
         self._packets(codec.decode(header, data, begin, end, self._version))
 
@@ -199,7 +212,7 @@ class MqttClient:
     # -- publishing --------------------------------------------------------------------------------
 
     def _publishes(self, data: bytes, table: array[int], row: int, count: int) -> int:
-        publisher = self._publisher
+        publisher = self.publisher
         assert publisher is not None, "PUBLISH is handled after CONNECT"
         self._broker.turn()
         after = publisher.absorb(data, table, row, count, self._broker.wall_ms())
@@ -241,7 +254,7 @@ class MqttClient:
     def _finish_acks(self) -> None:
         """The QoS 1 packets read so far are one group: it waits for the blocks that they
         went into."""
-        publisher = self._publisher
+        publisher = self.publisher
         if publisher is None or not publisher.packet_ids:
             return
         group = AckGroup(publisher.packet_ids, 1, self._group_done)
@@ -361,14 +374,15 @@ class MqttClient:
             self._broker.sessions.disconnected(opened.subscriber, self, None)
             return
         subscriber = self.subscriber = opened.subscriber
-        self._publisher = self._broker.publisher(packet.version, subscriber.origin)
+        self.publisher = self._broker.publisher(packet.version, subscriber.origin)
         keep_alive_s = opened.keep_alive
         self.keep_alive_ms = keep_alive_s * 1500
         self.send(opened.connack)
         self._broker.sessions.resume(subscriber)
-        rest, self._rest = self._rest, b""
+        rest, self.rest = self.rest, b""
+        self._read_or_not()
         if rest:
-            self.received(rest)
+            self.received(bytes(rest))
 
     def refuse_connect(self, error: BrokerError) -> None:
         """CONNACK with the reason, then close [MQTT-3.2.2-7]."""
@@ -428,7 +442,7 @@ class MqttClient:
         """End with the protocol's own word: DISCONNECT in 5.0, CONNACK before, a close in 3.x."""
         if self.closed:
             return
-        if self._publisher is None:
+        if self.publisher is None:
             self.refuse_connect(error)
             return
         self._broker.fault(self, error)
@@ -465,7 +479,7 @@ class MqttClient:
         if self._paused:
             self.last_packet_ms = now_ms
         silent_ms = now_ms - self.last_packet_ms
-        if self._publisher is None:
+        if self.publisher is None:
             if silent_ms > connect_timeout_ms and not self._connecting:
                 self._broker.fault(self, BrokerError(Fault.KEEP_ALIVE_TIMEOUT, "no CONNECT"))
                 self._close()
@@ -513,7 +527,8 @@ class MqttClient:
         self._read_or_not()
 
     def _read_or_not(self) -> None:
-        paused = self._held or self._ahead
+        early = self._connecting and len(self.rest) > self._broker.limits.max_connect_bytes
+        paused = self._held or self._ahead or early
         if paused != self._paused and not self.closed:
             self._paused = paused
             (self._transport.pause_reading if paused else self._transport.resume_reading)()

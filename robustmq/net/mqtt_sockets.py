@@ -1,0 +1,246 @@
+"""MQTT over TCP: the sockets of one worker, and the bytes between them and their clients.
+
+The sockets have an epoll of their own, which the event loop watches as one file. What is ready is
+served in a row: bytes are read into one buffer that all share, and a run of QoS 0 PUBLISH goes from
+there into the router's blocks without an object or a callback a message; whatever else came is
+`shard.client.MqttClient`'s. (Through a transport of the loop a message that comes alone costs half
+as much again, and an idle connection twice the memory.)
+
+Decides flow control alone: what a socket does not take waits here, and the client is not `writable`
+until it has gone; what gathers in its sink meanwhile is bounded there. A connection that the broker
+ends is shut for writing, and closed when the peer has read to the end and closed too (or after
+LINGER_S): a close with unread bytes of the peer would take the reason code from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from array import array
+
+from robustmq.errors import BrokerError
+from robustmq.net.socket_io import AGAIN, GONE, receive, transmit
+from robustmq.shard.broker import Broker
+from robustmq.shard.client import MqttClient
+
+MAX_EVENTS = 512
+READ_BYTES = 256 * 1024
+TABLE_ROWS = 4096
+LINGER_S = 2.0
+
+
+class MqttSockets:
+    """The open MQTT connections of one worker."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, broker: Broker) -> None:
+        self._loop = loop
+        self._broker = broker
+        self._epoll = select.epoll()
+        self._open: dict[int, MqttSocket] = {}
+        self._buffer = bytearray(READ_BYTES)
+        self._table = array("i", bytes(4 * 4 * TABLE_ROWS))
+        self._lingering: dict[int, float] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def adopt(self, sock: socket.socket, address: str) -> None:
+        """Serve an accepted socket that does not block. It is read in its turn, so that what its
+        client sent on an older connection, which it takes over, is read before."""
+        connection = MqttSocket(self, self._broker, sock, address)
+        self._open[connection.file] = connection
+        self._epoll.register(connection.file, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Close all, without a word: the end of the process."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._loop.remove_reader(self._epoll.fileno())
+        for connection in list(self._open.values()):
+            self.forget(connection)
+        self._epoll.close()
+
+    def _ready(self) -> None:
+        for file, event in self._epoll.poll(0, MAX_EVENTS):
+            connection = self._open.get(file)
+            if connection is None:
+                continue
+            if event & select.EPOLLOUT:
+                connection.write_on()
+            if event & ~select.EPOLLOUT and connection.file >= 0:
+                self._read(connection)
+
+    def _read(self, connection: MqttSocket) -> None:
+        client = connection.client
+        buffer = self._buffer
+        have = len(client.rest)
+        publisher = client.publisher
+        if have and publisher is not None and have < READ_BYTES // 2:
+            buffer[:have] = client.rest
+            client.rest = b""
+        else:
+            have = 0
+        size = receive(connection.file, buffer, have)
+        if size <= 0:
+            if have:
+                client.rest = bytes(buffer[:have])
+            if size != AGAIN:
+                self.forget(connection)
+            return
+        end = have + size
+        begin = 0
+        if publisher is not None and not client.rest:
+            broker = self._broker
+            largest = broker.limits.max_packet_bytes
+            broker.turn()
+            try:
+                begin = publisher.absorb_stream(
+                    buffer, end, self._table, largest, broker.wall_ms()
+                )
+            except BrokerError as error:
+                client.failed(error)
+                return
+            if begin:
+                client.last_packet_ms = broker.monotonic_ms()
+            if begin == end:
+                return
+        client.received(bytes(memoryview(buffer)[begin:end]))
+
+    def watch(self, connection: MqttSocket, reading: bool, writing: bool) -> None:
+        """What the epoll looks for."""
+        events = (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if writing else 0)
+        self._epoll.modify(connection.file, events)
+
+    def linger(self, connection: MqttSocket) -> None:
+        """Close it when the peer does, or when it has had its time."""
+        self._lingering[connection.file] = self._loop.time() + LINGER_S
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(LINGER_S, self._close_late)
+
+    def _close_late(self) -> None:
+        self._sweep = None
+        now_s = self._loop.time()
+        for file, deadline_s in list(self._lingering.items()):
+            if deadline_s > now_s:
+                self._sweep = self._loop.call_later(deadline_s - now_s, self._close_late)
+                break
+            self.forget(self._open[file])
+
+    def forget(self, connection: MqttSocket) -> None:
+        """The connection is over."""
+        file = connection.file
+        if file < 0:
+            return
+        self._epoll.unregister(file)
+        del self._open[file]
+        self._lingering.pop(file, None)
+        connection.release()
+
+
+class MqttSocket:
+    """One connection: what its client calls (`shard.client.Transport`)."""
+
+    __slots__ = (
+        "_closing",
+        "_paused",
+        "_pending",
+        "_sock",
+        "_sockets",
+        "client",
+        "file",
+        "writable",
+    )
+
+    def __init__(
+        self, sockets: MqttSockets, broker: Broker, sock: socket.socket, address: str
+    ) -> None:
+        self._sockets = sockets
+        self._sock: socket.socket | None = sock
+        self.file = sock.fileno()
+        self.writable = True
+        self._pending = b""
+        self._paused = False
+        self._closing = False
+        self.client: MqttClient = broker.connected(self, address)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Send bytes; what the socket does not take now waits."""
+        if self.file < 0 or self._closing:
+            return
+        if self._pending:
+            self._pending += data
+            return
+        sent = transmit(self.file, data)
+        if sent == len(data):
+            return
+        if sent == GONE:
+            # The read that tells so follows; until then nothing is kept for it.
+            return
+        self._pending = bytes(memoryview(data)[max(sent, 0) :])
+        self.writable = False
+        self._watch()
+
+    def write_on(self) -> None:
+        """The socket takes bytes again."""
+        sent = transmit(self.file, self._pending)
+        if sent == AGAIN:
+            return
+        if sent == GONE:
+            self._sockets.forget(self)
+            return
+        self._pending = self._pending[sent:]
+        if self._pending:
+            return
+        self.writable = True
+        if self._closing:
+            self._shut()
+        else:
+            self._watch()
+            self.client.drained()
+
+    def close(self) -> None:
+        """Close behind what waits."""
+        if self.file < 0 or self._closing:
+            return
+        self._closing = True
+        self._sockets.linger(self)
+        if not self._pending:
+            self._shut()
+
+    def _shut(self) -> None:
+        """Everything was sent: say so, and wait for the peer's end."""
+        assert self._sock is not None, "an open connection has a socket"
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._sockets.forget(self)
+            return
+        self._paused = False
+        self._watch()
+
+    def pause_reading(self) -> None:
+        """Stop reading: TCP slows the client down."""
+        self._paused = True
+        self._watch()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._paused = False
+        self._watch()
+
+    def _watch(self) -> None:
+        if self.file >= 0:
+            self._sockets.watch(self, not self._paused, bool(self._pending))
+
+    def release(self) -> None:
+        """The socket is closed here; the client hears of it."""
+        sock, self._sock = self._sock, None
+        self.file = -1
+        self.writable = False
+        self._pending = b""
+        if sock is not None:
+            sock.close()
+        self.client.lost()
