@@ -5,7 +5,7 @@
 A block is a sequence of entries; an entry holds what one publisher sent to one topic in one turn,
 as one Kafka record batch. Little-endian, but for the batch:
 
-    0 entry_length u32   4 flags u8   5 reserved u8   6 topic_length u16   8 partition u32
+    0 entry_length u32   4 flags u8   5 generation u8 6 topic_length u16   8 partition u32
     12 packet_id u16     14 log_name_length u16       16 origin u64        24 previous position u64
     32 base_offset u64   40 topic, log name, record batch v2
 

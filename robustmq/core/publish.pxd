@@ -57,7 +57,7 @@ cdef class Publisher:
     @cython.locals(source=cbytes, rows="int*", work="int*", route=TopicRoute, before_begin=Py_ssize_t, before_size=Py_ssize_t, row=Py_ssize_t, number=Py_ssize_t, header=int, qos=int, end=Py_ssize_t, size=Py_ssize_t, place=Py_ssize_t)
     cdef Py_ssize_t _gather(self, object buffer, array.array table, Py_ssize_t first, Py_ssize_t last, list touched) except -1
     @cython.locals(route=TopicRoute, header=int, end=Py_ssize_t, qos=int, flags=int)
-    cpdef tuple absorb_one(self, object buffer, array.array table, Py_ssize_t row, long long timestamp_ms)
+    cpdef tuple absorb_one(self, object buffer, array.array table, Py_ssize_t row, long long timestamp_ms, int generation=*)
     @cython.locals(header=int, topic=bytes)
     cpdef tuple peek(self, object buffer, array.array table, Py_ssize_t row)
     @cython.locals(source=cbytes, qos=int, at=Py_ssize_t)

@@ -218,10 +218,15 @@ class Publisher:
         return row
 
     def absorb_one(
-        self, buffer: bytes | bytearray, table: array[int], row: int, timestamp_ms: int
+        self,
+        buffer: bytes | bytearray,
+        table: array[int],
+        row: int,
+        timestamp_ms: int,
+        generation: int = 0,
     ) -> tuple[int, int, int]:
         """Take in one packet of any QoS as an entry of its own: (packet id, QoS, builder), builder
-        -1 if refused."""
+        -1 if refused. `generation` is that of the packet id of QoS 2."""
         header = table[row * 4]
         end = table[row * 4 + 2]
         qos = header >> 1 & 3
@@ -234,7 +239,10 @@ class Publisher:
         flags = 0
         if qos == 2:
             flags = 136 if header & 8 else 8
+        builder = self.builders[route.builder]
+        begin = builder.size
         self._write(buffer, route, flags, self.packet_id, timestamp_ms)
+        builder.data[begin + 5] = generation
         self.messages += 1
         self.bytes += end - self.payload_begin
         return self.packet_id, qos, route.builder

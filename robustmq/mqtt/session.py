@@ -31,6 +31,7 @@ from robustmq.mqtt.session_records import (
     Closed,
     Completed,
     Finished,
+    Generations,
     InboundReceived,
     InboundReleased,
     Opened,
@@ -53,7 +54,9 @@ class Session:
 
     __slots__ = (
         "_finished",
+        "_first_generation",
         "_records",
+        "_releases",
         "client_id",
         "connected",
         "disconnected_at_ms",
@@ -84,6 +87,8 @@ class Session:
             capabilities.drop_policy,
         )
         self._records: list[Record] = []
+        self._first_generation = 0
+        self._releases = bytearray()
         self._finished: list[int] = []
 
     @property
@@ -173,6 +178,17 @@ class Session:
 
     # Inbound QoS 2 (section 4.3.3, method B: the message is passed on at PUBLISH)
 
+    def begin_generations(self, first: int) -> None:
+        """The session is new: what an earlier one of this client sent is not to be taken for its
+        messages, so it begins at another generation."""
+        self._apply(Generations(first & 0xFF, b""))
+
+    def generation(self, packet_id: int) -> int:
+        """Which use of an inbound identifier this is (a byte): another one after each release, so
+        that a message sent again is told from an older one that had the same identifier."""
+        released = self._releases[packet_id] if packet_id < len(self._releases) else 0
+        return (self._first_generation + released) & 0xFF
+
     def on_publish(self, packet_id: int) -> bool:
         """A QoS 2 PUBLISH came; True when it is new, False when it is only to be answered again."""
         if packet_id in self.inbound_qos2:
@@ -187,12 +203,19 @@ class Session:
         for packet_id in packet_ids:
             if packet_id in self.inbound_qos2:
                 self.inbound_qos2.discard(packet_id)
+                self._count_release(packet_id)
                 known.append(packet_id)
             else:
                 unknown.append(packet_id)
         if known:
             self._record(InboundReleased(tuple(known)))
         return unknown
+
+    def _count_release(self, packet_id: int) -> None:
+        releases = self._releases
+        if packet_id >= len(releases):
+            releases.extend(bytes(packet_id + 1 - len(releases)))
+        releases[packet_id] = (releases[packet_id] + 1) & 0xFF
 
     def on_pubrel(self, packet_id: int) -> Ack:
         """One PUBREL came; the PUBCOMP."""
@@ -317,6 +340,8 @@ class Session:
         interval = self.session_expiry_interval
         records: list[Record] = [Opened(self.version, interval, self.receive_maximum, self.will)]
         records += [Subscribed(subscription) for subscription in self.subscriptions.values()]
+        if self._first_generation or self._releases:
+            records.append(Generations(self._first_generation, bytes(self._releases)))
         if self.inbound_qos2:
             records.append(InboundReceived(tuple(sorted(self.inbound_qos2))))
         assigned = self.window.assigned()
@@ -405,6 +430,12 @@ class Session:
 
     def _replay_inbound_released(self, record: InboundReleased) -> None:
         self.inbound_qos2.difference_update(record.packet_ids)
+        for packet_id in record.packet_ids:
+            self._count_release(packet_id)
+
+    def _replay_generations(self, record: Generations) -> None:
+        self._first_generation = record.first
+        self._releases = bytearray(record.releases)
 
     def _replay_queued(self, record: Queued) -> None:
         self.restore_offer(record.reference, record.qos, record.flags, record.subscription_ids)
@@ -423,4 +454,5 @@ _REPLAY: Final[dict[type, Callable[[Session, Any], None]]] = {
     InboundReceived: Session._replay_inbound_received,
     InboundReleased: Session._replay_inbound_released,
     Queued: Session._replay_queued,
+    Generations: Session._replay_generations,
 }

@@ -99,6 +99,14 @@ class Queued(_Record, frozen=True, array_like=True, gc=False, tag=12):
     subscription_ids: tuple[int, ...]
 
 
+class Generations(_Record, frozen=True, array_like=True, gc=False, tag=13):
+    """Which use of its packet identifiers the client is at: the first one, and how often each
+    identifier has been released since (a byte each, by identifier)."""
+
+    first: int
+    releases: bytes
+
+
 Record = (
     Opened
     | Closed
@@ -112,6 +120,7 @@ Record = (
     | InboundReceived
     | InboundReleased
     | Queued
+    | Generations
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -113,6 +113,7 @@ class Broker:
         self.draining = False
         self.heard: set[int] = set()
         self._links: dict[int, list[Promise[None]]] = {}
+        self._link_numbers = [0] * worker_count
         self.placement = Placement(
             worker_id,
             cluster.shard_count,
@@ -374,23 +375,34 @@ class Broker:
         block = bytearray(payload[wire.PUBLISH_HEAD.size :])
         confirm = None
         if flags & wire.WANTS_CONFIRM:
+            reply = self._reply_to(worker)
 
             def confirm(fault: Fault | None) -> None:
                 code = FAULTS.index(fault) + 1 if fault is not None else 0
-                head = wire.CONFIRM_HEAD.pack(shard, code, sequence)
-                self.around.bus.send(worker, wire.CONFIRM, head)
+                reply(wire.CONFIRM, wire.CONFIRM_HEAD.pack(shard, code, sequence))
 
         source = self.cluster.incarnation(worker)
         self.owner.publish(shard, kind, block, source, sequence, confirm)
+
+    def _reply_to(self, worker: int) -> Callable[[int, bytes], None]:
+        """What answers a frame over the link that it came by. Over a later one it would be taken
+        for the answer to another: numbers begin anew in each life of a worker."""
+        link = self._link_numbers[worker]
+
+        def reply(kind: int, payload: bytes) -> None:
+            if self._link_numbers[worker] == link:
+                self.around.bus.send(worker, kind, payload)
+
+        return reply
 
     def _on_deliver(self, worker: int, payload: memoryview | bytes) -> None:
         shard, flags, _, position, ticket = wire.DELIVER_HEAD.unpack_from(payload)
         done = None
         if flags & wire.WANTS_CONFIRM:
+            reply = self._reply_to(worker)
 
             def done() -> None:
-                head = wire.DELIVERED_HEAD.pack(ticket)
-                self.around.bus.send(worker, wire.DELIVERED, head)
+                reply(wire.DELIVERED, wire.DELIVERED_HEAD.pack(ticket))
 
         block = bytes(payload[wire.DELIVER_HEAD.size :])
         self.delivery.deliver(shard, position, block, flags, done)
@@ -414,14 +426,18 @@ class Broker:
     def on_worker_down(self, worker: int) -> None:
         """The link to a worker is gone."""
         self.heard.discard(worker)
+        self._link_numbers[worker] += 1
         self.rpc.worker_down(worker)
         self.telling.worker_down(worker)
 
     def _on_message(self, worker: int, message: wire.Message) -> Promise[Any] | None:
         match message:
             case wire.ShareDelivery():
-                ticket = message.ticket
-                done = (lambda: self._share_done(worker, ticket)) if ticket else None
+                done = None
+                if message.ticket:
+                    reply = self._reply_to(worker)
+                    head = wire.DELIVERED_HEAD.pack(message.ticket)
+                    done = lambda: reply(wire.DELIVERED, head)
                 self.delivery.deliver_share(message, done)
                 return None
             case wire.InterestChange():
@@ -449,9 +465,6 @@ class Broker:
                 self._topic_dropped(message.topic)
                 return None
         return self.gateway.serve(message)
-
-    def _share_done(self, worker: int, ticket: int) -> None:
-        self.around.bus.send(worker, wire.DELIVERED, wire.DELIVERED_HEAD.pack(ticket))
 
     def _retained(self, query: wire.RetainedQuery) -> wire.RetainedPage:
         found: list[tuple[bytes, bytes]] = []

@@ -243,7 +243,9 @@ class MqttClient:
             # It is in the log: only the answer was lost (section 4.3.3).
             self._queue_group(AckGroup(array("H", [packet_id]), 2, self._group_done), [])
             return
-        _, _, builder = publisher.absorb_one(data, table, row, self._broker.wall_ms())
+        generation = subscriber.session.generation(packet_id) if qos == 2 else 0
+        wall_ms = self._broker.wall_ms()
+        _, _, builder = publisher.absorb_one(data, table, row, wall_ms, generation)
         # Its builder is this group's alone: a later group must not wait for an empty builder.
         publisher.ack_builders.clear()
         group = AckGroup(array("H", [packet_id]), qos, self._group_done)

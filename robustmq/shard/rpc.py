@@ -42,6 +42,7 @@ class Rpc:
         self._handler = handler
         self._next_call = 1
         self._open: dict[int, tuple[int, Promise[Any]]] = {}
+        self._breaks: dict[int, int] = {}
 
     def call(self, worker: int, message: wire.Message) -> Promise[Any]:
         """The promise of the answer of `worker`."""
@@ -80,16 +81,21 @@ class Rpc:
             answer = Promise()
             answer.fail(error)
         if envelope.call and answer is not None:
-            answer.when_settled(lambda: self._reply(worker, envelope.call, answer))
+            breaks = self._breaks.get(worker, 0)
+            answer.when_settled(lambda: self._reply(worker, breaks, envelope.call, answer))
 
     def worker_down(self, worker: int) -> None:
         """Fail what was open to a worker that went away."""
+        self._breaks[worker] = self._breaks.get(worker, 0) + 1
         lost = [call for call, (peer, _) in self._open.items() if peer == worker]
         for call in lost:
             _, promise = self._open.pop(call)
             promise.fail(BrokerError(Fault.OWNER_UNAVAILABLE, f"worker {worker} went away"))
 
-    def _reply(self, worker: int, call: int, answer: Promise[Any]) -> None:
+    def _reply(self, worker: int, breaks: int, call: int, answer: Promise[Any]) -> None:
+        if breaks != self._breaks.get(worker, 0):
+            # Its caller has been told that the link broke; over the next one it would answer another.
+            return
         try:
             result = answer.result()
             if isinstance(result, msgspec.Struct):

@@ -45,6 +45,7 @@ from robustmq.records import Message, to_record
 from robustmq.shard import wire
 from robustmq.shard.inbox import HELD
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND
+from robustmq.shard.received import packet_name
 from robustmq.shard.router import AckGroup
 from robustmq.shard.runtime import encode_machine_entry
 from robustmq.shard.subscriber import Subscriber
@@ -151,6 +152,8 @@ class Sessions:
             existing = None
         if effects.will is not None:
             self.publish_will(client_id, effects.will)
+        if not present:
+            session.begin_generations(broker.wall_ms())
         subscriber = self._adopt(client_id, session, existing)
         properties = packet.properties
         subscriber.connect(
@@ -314,11 +317,13 @@ class Sessions:
         self, subscriber: Subscriber, packet_ids: array[int], write: Callable[[array[int]], None]
     ) -> None:
         """PUBREL: the ids are free, for their owners too; then PUBCOMP."""
-        unknown = subscriber.session.on_pubrels(packet_ids)
+        session = subscriber.session
+        names = {one: packet_name(one, session.generation(one)) for one in packet_ids}
+        unknown = session.on_pubrels(packet_ids)
         strange = set(unknown)
         known = array("H", [one for one in packet_ids if one not in strange])
         if known:
-            release = wire.ReleasePacketIds(subscriber.origin, known.tolist())
+            release = wire.ReleasePacketIds(subscriber.origin, [names[one] for one in known])
             for worker in range(self._broker.worker_count):
                 self._broker.rpc.notify(worker, release)
         self._answer(subscriber, PUBCOMP, known, unknown)
