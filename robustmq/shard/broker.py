@@ -395,15 +395,13 @@ class Broker:
 
         return reply
 
+    def _delivered(self, worker: int, ticket: int) -> Callable[[], None]:
+        reply = self._reply_to(worker)
+        return lambda: reply(wire.DELIVERED, wire.DELIVERED_HEAD.pack(ticket))
+
     def _on_deliver(self, worker: int, payload: memoryview | bytes) -> None:
         shard, flags, _, position, ticket = wire.DELIVER_HEAD.unpack_from(payload)
-        done = None
-        if flags & wire.WANTS_CONFIRM:
-            reply = self._reply_to(worker)
-
-            def done() -> None:
-                reply(wire.DELIVERED, wire.DELIVERED_HEAD.pack(ticket))
-
+        done = self._delivered(worker, ticket) if flags & wire.WANTS_CONFIRM else None
         block = bytes(payload[wire.DELIVER_HEAD.size :])
         self.delivery.deliver(shard, position, block, flags, done)
 
@@ -433,11 +431,7 @@ class Broker:
     def _on_message(self, worker: int, message: wire.Message) -> Promise[Any] | None:
         match message:
             case wire.ShareDelivery():
-                done = None
-                if message.ticket:
-                    reply = self._reply_to(worker)
-                    head = wire.DELIVERED_HEAD.pack(message.ticket)
-                    done = lambda: reply(wire.DELIVERED, head)
+                done = self._delivered(worker, message.ticket) if message.ticket else None
                 self.delivery.deliver_share(message, done)
                 return None
             case wire.InterestChange():

@@ -94,7 +94,7 @@ class Rpc:
 
     def _reply(self, worker: int, breaks: int, call: int, answer: Promise[Any]) -> None:
         if breaks != self._breaks.get(worker, 0):
-            # Its caller has been told that the link broke; over the next one it would answer another.
+            # Its caller knows that the link broke; over the next one it would answer another.
             return
         try:
             result = answer.result()
