@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -113,11 +112,15 @@ def errors_text() -> str:
 
 def apis_text() -> str:
     """docs/reference/kafka.md: the APIs that are offered, with their versions."""
-    table = importlib.import_module("robustmq.kafka.apis").APIS
-    entries = table.values() if isinstance(table, dict) else table
+    from robustmq.kafka.apis import APIS
+    from robustmq.kafka.topic_configs import TOPIC_SETTINGS
+
     parts = [NOTE + "# Kafka APIs\n", "| key | API | versions |", "|---|---|---|"]
-    for api in sorted(entries, key=lambda entry: entry.key):
+    for api in sorted(APIS.values(), key=lambda entry: entry.key):
         parts.append(f"| {api.key} | {api.name} | {api.min_version}-{api.max_version} |")
+    parts += ["\n## Topic settings\n", "| setting | default | |", "|---|---|---|"]
+    for setting in TOPIC_SETTINGS.values():
+        parts.append(f"| {setting.name} | `{setting.default}` | {setting.documentation} |")
     return "\n".join(parts) + "\n"
 
 

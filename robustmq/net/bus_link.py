@@ -1,10 +1,11 @@
 """The bus between the workers of a node: one UNIX stream socket for each pair (design, section 4).
 
 Worker i connects to every j < i and tries again with back-off; the sockets are `bus_stream`'s, the
-byte layout is in docs/formats-bus.md. Invariants: frames between two workers keep their order; a
-link is used after both hellos have matched, and a mismatch is refused with a log line; a newer life
-of a worker replaces its older link; what one loop turn gathers for a worker leaves as one write.
-The bus never stops reading: back-pressure is the caller's, who stops reading clients when
+byte layout is in docs/formats.md, "The bus". Invariants: frames between two workers keep
+their order; a link is used after both hellos have matched, and a mismatch is refused with a
+log line; a newer life of a worker replaces its older link; what one loop turn gathers for a
+worker leaves as one write. The bus never stops reading: back-pressure is the caller's, who
+stops reading clients when
 `on_pressure` says so. A peer that lets far more gather than that is taken for hung: its link is cut
 and made again.
 """

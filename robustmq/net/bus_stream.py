@@ -1,8 +1,8 @@
 """One socket of the bus: whole frames out of what is read, one write for what a turn gathers.
 
 Which worker the peer is, and whether it may stay, is `bus_link`'s to decide. Byte layout in
-docs/formats-bus.md. Invariants: a payload is copied at most once here, when a read ends in the
-middle of its frame; nothing is ever read from a link that was cut.
+docs/formats.md, "The bus". Invariants: a payload is copied at most once here, when a read
+ends in the middle of its frame; nothing is ever read from a link that was cut.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The frames that workers exchange over the bus (docs/formats.md, "Bus").
+"""The frames that workers exchange over the bus (docs/formats.md, "The bus").
 
 Hot frames are a fixed little-endian head and then a block (`core.blocks`) as it is; everything rare
 is a tagged msgspec struct in one MESSAGE frame: a call with an id, its answer, or a notice without
