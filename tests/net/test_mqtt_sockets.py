@@ -1,0 +1,90 @@
+"""What a client sees of the broker's sockets: reasons arrive, slow readers lose nothing, packets of
+any size come in pieces of any size."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from robustmq.mqtt import codec
+from robustmq.mqtt.packets import Disconnect, Publish
+from tests.broker import BrokerProcess, until
+from tests.mqtt.wire import Closed, Wire, topic_on
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    with BrokerProcess(tmp_path_factory.mktemp("broker"), 2) as process:
+        yield process
+        assert "Traceback" not in process.log
+        assert process.stop() == 0
+
+
+def open_files(broker: BrokerProcess) -> int:
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in broker.worker_pids())
+
+
+def test_the_reason_arrives_though_the_broker_has_not_read_all_that_was_sent(
+    broker: BrokerProcess,
+) -> None:
+    with Wire(broker.mqtt) as client:
+        client.connect()
+        # A bad packet, and behind it more than the broker's socket holds.
+        client.socket.settimeout(5)
+        client.socket.setblocking(False)
+        try:
+            client.socket.send(b"\x36\x00" + bytes(4 * MIB))
+        except BlockingIOError:
+            raise AssertionError("nothing could be sent") from None
+        client.socket.setblocking(True)
+        packet = client.read()
+        assert isinstance(packet, Disconnect) and packet.reason_code == 0x81
+        with pytest.raises(Closed):
+            client.read()
+
+
+def test_a_connection_that_the_broker_ends_is_closed_though_its_peer_does_not_close(
+    broker: BrokerProcess,
+) -> None:
+    before = open_files(broker)
+    clients = [Wire(broker.mqtt) for _ in range(20)]
+    for client in clients:
+        client.connect()
+        client.send(b"\x36\x00")
+    until(lambda: open_files(broker) <= before, 15, "the end of the connections")
+    for client in clients:
+        client.drop()
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 70_000])
+def test_a_packet_in_pieces_is_one_packet(broker: BrokerProcess, piece: int) -> None:
+    size = 3 * MIB if piece > 1 else 300
+    topic, payload = topic_on(1, 2), bytes(range(256)) * (size // 256)
+    with Wire(broker.mqtt) as client:
+        client.connect()
+        client.subscribe(topic)
+        data = codec.encode(Publish(topic, payload), 5) + codec.encode(Publish(topic, b"next"), 5)
+        for begin in range(0, len(data), piece):
+            client.socket.sendall(data[begin : begin + piece])
+        assert client.expect(Publish).payload == payload
+        assert client.expect(Publish).payload == b"next"
+
+
+def test_a_slow_reader_gets_all_that_was_acknowledged_in_order(broker: BrokerProcess) -> None:
+    topic, count, payload = topic_on(0, 2), 400, bytes(20_000)
+    with Wire(broker.mqtt) as reader, Wire(broker.mqtt) as writer:
+        reader.connect(receive_maximum=65_535)
+        reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
+        reader.subscribe(topic, qos=1)
+        writer.connect()
+        for number in range(count):
+            writer.send(Publish(topic, b"%d " % number + payload, 1, packet_id=1 + number))
+            writer.read()
+        for number in range(count):
+            packet = reader.expect(Publish)
+            assert packet.payload.startswith(b"%d " % number)
