@@ -112,7 +112,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "levels",
             "Deepest topic name or filter; keeps matching cheap. mosquitto has 200.",
             1,
-            65_535,
+            1_024,
         ),
     ] = 128
     max_client_id_bytes: Annotated[
@@ -222,14 +222,6 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             16 * KIB,
         ),
     ] = 4 * MIB
-    max_retained_bytes: Annotated[
-        int,
-        bound(
-            "bytes",
-            "Retained values of one worker in total; a new one beyond it gets quota exceeded.",
-            1 * KIB,
-        ),
-    ] = 1024 * MIB
     max_retained_replay: Annotated[
         int,
         bound(
@@ -271,14 +263,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         bound(
             "entries",
-            "Longest array in a Kafka request, so that a length alone reserves nothing.",
+            "Longest array in a Kafka request; a longer one closes the connection.",
             16,
         ),
     ] = 100_000
     max_decompressed_bytes: Annotated[
         int,
         bound(
-            "bytes", "Largest decompressed record batch; beyond it the batch is refused.", 1 * KIB
+            "bytes",
+            "Largest decompressed record batch; beyond it the batch is refused.",
+            1 * KIB,
+            1_073_741_824,
         ),
     ] = 128 * MIB
     max_fetch_bytes: Annotated[
@@ -336,7 +331,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         bound(
             "bytes",
-            "Read from one client in one loop turn, so that it cannot hold the others.",
+            "Read from one MQTT client in one loop turn, so that it cannot hold the others.",
             4 * KIB,
+            16 * MIB,
+            reloadable=False,
         ),
     ] = 256 * KIB

@@ -37,6 +37,8 @@ cdef class Publisher:
     cdef public int maximum_qos
     cdef public Py_ssize_t topic_length_max
     cdef public Py_ssize_t topic_levels_max
+    cdef public Py_ssize_t properties_length_max
+    cdef public Py_ssize_t user_properties_max
     cdef public dict aliases
     cdef public array.array packet_ids
     cdef public list ack_builders

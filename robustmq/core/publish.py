@@ -92,6 +92,8 @@ class Publisher:
         maximum_qos: int = 2,
         topic_length_max: int = 65_535,
         topic_levels_max: int = TOPIC_LEVELS_MAX,
+        properties_length_max: int = 268_435_455,
+        user_properties_max: int = 268_435_455,
     ) -> None:
         """`resolve` is asked once for each topic that is not in `routes`, which is emptied when it
         is full."""
@@ -105,6 +107,8 @@ class Publisher:
         self.maximum_qos = maximum_qos
         self.topic_length_max = topic_length_max
         self.topic_levels_max = topic_levels_max
+        self.properties_length_max = properties_length_max
+        self.user_properties_max = user_properties_max
         self.aliases: dict[int, bytes] = {}
         self.packet_ids: array[int] = array("H")
         self.ack_builders: list[int] = []
@@ -304,8 +308,12 @@ class Publisher:
                 break
         if (byte == 0 and shift > 7) or length > end - at:
             raise BrokerError(Fault.MALFORMED_PACKET, "the length of the properties is bad")
+        if length > self.properties_length_max:
+            raise BrokerError(Fault.PACKET_TOO_LARGE, "too many bytes of properties")
         place = memory.longs(_place)
         properties.check(source, at, at + length, _place)
+        if place[9] > self.user_properties_max:
+            raise BrokerError(Fault.PROTOCOL_ERROR, "too many user properties")
         if place[0] >= 0:
             self.alias = place[0]
             if self.alias > self.topic_alias_maximum:

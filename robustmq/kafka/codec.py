@@ -31,6 +31,7 @@ _BAD_BYTES = (ValueError, IndexError, struct.error)
 _HEADER = struct.Struct(">hhih")
 _CORRELATION_ID = struct.Struct(">i")
 _API_VERSIONS = 18
+UNBOUNDED = 2**31 - 1
 
 
 class RequestHeader(msgspec.Struct, frozen=True, gc=False):
@@ -79,10 +80,13 @@ def response_header(api_key: int, version: int, correlation_id: int) -> bytes:
     return _CORRELATION_ID.pack(correlation_id)
 
 
-def decode_request(api_key: int, version: int, buffer: Buffer, offset: int = 0) -> Any:
-    """The request whose body begins at `offset`. Its records are views of the buffer."""
+def decode_request(
+    api_key: int, version: int, buffer: Buffer, offset: int = 0, longest: int = UNBOUNDED
+) -> Any:
+    """The request whose body begins at `offset`. Its records are views of the buffer; no array has
+    more than `longest` elements."""
     try:
-        return _decoder(api_key, version, "Request")(buffer, offset)
+        return _decoder(api_key, version, "Request")(buffer, offset, longest)
     except _BAD_BYTES as error:
         raise _malformed(f"{APIS[api_key].name} request version {version}", error) from error
 
@@ -95,7 +99,7 @@ def encode_request(api_key: int, version: int, request: Any) -> list[Buffer]:
 def decode_response(api_key: int, version: int, buffer: Buffer, offset: int = 0) -> Any:
     """The response whose body begins at `offset`. Its records are lists of views of the buffer."""
     try:
-        return _decoder(api_key, version, "Response")(buffer, offset)
+        return _decoder(api_key, version, "Response")(buffer, offset, UNBOUNDED)
     except _BAD_BYTES as error:
         raise _malformed(f"{APIS[api_key].name} response version {version}", error) from error
 

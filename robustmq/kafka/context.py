@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from robustmq.errors import BrokerError
+from robustmq.limits import Limits
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class ConnectionState(msgspec.Struct):
     """What is known of a Kafka connection; the shell makes one for each, for `dispatch`."""
 
     client_host: str
+    limits: Limits = Limits()
     client_software_name: str = ""
     client_software_version: str = ""
 

@@ -20,7 +20,7 @@ from uuid import UUID
 from robustmq.kafka import messages
 from robustmq.kafka.schema import FIXED, Field, element_of, structs
 
-Decoder = Callable[[bytes | memoryview, int], Any]
+Decoder = Callable[[bytes | memoryview, int, int], Any]
 
 _LENGTH_CODES = {"string": ("h", 2)}
 _INT32 = ("i", 4)
@@ -52,7 +52,7 @@ def skip_tagged(buffer: bytes | memoryview, at: int, count: int) -> int:
 
 
 def make_decoder(name: str, fields: tuple[Field, ...], version: int, flexible: bool) -> Decoder:
-    """The decoder of one message in one version: (buffer, offset) -> struct."""
+    """The decoder of one message in one version: (buffer, offset, longest array) -> struct."""
     writer = _Writer(version, flexible)
     source = writer.message(name, fields)
     namespace: dict[str, Any] = {**writer.names}
@@ -98,7 +98,7 @@ class _Writer:
 
     def message(self, name: str, fields: tuple[Field, ...]) -> str:
         built = self.build(name, fields)
-        head = ["def decode(b, p):", "    end = len(b)", "    view = memoryview(b)"]
+        head = ["def decode(b, p, longest):", "    end = len(b)", "    view = memoryview(b)"]
         return "\n".join([*head, *self.lines, f"    return {built}"])
 
     def say(self, *lines: str) -> None:
@@ -200,6 +200,8 @@ class _Writer:
         self.say(
             f"elif {count} * {least} > end - p:",
             f"    raise ValueError('{field.name} is longer than the message')",
+            f"elif {count} > longest:",
+            f"    raise ValueError('{field.name} has more than the bound of elements')",
             "else:",
         )
         self.depth += 1

@@ -97,7 +97,9 @@ async def _serve(frame: bytes, connection: ConnectionState, gateway: Gateway) ->
             if key != api_versions.API_VERSIONS:
                 raise BrokerError(Fault.UNSUPPORTED_PROTOCOL_VERSION, f"API {key} v{version}")
             return _encode(key, 0, header.correlation_id, api_versions.unknown_version())
-        request = codec.decode_request(key, version, frame, header.body_offset)
+        request = codec.decode_request(
+            key, version, frame, header.body_offset, connection.limits.max_array_length
+        )
     except BrokerError:
         gateway.count("kafka_requests_refused")
         raise

@@ -26,7 +26,6 @@ from robustmq.promises import Promise
 
 TOPIC_ID_VERSION = 13
 MAX_WAIT_MS = 300_000
-RESPONSE_MAX_BYTES = 64 << 20
 _LEADER_ERRORS = (KafkaCode.NOT_LEADER_OR_FOLLOWER, KafkaCode.FENCED_LEADER_EPOCH)
 
 
@@ -51,7 +50,7 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
     if opened.error:
         return messages.FetchResponse(error_code=int(opened.error), session_id=0, responses=[])
     targets = [await _target(wanted, gateway) for wanted in opened.partitions]
-    max_bytes = min(max(request.max_bytes, 0), RESPONSE_MAX_BYTES)
+    max_bytes = min(max(request.max_bytes, 0), context.connection.limits.max_fetch_bytes)
     deadline_ms = gateway.now_ms() + min(max(request.max_wait_ms, 0), MAX_WAIT_MS)
     while True:
         size = await _read_all(targets, max_bytes, request.isolation_level, gateway)

@@ -37,7 +37,7 @@ _SLICE = 1024
 """Records that are looked at with one offset table."""
 
 
-def check_records(records: bytes | None) -> ProduceResult | BatchInfo:
+def check_records(records: bytes | None, max_decompressed: int) -> ProduceResult | BatchInfo:
     """What was read of the one batch of a partition, or why its records are refused."""
     if records is None or len(records) < _HEADER:
         return _refused(KafkaCode.INVALID_RECORD, "no record batch")
@@ -56,20 +56,20 @@ def check_records(records: bytes | None) -> ProduceResult | BatchInfo:
             return _refused(KafkaCode.INVALID_RECORD, "clients may not write control batches")
         if info.attributes & batches.TRANSACTIONAL:
             return _refused(KafkaCode.INVALID_TXN_STATE, "no transaction is open")
-        _check_structure(records, info)
+        _check_structure(records, info, max_decompressed)
     except BrokerError as error:
         return _refused(KafkaCode.INVALID_RECORD, error.detail)
     return info
 
 
-def _check_structure(records: bytes, info: BatchInfo) -> None:
+def _check_structure(records: bytes, info: BatchInfo, max_decompressed: int) -> None:
     """Every record is whole, numbered 0, 1, 2, ... and there are as many as the header says."""
     if info.count <= 0 or info.last_offset_delta != info.count - 1:
         raise BrokerError(Fault.CORRUPT_RECORD, "the header's counts do not match")
     body, begin = records, batches.HEADER_SIZE
     compression = info.attributes & batches.COMPRESSION_MASK
     if compression:
-        body = batches.decompress(records[begin:], compression, batches.DECOMPRESSED_MAX)
+        body = batches.decompress(records[begin:], compression, max_decompressed)
         begin = 0
     table = array("i", bytes(4 * batches.RECORD_ROW * min(info.count, _SLICE)))
     found = 0
@@ -91,6 +91,7 @@ def _refused(code: KafkaCode, message: str) -> ProduceResult:
 async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one Produce; None for acks=0."""
     acks = request.acks
+    bound = context.connection.limits.max_decompressed_bytes
     started: list[tuple[Any, list[tuple[int, Promise[ProduceResult]]]]] = []
     for topic in request.topic_data:
         key: bytes | None
@@ -99,7 +100,7 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         else:
             key = names.from_kafka(topic.name)
         partitions = [
-            (part.index, _start(key, part.index, part.records, request, gateway))
+            (part.index, _start(key, part.index, part.records, request, gateway, bound))
             for part in topic.partition_data
         ]
         started.append((topic, partitions))
@@ -134,13 +135,14 @@ def _start(
     records: bytes | memoryview | None,
     request: Any,
     gateway: Gateway,
+    max_decompressed: int,
 ) -> Promise[ProduceResult]:
     if request.acks not in (-1, 0, 1):
         return resolved(_refused(KafkaCode.INVALID_REQUIRED_ACKS, "acks is not -1, 0 or 1"))
     if key is None:
         return resolved(ProduceResult(error=KafkaCode.UNKNOWN_TOPIC_ID))
     batch = None if records is None else bytes(records)
-    info = check_records(batch)
+    info = check_records(batch, max_decompressed)
     if batch is None or isinstance(info, ProduceResult):
         gateway.count("kafka_batches_refused")
         assert isinstance(info, ProduceResult), "records that are not there are refused"

@@ -1,13 +1,15 @@
 """What this server offers, and how CONNACK says it (MQTT 5.0 section 3.2.2.3).
 
 A property whose value is the specification's default is not sent. `maximum_in_flight` is ours: the
-most messages that wait for one client, also when it allows more or (3.x) cannot say.
+most messages that wait for one client, also when it allows more or (3.x) cannot say. So are the
+bounds of a queue and of a topic name or filter, which CONNACK cannot tell.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from robustmq.errors import BrokerError, Fault
 from robustmq.mqtt.inflight import DropPolicy
 from robustmq.mqtt.packets import Properties
 from robustmq.mqtt.will import NEVER_EXPIRES
@@ -29,8 +31,18 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
     maximum_subscriptions: int = 10_000
     maximum_in_flight: int = 1024
     maximum_queued_messages: int = 100_000
+    maximum_queued_bytes: int = 64 * 1024 * 1024
+    maximum_topic_bytes: int = 65_535
+    maximum_topic_levels: int = 65_535
     drop_policy: DropPolicy = DropPolicy.DROP_OLDEST
     response_information: str = ""
+
+
+def check_topic_size(topic: bytes, capabilities: Capabilities, fault: Fault) -> None:
+    """Raise `fault` for a topic name or filter that is longer or deeper than this server takes."""
+    levels = topic.count(b"/") + 1
+    if len(topic) > capabilities.maximum_topic_bytes or levels > capabilities.maximum_topic_levels:
+        raise BrokerError(fault, "a topic is too long or too deep")
 
 
 LARGEST_PACKET = 268_435_460

@@ -13,7 +13,7 @@ as every broker does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Final
 
 import msgspec
@@ -45,6 +45,8 @@ from robustmq.mqtt.packets import (
 )
 from robustmq.mqtt.reasons import FROM_CLIENT
 from robustmq.mqtt.wire import (
+    UNBOUNDED,
+    Bounds,
     Buffer,
     Reader,
     malformed,
@@ -129,7 +131,14 @@ def answer_version(packet: Buffer) -> int:
 
 
 def decode(
-    header: int, buffer: Buffer, begin: int, end: int, version: int, *, from_client: bool = True
+    header: int,
+    buffer: Buffer,
+    begin: int,
+    end: int,
+    version: int,
+    *,
+    from_client: bool = True,
+    bounds: Bounds = UNBOUNDED,
 ) -> Packet:
     """Decode the body `buffer[begin:end]` of the packet whose first byte is `header`."""
     kind = header >> 4
@@ -142,7 +151,7 @@ def decode(
         with_dup_3_1 = version == MQTT_3_1 and flags == 10 and _FLAGS.get(PacketType(kind)) == 2
         if not with_dup_3_1:
             raise malformed("reserved flags of the fixed header")
-    reader = Reader(buffer, begin, end)
+    reader = Reader(buffer, begin, end, bounds)
     packet = _DECODERS[kind](header, reader, version, from_client)
     reader.finish()
     return packet
@@ -163,9 +172,9 @@ def _connect_head(reader: Reader) -> tuple[int, int]:
     return version, flags
 
 
-def decode_connect(buffer: Buffer, begin: int, end: int) -> Connect:
+def decode_connect(buffer: Buffer, begin: int, end: int, bounds: Bounds = UNBOUNDED) -> Connect:
     """Decode the body of a CONNECT of any version (section 3.1)."""
-    reader = Reader(buffer, begin, end)
+    reader = Reader(buffer, begin, end, bounds)
     version, flags = _connect_head(reader)
     keep_alive = int.from_bytes(bytes(buffer[reader.position - 2 : reader.position]), "big")
     _check_connect_flags(flags, version)
@@ -225,7 +234,7 @@ def _packet_id(reader: Reader) -> int:
 
 
 def _connect(_header: int, reader: Reader, _version: int, _from_client: bool) -> Packet:
-    packet = decode_connect(reader.buffer, reader.position, reader.end)
+    packet = decode_connect(reader.buffer, reader.position, reader.end, reader.bounds)
     reader.position = reader.end
     return packet
 
@@ -284,9 +293,15 @@ def _subscribe(_header: int, reader: Reader, version: int, _from_client: bool) -
     while reader.remaining:
         topic_filter = reader.utf8()
         filters.append((topic_filter, _options(reader.byte(), version, topic_filter)))
+        _check_count(filters, reader)
     if not filters:
         raise protocol_error("SUBSCRIBE without a filter [MQTT-3.8.3-2]")
     return Subscribe(packet_id, tuple(filters), properties)
+
+
+def _check_count(filters: Sized, reader: Reader) -> None:
+    if len(filters) > reader.bounds.filters:
+        raise BrokerError(Fault.QUOTA_EXCEEDED, f"more than {reader.bounds.filters} topic filters")
 
 
 def _options(byte: int, version: int, topic_filter: bytes) -> SubscriptionOptions:
@@ -313,6 +328,7 @@ def _unsubscribe(_header: int, reader: Reader, version: int, _from_client: bool)
     filters = []
     while reader.remaining:
         filters.append(reader.utf8())
+        _check_count(filters, reader)
     if not filters:
         raise protocol_error("UNSUBSCRIBE without a filter [MQTT-3.10.3-2]")
     return Unsubscribe(packet_id, tuple(filters), properties)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import msgspec
 
 from robustmq.errors import BrokerError, Fault
-from robustmq.mqtt.capabilities import Capabilities, connack_properties
+from robustmq.mqtt.capabilities import Capabilities, check_topic_size, connack_properties
 from robustmq.mqtt.packets import (
     MQTT_3_1_1,
     MQTT_5_0,
@@ -104,6 +104,7 @@ def check_connect(connect: Connect, capabilities: Capabilities) -> None:
             raise BrokerError(Fault.QOS_NOT_SUPPORTED, "will QoS [MQTT-3.2.2-12]")
         if will.retain and not capabilities.retain_available:
             raise BrokerError(Fault.RETAIN_NOT_SUPPORTED, "will retain [MQTT-3.2.2-13]")
+        check_topic_size(will.topic, capabilities, Fault.TOPIC_NAME_INVALID)
 
 
 def refusal(fault: Fault, version: int) -> ConnAck | None:

@@ -54,6 +54,7 @@ class Delivery(msgspec.Struct, gc=False):
     subscription_ids: tuple[int, ...] = ()
     packet_id: int = 0
     dup: bool = False
+    size: int = 0
 
 
 class Window:
@@ -66,7 +67,9 @@ class Window:
         "_released",
         "_resend",
         "maximum_queued",
+        "maximum_queued_bytes",
         "policy",
+        "queued_bytes",
         "receive_maximum",
     )
 
@@ -75,10 +78,13 @@ class Window:
         receive_maximum: int,
         maximum_queued: int,
         policy: DropPolicy = DropPolicy.DROP_OLDEST,
+        maximum_queued_bytes: int = 1 << 62,
     ) -> None:
         assert maximum_queued > 0, "a queue holds at least one message"
         self.receive_maximum = receive_maximum
         self.maximum_queued = maximum_queued
+        self.maximum_queued_bytes = maximum_queued_bytes
+        self.queued_bytes = 0
         self.policy = policy
         self._queue: deque[Delivery] = deque()
         self._flight: dict[int, Delivery] = {}
@@ -97,20 +103,34 @@ class Window:
         return len(self._flight) + len(self._released)
 
     def offer(
-        self, reference: int, qos: int, flags: int = 0, subscription_ids: tuple[int, ...] = ()
-    ) -> int | None:
-        """Queue a message; the reference that was dropped for it (maybe itself), or None."""
-        dropped = None
-        if len(self._queue) >= self.maximum_queued:
+        self,
+        reference: int,
+        qos: int,
+        flags: int = 0,
+        subscription_ids: tuple[int, ...] = (),
+        size: int = 0,
+    ) -> list[int]:
+        """Queue a message of `size` bytes; the references that were dropped for it (maybe
+        itself)."""
+        dropped: list[int] = []
+        queue = self._queue
+        while queue and (
+            len(queue) >= self.maximum_queued
+            or self.queued_bytes + size > self.maximum_queued_bytes
+        ):
             if self.policy is DropPolicy.DROP_NEWEST:
-                return reference
-            dropped = self._queue.popleft().reference
-        self._queue.append(Delivery(reference, qos, flags, subscription_ids))
+                return [reference]
+            oldest = queue.popleft()
+            self.queued_bytes -= oldest.size
+            dropped.append(oldest.reference)
+        queue.append(Delivery(reference, qos, flags, subscription_ids, size=size))
+        self.queued_bytes += size
         return dropped
 
     def restore(self, delivery: Delivery) -> None:
         """Queue a message again at recovery; the bound was applied when it was first offered."""
         self._queue.append(delivery)
+        self.queued_bytes += delivery.size
 
     def pump(self) -> list[Delivery]:
         """What can be sent now, with packet identifiers; resent messages first, with DUP."""
@@ -135,6 +155,7 @@ class Window:
                 room -= 1
                 delivery.packet_id = packet_id = self._allocate()
                 flight[packet_id] = delivery
+            self.queued_bytes -= delivery.size
             deliveries.append(queue.popleft())
         return deliveries
 
@@ -152,6 +173,7 @@ class Window:
         for index, delivery in enumerate(self._queue):
             if delivery.reference == reference and delivery.qos == 2:
                 del self._queue[index]
+                self.queued_bytes -= delivery.size
                 delivery.packet_id = packet_id
                 self._flight[packet_id] = delivery
                 self._last_packet_id = packet_id
@@ -234,7 +256,9 @@ class Window:
         kept: list[Delivery] = []
         while wanted and self._queue:
             delivery = self._queue.popleft()
-            if not _count_down(wanted, delivery.reference):
+            if _count_down(wanted, delivery.reference):
+                self.queued_bytes -= delivery.size
+            else:
                 kept.append(delivery)
         self._queue.extendleft(reversed(kept))
         if wanted:

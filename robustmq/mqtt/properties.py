@@ -143,6 +143,8 @@ def read(reader: Reader, packet: int) -> Properties:
     length = reader.variable_byte_integer()
     if not length:
         return NO_PROPERTIES
+    if length > reader.bounds.properties_bytes:
+        raise BrokerError(Fault.PACKET_TOO_LARGE, f"{length} bytes of properties")
     part = reader.part(length)
     values: dict[str, Any] = {}
     while part.remaining:
@@ -169,7 +171,10 @@ def _read_one(reader: Reader, packet: int, values: dict[str, Any]) -> None:
         single = packet == PacketType.SUBSCRIBE and row.type is not Type.STRING_PAIR
         if single and row.name in values:
             raise protocol_error(f"{row.name} comes twice")
-        values.setdefault(row.name, []).append(value)
+        rows = values.setdefault(row.name, [])
+        rows.append(value)
+        if len(rows) > reader.bounds.user_properties:
+            raise protocol_error(f"more than {reader.bounds.user_properties} user properties")
     elif row.name in values:
         raise protocol_error(f"{row.name} comes twice")
     else:

@@ -85,11 +85,17 @@ class Session:
             capabilities.maximum_in_flight,
             capabilities.maximum_queued_messages,
             capabilities.drop_policy,
+            capabilities.maximum_queued_bytes,
         )
         self._records: list[Record] = []
         self._first_generation = 0
         self._releases = bytearray()
         self._finished: list[int] = []
+
+    def bound(self, capabilities: Capabilities) -> None:
+        """Other bounds of the queue from now on; what waits stays."""
+        self.window.maximum_queued = capabilities.maximum_queued_messages
+        self.window.maximum_queued_bytes = capabilities.maximum_queued_bytes
 
     @property
     def receive_maximum(self) -> int:
@@ -225,19 +231,30 @@ class Session:
     # Outbound
 
     def offer(
-        self, reference: int, qos: int, flags: int = 0, subscription_ids: tuple[int, ...] = ()
-    ) -> int | None:
-        """Queue a message; the reference that was dropped for it (maybe itself), or None."""
-        dropped = self.window.offer(reference, qos, flags, subscription_ids)
-        if dropped is not None:
-            self._finish((dropped,))
+        self,
+        reference: int,
+        qos: int,
+        flags: int = 0,
+        subscription_ids: tuple[int, ...] = (),
+        size: int = 0,
+    ) -> list[int]:
+        """Queue a message of `size` bytes; the references that were dropped for it (maybe
+        itself)."""
+        dropped = self.window.offer(reference, qos, flags, subscription_ids, size)
+        if dropped:
+            self._finish(dropped)
         return dropped
 
     def restore_offer(
-        self, reference: int, qos: int, flags: int = 0, subscription_ids: tuple[int, ...] = ()
+        self,
+        reference: int,
+        qos: int,
+        flags: int = 0,
+        subscription_ids: tuple[int, ...] = (),
+        size: int = 0,
     ) -> None:
         """Queue a message again at recovery; what was dropped then is dropped by a record."""
-        self.window.restore(Delivery(reference, qos, flags, subscription_ids))
+        self.window.restore(Delivery(reference, qos, flags, subscription_ids, size=size))
 
     def pump(self, now_ms: int = 0) -> list[Delivery]:
         """What is to be sent now. QoS 0 is finished by it; see `take_finished`.

@@ -15,7 +15,7 @@ import msgspec
 
 from robustmq import names
 from robustmq.errors import BrokerError, Fault
-from robustmq.mqtt.capabilities import Capabilities
+from robustmq.mqtt.capabilities import Capabilities, check_topic_size
 from robustmq.mqtt.packets import (
     MQTT_3_1,
     MQTT_5_0,
@@ -102,6 +102,7 @@ def _check(
 ) -> bytes | None:
     names.validate_filter(topic_filter)
     group, plain = names.split_share(topic_filter)
+    check_topic_size(plain, capabilities, Fault.TOPIC_FILTER_INVALID)
     if group is not None and not capabilities.shared_subscription_available:
         raise BrokerError(Fault.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
     if identifier and not capabilities.subscription_identifier_available:

@@ -7,11 +7,24 @@ a bug of the caller and fails an assertion.
 
 from __future__ import annotations
 
+import msgspec
+
 from robustmq.errors import BrokerError, Fault
 
 Buffer = bytes | bytearray | memoryview
 
 MAXIMUM_VARIABLE_BYTE_INTEGER = 268_435_455
+
+
+class Bounds(msgspec.Struct, frozen=True, gc=False):
+    """What one packet may hold at most, beyond what its format says."""
+
+    properties_bytes: int = MAXIMUM_VARIABLE_BYTE_INTEGER
+    user_properties: int = MAXIMUM_VARIABLE_BYTE_INTEGER
+    filters: int = MAXIMUM_VARIABLE_BYTE_INTEGER
+
+
+UNBOUNDED = Bounds()
 
 
 def malformed(detail: str) -> BrokerError:
@@ -38,9 +51,10 @@ def text(value: bytes) -> str:
 class Reader:
     """A position in the body of one packet."""
 
-    __slots__ = ("buffer", "end", "position")
+    __slots__ = ("bounds", "buffer", "end", "position")
 
-    def __init__(self, buffer: Buffer, begin: int, end: int) -> None:
+    def __init__(self, buffer: Buffer, begin: int, end: int, bounds: Bounds = UNBOUNDED) -> None:
+        self.bounds = bounds
         self.buffer = buffer
         self.position = begin
         self.end = end
@@ -111,7 +125,7 @@ class Reader:
         if length > self.end - begin:
             raise malformed("packet ends inside a field")
         self.position = begin + length
-        return Reader(self.buffer, begin, begin + length)
+        return Reader(self.buffer, begin, begin + length, self.bounds)
 
     def finish(self) -> None:
         """Nothing may follow."""

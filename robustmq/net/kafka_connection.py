@@ -25,6 +25,7 @@ from robustmq.promises import Promise
 
 LENGTH = struct.Struct(">i")
 WRITE_HIGH_WATER_BYTES = 256 * KIB
+LINGER_S = 5.0
 log = logs.get_logger("kafka")
 
 
@@ -39,7 +40,7 @@ class KafkaConnection(asyncio.Protocol):
         self._limits = limits
         self._address = address
         self._count = count
-        self._state = ConnectionState(address.rpartition(":")[0].strip("[]"))
+        self._state = ConnectionState(address.rpartition(":")[0].strip("[]"), limits)
         self._transport: asyncio.Transport | None = None
         self._chunks: list[bytes] = []
         # Served of the first chunk; _gathered counts from there.
@@ -88,6 +89,10 @@ class KafkaConnection(asyncio.Protocol):
         """Close behind what is queued."""
         if self._transport is not None:
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                # A peer that does not read cannot keep the socket.
+                loop = asyncio.get_running_loop()
+                loop.call_later(LINGER_S, self._transport.abort)
 
     @property
     def idle(self) -> bool:

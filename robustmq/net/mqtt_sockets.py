@@ -25,7 +25,6 @@ from robustmq.shard.broker import Broker
 from robustmq.shard.client import MqttClient
 
 MAX_EVENTS = 512
-READ_BYTES = 256 * 1024
 TABLE_ROWS = 4096
 LINGER_S = 2.0
 
@@ -38,7 +37,7 @@ class MqttSockets:
         self._broker = broker
         self._epoll = select.epoll()
         self._open: dict[int, MqttSocket] = {}
-        self._buffer = bytearray(READ_BYTES)
+        self._buffer = bytearray(broker.limits.max_turn_bytes)
         self._table = array("i", bytes(4 * 4 * TABLE_ROWS))
         self._lingering: dict[int, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -78,7 +77,7 @@ class MqttSockets:
         buffer = self._buffer
         have = len(client.rest)
         publisher = client.publisher
-        if have and publisher is not None and have < READ_BYTES // 2:
+        if have and publisher is not None and have < len(buffer) // 2:
             buffer[:have] = client.rest
             client.rest = b""
         else:

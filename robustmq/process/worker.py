@@ -303,8 +303,13 @@ class Worker:
         if settings is None:
             return
         self._settings = settings
+        limits = settings.limits
         self._authenticator.reload(settings)
         self._broker.reload(settings)
+        self._gate.reload(limits)
+        self._door.reload(limits.connect_timeout_ms, limits.max_connect_bytes)
+        self._bus.max_frame_bytes = limits.max_bus_frame_bytes
+        self._bus.high_water_bytes = limits.max_bus_bytes
         self._housekeeping.reload(settings)
         logs.configure(settings.log.level, settings.log.format)
         log.info("settings reloaded", worker=self._context.worker_id)

@@ -42,7 +42,7 @@ from robustmq.shard.retained import page
 from robustmq.shard.router import FAULTS, Router
 from robustmq.shard.rpc import Bus, Rpc
 from robustmq.shard.runtime import GroupRuntime
-from robustmq.shard.sessions import Authenticator, Sessions, capabilities_of
+from robustmq.shard.sessions import Authenticator, Sessions, bounds_of, capabilities_of
 from robustmq.shard.telling import Telling
 from robustmq.shard.waits import AppendWaits
 from robustmq.storage.shard_store import ShardStore
@@ -103,6 +103,7 @@ class Broker:
         self.wall_ms = around.wall_ms
         self.count = around.count
         self.capabilities = capabilities_of(settings)
+        self.bounds = bounds_of(settings)
         self.frame_table = array("i", bytes(4 * 4 * TABLE_ROWS))
         self.clients: set[MqttClient] = set()
         self.wheel: TimeWheel[tuple[str, ...]] = TimeWheel()
@@ -110,6 +111,8 @@ class Broker:
         self._to_write: list[MqttClient] = []
         self._to_pump: dict[Subscriber, None] = {}
         self._held = False
+        self.behind = False
+        """True while the disk has not taken what was appended (limits.max_commit_bytes)."""
         self.draining = False
         self.heard: set[int] = set()
         self._links: dict[int, list[Promise[None]]] = {}
@@ -198,7 +201,8 @@ class Broker:
         self.waits = AppendWaits(
             self.wheel, around.monotonic_ms, self.placement.shard, self.logs.high_watermark
         )
-        self.commits.committed = self.waits.committed
+        self.commits.committed = self._committed
+        self.logs.behind = lambda: self.behind
         self.commits.awaited = self.waits.awaited
         self.waits.began = self.commits.hurry
         self.gateway = KafkaGateway(
@@ -275,16 +279,31 @@ class Broker:
 
     def _back_pressure(self) -> None:
         """Above a high-water mark clients are not read; the bus always is (design, section 4)."""
-        held = self.router.congested
+        held = self.behind or self.router.congested or self.around.bus.over_high_water()
         if held != self._held:
             self._held = held
             for client in self.clients:
                 client.hold(held)
 
+    def _look_behind(self) -> None:
+        """Is more appended than may wait for the disk?"""
+        waiting = sum(store.uncommitted_bytes for store in self.stores.values())
+        self.behind = waiting > self.limits.max_commit_bytes
+
+    def _committed(self, shard: int) -> None:
+        self.waits.committed(shard)
+        if self.behind:
+            self._look_behind()
+        if self._held:
+            self.turn()
+
     def tick(self) -> None:
         """Time has passed: timers, commits that nobody waits for. The shell calls it twenty times
         a second."""
         self.commits.hurry()
+        self._look_behind()
+        if self.behind or self._held:
+            self.turn()
         now = self.monotonic_ms()
         for key in self.wheel.due(now):
             kind, *rest = key
@@ -345,6 +364,8 @@ class Broker:
             2,
             self.limits.max_topic_bytes,
             self.limits.max_topic_levels,
+            self.limits.max_properties_bytes,
+            self.limits.max_user_properties,
         )
 
     def fault(self, client: MqttClient, error: BrokerError) -> None:
@@ -494,6 +515,10 @@ class Broker:
         self.settings = settings
         self.limits = settings.limits
         self.capabilities = capabilities_of(settings)
+        self.bounds = bounds_of(settings)
+        self.router.high_water_bytes = self.limits.max_bus_bytes
+        self.logs.max_message_bytes = self.limits.max_message_bytes
+        self.sessions.reload()
 
     def gauges(self) -> dict[str, int]:
         """What is counted by looking, for the counters."""

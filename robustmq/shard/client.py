@@ -83,6 +83,7 @@ class MqttClient:
         "_broker",
         "_connect",
         "_connecting",
+        "_full",
         "_held",
         "_needed",
         "_paused",
@@ -118,6 +119,7 @@ class MqttClient:
         self._unreleased: set[int] = set()
         self._held = False
         self._ahead = False
+        self._full = False
         self._paused = False
         self.last_packet_ms = now_ms
         self.keep_alive_ms = 0
@@ -192,7 +194,9 @@ class MqttClient:
         header, begin, end = table[4 * row], table[4 * row + 1], table[4 * row + 2]
         if self.publisher is None and header >> 4 != PacketType.CONNECT:
             raise BrokerError(Fault.PROTOCOL_ERROR, "the first packet is not CONNECT")
-        self._packets(codec.decode(header, data, begin, end, self._version))
+        self._packets(
+            codec.decode(header, data, begin, end, self._version, bounds=self._broker.bounds)
+        )
 
     def _packets(self, packet: Packet) -> None:
         match packet:
@@ -328,7 +332,9 @@ class MqttClient:
                 sessions.acknowledged(subscriber, kind, packet_ids)
         if after == row or not packet_ids:
             header, begin, end = table[4 * row], table[4 * row + 1], table[4 * row + 2]
-            packet = codec.decode(header, data, begin, end, self._version)
+            packet = codec.decode(
+                header, data, begin, end, self._version, bounds=self._broker.bounds
+            )
             assert isinstance(packet, Ack), "the kind says so"
             self._one_acknowledgement(subscriber, packet)
             after = row + 1
@@ -499,7 +505,12 @@ class MqttClient:
         if self.subscriber is None:
             self._transport.write(data)
         else:
-            self.subscriber.sink.append(data)
+            sink = self.subscriber.sink
+            sink.append(data)
+            if len(sink.data) > self.subscriber.limit and not self._full:
+                # It sends, and does not read what we answer.
+                self._full = True
+                self._read_or_not()
             self.sink_ready()
 
     def sink_ready(self) -> None:
@@ -522,6 +533,9 @@ class MqttClient:
         data = subscriber.sink.take()
         if data:
             self._transport.write(data)
+        if self._full:
+            self._full = False
+            self._read_or_not()
 
     def hold(self, held: bool) -> None:
         """Back-pressure: stop or go on reading this client."""
@@ -530,7 +544,7 @@ class MqttClient:
 
     def _read_or_not(self) -> None:
         early = self._connecting and len(self.rest) > self._broker.limits.max_connect_bytes
-        paused = self._held or self._ahead or early
+        paused = self._held or self._ahead or self._full or early
         if paused != self._paused and not self.closed:
             self._paused = paused
             (self._transport.pause_reading if paused else self._transport.resume_reading)()

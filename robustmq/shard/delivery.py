@@ -329,14 +329,15 @@ class Delivery:
     ) -> None:
         """Queue records, by reference into memory, in a session that ends with its connection."""
         subscriber = wanted.subscriber
+        size = _record_size(data, records)
         for index in indexes:
-            dropped = subscriber.session.offer(
+            for dropped in subscriber.session.offer(
                 self._inbox.hold(data, index),
                 min(records[index] & 3, wanted.qos),
                 _retain_flag(wanted, records[index]),
                 wanted.identifiers,
-            )
-            if dropped is not None:
+                size,
+            ):
                 self._inbox.drop(dropped)
                 self._count("mqtt_messages_dropped", 1)
         self._ready(subscriber)
@@ -427,15 +428,17 @@ class Delivery:
         for part, rows in inbox.queued:
             for wanted, indexes, records in rows:
                 session = wanted.subscriber.session
+                size = _record_size(inbox.parts[part].entry, records)
                 for index in indexes:
                     dropped = session.offer(
                         reference(inbox_position, firsts[part] + index),
                         min(records[index] & 3, wanted.qos),
                         _retain_flag(wanted, records[index]),
                         wanted.identifiers,
+                        size,
                     )
-                    if dropped is not None:
-                        self._count("mqtt_messages_dropped", 1)
+                    if dropped:
+                        self._count("mqtt_messages_dropped", len(dropped))
                 self._ready(wanted.subscriber)
 
     def deliver_share(self, delivery: wire.ShareDelivery, done: Callable[[], None] | None) -> None:
@@ -473,6 +476,7 @@ class Delivery:
         first = 0
         for part in entry.parts:
             records = fanout.record_levels(part.entry, 0)
+            size = _record_size(part.entry, records)
             for recipient in part.recipients:
                 subscriber = self.subscribers(recipient.client_id)
                 if subscriber is None:
@@ -489,6 +493,7 @@ class Delivery:
                         min(records[index] & 3, recipient.qos),
                         retain,
                         recipient.identifiers,
+                        size,
                     )
             first += len(records)
 
@@ -569,3 +574,8 @@ def _wanted_of(local: LocalSubscription) -> Wanted:
         False,
         (identifier,) if identifier else (),
     )
+
+
+def _record_size(entry: bytes, records: list[int]) -> int:
+    """What a record of an entry counts in a queue that is bounded in bytes: its even share."""
+    return len(entry) // max(1, len(records))

@@ -63,7 +63,9 @@ class LocalLogs:
         shard_epoch: Callable[[int], int],
         wall_ms: Callable[[], int],
     ) -> None:
-        self._max_message_bytes = max_message_bytes
+        self.max_message_bytes = max_message_bytes
+        self.behind: Callable[[], bool] = lambda: False
+        """While it says so, every producer waits for the commit, whatever its acks."""
         self._placement = placement
         self._stores = stores
         self._partitions = partitions
@@ -90,7 +92,7 @@ class LocalLogs:
             partition == 0 and not declared and store.exists(topic)
         ):
             return resolved(ProduceResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION))
-        limit = self._placement.max_message_bytes.get(topic, self._max_message_bytes)
+        limit = self._placement.max_message_bytes.get(topic, self.max_message_bytes)
         if len(batch) > limit:
             return resolved(
                 ProduceResult(
@@ -148,7 +150,7 @@ class LocalLogs:
             self._unconfirmed.pop((topic, partition, result.base_offset), None)
             done.resolve(ProduceResult(fault.kafka) if fault is not None else result)
 
-        confirm = committed if acks == -1 else None
+        confirm = committed if acks == -1 or self.behind() else None
         try:
             base_offset = self._owner.append_batch(
                 shard, kind, topic, partition, flags, batch, confirm

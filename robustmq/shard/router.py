@@ -88,7 +88,7 @@ class Router:
         self._placement = placement
         self._bus = bus
         self._owner = owner
-        self._high_water_bytes = high_water_bytes
+        self.high_water_bytes = high_water_bytes
         shards = placement.shard_count
         self.builders = [
             BlockBuilder(index // CLASSES, index % CLASSES == 1)
@@ -105,7 +105,7 @@ class Router:
     @property
     def congested(self) -> bool:
         """True when clients must not be read until owners have confirmed."""
-        return self._unconfirmed_bytes > self._high_water_bytes
+        return self._unconfirmed_bytes > self.high_water_bytes
 
     def await_ack(self, group: AckGroup, builders: list[int]) -> None:
         """`group` completes when the blocks now being built in these builders are confirmed."""

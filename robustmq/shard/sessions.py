@@ -40,6 +40,7 @@ from robustmq.mqtt.session_records import (
     encode_record,
 )
 from robustmq.mqtt.will import to_message
+from robustmq.mqtt.wire import Bounds
 from robustmq.promises import Promise
 from robustmq.records import Message, to_record
 from robustmq.shard import wire
@@ -91,7 +92,18 @@ def capabilities_of(settings: Settings) -> Capabilities:
         maximum_subscriptions=limits.max_subscriptions,
         maximum_in_flight=limits.max_inflight,
         maximum_queued_messages=limits.max_queued_messages,
+        maximum_queued_bytes=limits.max_queued_bytes,
+        maximum_topic_bytes=limits.max_topic_bytes,
+        maximum_topic_levels=limits.max_topic_levels,
         drop_policy=DropPolicy.DROP_NEWEST,
+    )
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """What one packet may hold, from the settings."""
+    limits = settings.limits
+    return Bounds(
+        limits.max_properties_bytes, limits.max_user_properties, limits.max_filters_per_packet
     )
 
 
@@ -115,6 +127,13 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._subscribers)
+
+    def reload(self) -> None:
+        """Take over bounds of what is there; those of a connection count from its next one."""
+        capabilities, limits = self._broker.capabilities, self._broker.limits
+        for subscriber in self._subscribers.values():
+            subscriber.limit = limits.max_outbound_bytes
+            subscriber.session.bound(capabilities)
 
     @property
     def subscriptions(self) -> int:

@@ -130,8 +130,7 @@ class World:
 
     def on_offer(self, reference: int, qos: str) -> None:
         self.log.append((reference, int(qos)))
-        dropped = self.live().offer(reference, int(qos))
-        if dropped is not None:
+        for dropped in self.live().offer(reference, int(qos)):
             self.effects.append(f"dropped {dropped}")
 
     def on_send(self) -> None:

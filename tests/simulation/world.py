@@ -171,6 +171,10 @@ class SimBus:
     def flush(self) -> None:
         """Nothing is held back."""
 
+    def over_high_water(self) -> bool:
+        """Links have no bound."""
+        return False
+
 
 class Anyone:
     """Lets everyone in."""
