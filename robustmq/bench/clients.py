@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from robustmq.errors import BrokerError
+from robustmq.errors import BrokerError, Fault
 from robustmq.mqtt import codec
 from robustmq.mqtt.packets import (
+    MQTT_5_0,
     Ack,
     ConnAck,
     Connect,
@@ -47,7 +48,13 @@ class Client:
     def __init__(self, options: argparse.Namespace) -> None:
         self.version = VERSIONS[options.version]
         self.data = bytearray()
-        self.socket = socket.create_connection((options.host, options.port), timeout=10)
+        try:
+            self.socket = socket.create_connection((options.host, options.port), timeout=10)
+        except OSError as error:
+            raise ClientError(
+                f"cannot connect to {options.host} port {options.port}: {error.strerror or error};"
+                " is a broker running there?"
+            ) from None
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         name = options.id or f"robustmq-{os.getpid()}-{time.monotonic_ns() & 0xFFFFFF:x}"
         password = options.password.encode() if options.password else None
@@ -60,7 +67,7 @@ class Client:
         packet = next(self.packets(10))
         if not isinstance(packet, ConnAck) or packet.reason_code:
             code = packet.reason_code if isinstance(packet, ConnAck) else -1
-            raise ClientError(f"connection refused with code {code}")
+            raise ClientError(f"connection refused: {_reason(code, self.version)}")
 
     def send(self, packet: Packet) -> None:
         """Send one packet whole."""
@@ -110,6 +117,14 @@ class Client:
         """Say good-bye."""
         self.send(Disconnect())
         self.socket.close()
+
+
+def _reason(code: int, version: int) -> str:
+    """A reason code in words: the first fault that has it."""
+    for fault in Fault:
+        if code and code == (fault.mqtt5 if version == MQTT_5_0 else fault.mqtt3):
+            return f"{fault.name.lower().replace('_', ' ')} (0x{code:02x})"
+    return f"reason code 0x{code & 0xFF:02x}"
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -179,7 +194,7 @@ def _await_ack(client: Client, packet_id: int, qos: int) -> None:
     """Wait until the message is the broker's (sections 4.3.2 and 4.3.3)."""
     for packet in client.packets(30):
         if isinstance(packet, Disconnect):
-            raise ClientError(f"the broker disconnected with 0x{packet.reason_code:02x}")
+            raise ClientError(f"the broker disconnected: {_reason(packet.reason_code, 5)}")
         if not isinstance(packet, Ack) or packet.packet_id != packet_id:
             continue
         if packet.reason_code >= 0x80:
@@ -210,7 +225,8 @@ def _subscribe(options: argparse.Namespace) -> int:
     for packet in client.packets(options.wait):
         if isinstance(packet, SubAck):
             if max(packet.reason_codes) >= 0x80:
-                raise ClientError(f"subscription refused with 0x{max(packet.reason_codes):02x}")
+                code = max(packet.reason_codes)
+                raise ClientError(f"subscription refused: {_reason(code, 5)}")
         elif isinstance(packet, Disconnect):
             raise ClientError(f"the broker disconnected with 0x{packet.reason_code:02x}")
         elif isinstance(packet, Ack):

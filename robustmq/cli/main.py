@@ -7,6 +7,7 @@ the daemon are the same. Exit codes: 0 done, 1 failed, 2 wrong use or wrong conf
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,8 +48,6 @@ def start(arguments: list[str]) -> int:
 
 def load_settings(path: Path | None, overrides: dict[str, str]) -> Settings:
     """Settings from a file, the environment, and options of the command line, in rising order."""
-    import os
-
     from robustmq import config
 
     return config.load(path, {**os.environ, **overrides})
@@ -151,7 +150,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The `robustmq` command."""
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] in COMMANDS:
-        return COMMANDS[given[0]](given[1:])
+        try:
+            return COMMANDS[given[0]](given[1:])
+        except BrokenPipeError:
+            # Who read our output has seen enough (`| head`); what is buffered has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
     if given == ["--version"]:
         print(f"robustmq {__version__}")
         return 0

@@ -96,9 +96,7 @@ class MqttSockets:
             largest = broker.limits.max_packet_bytes
             broker.turn()
             try:
-                begin = publisher.absorb_stream(
-                    buffer, end, self._table, largest, broker.wall_ms()
-                )
+                begin = publisher.absorb_stream(buffer, end, self._table, largest, broker.wall_ms())
             except BrokerError as error:
                 client.failed(error)
                 return
