@@ -404,6 +404,11 @@ class Delivery:
                 lambda home=home, at=inbox_position, inbox=inbox: step(home, at, inbox),  # type: ignore[misc]
             )
 
+    @property
+    def idle(self) -> bool:
+        """True when all that stands in the inbox logs is queued in its sessions."""
+        return not any(self._unqueued.values())
+
     def unqueued(self, home: int) -> Iterator[tuple[Subscriber, Queued]]:
         """What stands in the log of a shard and waits for its commit to be queued in its session: a
         checkpoint must not forget it."""

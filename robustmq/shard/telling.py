@@ -416,3 +416,8 @@ class Telling:
             replay = self._replays.get((worker, shard))
             ends[shard] = store.committed_position if replay is None else replay.position
         return ends
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits for a commit, a worker's confirmation, or to be sent again."""
+        return not (self._holding or self._replays or self._has_gathered or any(self._tickets))

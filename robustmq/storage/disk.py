@@ -192,14 +192,19 @@ def _write_all(file: int, buffers: list[Buffer]) -> None:
             buffers[0] = memoryview(buffers[0])[written:]
 
 
+class Crash(Exception):
+    """The machine stopped in the middle of a write."""
+
+
 class MemoryDisk:
     """A disk in memory that can crash and fail. `fail_next` holds errors that the next writes
-    raise."""
+    raise; after `crash_after` more bytes a write stops where it is."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytearray] = {}
         self.synced: dict[str, int] = {}
         self.fail_next: list[OSError] = []
+        self.crash_after: int | None = None
 
     def make_directory(self, path: str) -> None:
         """Directories need no making."""
@@ -221,7 +226,15 @@ class MemoryDisk:
         self._maybe_fail()
         file = self.files.setdefault(path, bytearray())
         for buffer in buffers:
-            file += buffer
+            file += buffer if self.crash_after is None else self._until_crash(buffer)
+
+    def _until_crash(self, buffer: Buffer) -> Buffer:
+        assert self.crash_after is not None, "only asked for a disk that will crash"
+        if not self.crash_after:
+            raise Crash
+        part = memoryview(buffer)[: self.crash_after]
+        self.crash_after -= len(part)
+        return part
 
     def sync(self, path: str) -> None:
         """What is in the file survives `lose_power`."""
@@ -235,6 +248,8 @@ class MemoryDisk:
     def replace(self, path: str, data: Buffer) -> None:
         """Write a whole file at once."""
         self._maybe_fail()
+        if self.crash_after is not None and self.crash_after < len(data):
+            raise Crash
         self.files[path] = bytearray(data)
         self.synced[path] = len(data)
 

@@ -9,9 +9,11 @@ One seed is one history.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import random
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ from robustmq.shard.client import MqttClient
 from robustmq.shard.cluster_view import Declared, Outcome
 from robustmq.shard.recovery import Recovery
 from robustmq.storage.committer import InlineCommitter
-from robustmq.storage.disk import MemoryDisk
+from robustmq.storage.disk import Crash, MemoryDisk
 from robustmq.storage.kv import MemoryKeyValue
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
@@ -246,9 +248,13 @@ class World:
         self.transports: dict[int, list[SimTransport]] = {n: [] for n in range(workers)}
         self.counters: dict[str, int] = {}
         self.faults: list[dict[str, Any]] = []
+        self.checkpoint_bytes = self.scheduler.random.choice((4_000, 30_000, 1 << 30))
         self._links: dict[tuple[int, int], float] = {}
+        self._link_numbers: dict[tuple[int, int], int] = {}
         self._up: set[tuple[int, int]] = set()
         self._lives = 0
+        self.torn = 0
+        self._unwritten: dict[int, deque[Callable[[], None]]] = {}
         for number in range(workers):
             self.start(number)
 
@@ -265,7 +271,11 @@ class World:
             self.cluster.epochs[shard] += 1
             return ShardStore(
                 f"/{shard:04d}",
-                StoreSettings(segment_bytes=64 * 1024, hot_bytes=16 * 1024),
+                StoreSettings(
+                    segment_bytes=64 * 1024,
+                    hot_bytes=16 * 1024,
+                    checkpoint_bytes=self.checkpoint_bytes,
+                ),
                 self.disks[number],
                 self.kvs[shard],
                 committer,
@@ -295,12 +305,16 @@ class World:
     def _storage_thread(self, number: int, life: int) -> Callable[[Callable[[], None]], None]:
         """Runs batches one behind the other, each after some time, as a thread does."""
         free_at_ms = 0.0
+        batches: deque[Callable[[], None]] = deque()
+        self._unwritten[number] = batches
 
         def schedule(run: Callable[[], None]) -> None:
             nonlocal free_at_ms
             now_ms, takes_ms = self.scheduler.now_ms, self.scheduler.random.random() * 4
             free_at_ms = max(free_at_ms, now_ms) + takes_ms
-            self.scheduler.at(free_at_ms - now_ms, self._alive(number, life, run))
+            batches.append(run)
+            done = self._alive(number, life, lambda: batches.popleft()())
+            self.scheduler.at(free_at_ms - now_ms, done)
 
         return schedule
 
@@ -332,23 +346,42 @@ class World:
             transport.cut()
         self.transports[number] = []
         for other in range(self.worker_count):
-            if (number, other) in self._up:
-                self._up -= {(number, other), (other, number)}
-                peer = self.brokers[other]
-                if peer is not None:
-                    life = self.incarnations[other]
-                    gone = peer.on_worker_down
-                    self.scheduler.at(
-                        self.scheduler.random.random() * 2,
-                        self._alive(other, life, lambda gone=gone: gone(number)),  # type: ignore[misc]
-                    )
+            self.cut(number, other)
+        self._tear(number)
+
+    def _tear(self, number: int) -> None:
+        """The storage thread dies in the middle of its batch: some of the bytes are written."""
+        disk, batches = self.disks[number], self._unwritten[number]
+        if batches and self.scheduler.random.random() < 0.7:
+            disk.crash_after = int(self.scheduler.random.random() ** 2 * 6_000)
+            try:
+                batches.popleft()()
+            except Crash:
+                self.torn += 1
+            disk.crash_after = None
+
+    def cut(self, one: int, two: int) -> None:
+        """A link breaks: frames on it are lost, the ends that live notice, it is made anew."""
+        if (one, two) not in self._up:
+            return
+        self._up -= {(one, two), (two, one)}
+        for here, there in ((one, two), (two, one)):
+            broker = self.brokers[here]
+            if broker is not None:
+                gone = self._alive(
+                    here, self.incarnations[here], functools.partial(broker.on_worker_down, there)
+                )
+                self.scheduler.at(self.scheduler.random.random() * 2, gone)
+        self._link(one, two)
 
     def _link(self, one: int, two: int) -> None:
         def up() -> None:
             first, second = self.brokers[one], self.brokers[two]
-            if first is None or second is None:
+            if first is None or second is None or (one, two) in self._up:
                 return
             self._up |= {(one, two), (two, one)}
+            for ends in ((one, two), (two, one)):
+                self._link_numbers[ends] = self._link_numbers.get(ends, 0) + 1
             first.on_worker_up(two, self.incarnations[two])
             second.on_worker_up(one, self.incarnations[one])
 
@@ -360,7 +393,7 @@ class World:
         """Carry a frame; lost when either end dies before it arrives."""
         if (sender, receiver) not in self._up:
             return False
-        lives = (self.incarnations[sender], self.incarnations[receiver])
+        link = self._link_numbers[sender, receiver]
         arrives = max(
             self._links.get((sender, receiver), 0.0) + 0.001,
             self.scheduler.now_ms + self.scheduler.random.random() * 5,
@@ -369,7 +402,7 @@ class World:
 
         def arrive() -> None:
             broker = self.brokers[receiver]
-            same = (self.incarnations[sender], self.incarnations[receiver]) == lives
+            same = self._link_numbers[sender, receiver] == link
             if broker is not None and same and (sender, receiver) in self._up:
                 broker.on_frame(sender, kind, payload)
 
@@ -382,16 +415,16 @@ class World:
         self, client_id: bytes, deliver: Callable[[bytes], None], gone: Callable[[], None]
     ) -> MqttClient | None:
         """A connection, at the home of its client id; None while that worker is away."""
-        home = self._any().placement.session_home(client_id) if self._any() else 0
+        alive = next((broker for broker in self.brokers if broker is not None), None)
+        if alive is None:
+            return None
+        home = alive.placement.session_home(client_id)
         broker = self.brokers[home]
         if broker is None:
             return None
         transport = SimTransport(self, deliver, gone)
         self.transports[home].append(transport)
         return broker.connected(transport, client_id.decode())
-
-    def _any(self) -> Broker:
-        return next(broker for broker in self.brokers if broker is not None)
 
     def _count(self, name: str, amount: int) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
