@@ -9,11 +9,13 @@ is counted in `connections_refused`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import socket
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 from robustmq.limits import Limits
 from robustmq.observability import logs
@@ -45,6 +47,25 @@ def open_listener(host: str, port: int, backlog: int, reuse_port: bool = True) -
     except OSError:
         sock.close()
         raise
+    return sock
+
+
+def open_own_listener(host: str, port: int, backlog: int, remembered: Path) -> socket.socket:
+    """A socket of this process alone. Port 0 means the one it had before, if that is free.
+
+    Clients keep the address of a worker for long, librdkafka that of a group's coordinator until
+    it answers again; so a worker that is started anew is found where it was.
+    """
+    if not port and remembered.exists():
+        try:
+            return open_listener(host, int(remembered.read_text()), backlog, reuse_port=False)
+        except (OSError, ValueError, OverflowError) as error:
+            log.info("the port of before is not free", reason=str(error))
+    sock = open_listener(host, port, backlog, reuse_port=False)
+    if not port:
+        # A full disk does not keep a worker from starting; it is found at another port then.
+        with contextlib.suppress(OSError):
+            remembered.write_text(str(sock.getsockname()[1]))
     return sock
 
 

@@ -29,7 +29,7 @@ from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.net.bus_link import BusLink
 from robustmq.net.handoff import Handoff
 from robustmq.net.kafka_connection import KafkaConnection
-from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, tune
+from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, open_own_listener, tune
 from robustmq.net.mqtt_front_door import MqttFrontDoor
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.observability import logs
@@ -238,7 +238,8 @@ class Worker:
             self._accept(loop, sock, f"kafka {_address(sock)}", self._adopt_kafka)
             port = sock.getsockname()[1]
             if not kafka.single_port:
-                sock = open_listener(host, own_port, kafka.backlog, reuse_port=False)
+                remembered = context.run_directory / f"kafka-port-{context.worker_id}"
+                sock = open_own_listener(host, own_port, kafka.backlog, remembered)
                 own_port = port = sock.getsockname()[1]
                 name = f"kafka worker {context.worker_id} {_address(sock)}"
                 self._accept(loop, sock, name, self._adopt_kafka)

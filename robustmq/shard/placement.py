@@ -141,8 +141,8 @@ class Placement:
         return self._rule_modes[_first(matched)] if matched else self._default_mode
 
     def shard(self, topic: bytes, partition: int) -> int:
-        """The shard of a partition's log."""
-        return topic_hash(topic, partition) % self.shard_count
+        """The shard of a partition's log; one that cannot be has an owner too, who refuses it."""
+        return topic_hash(topic, max(partition, 0)) % self.shard_count
 
     def worker(self, topic: bytes, partition: int) -> int:
         """The worker that holds a partition's log."""

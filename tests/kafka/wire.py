@@ -31,6 +31,18 @@ def response_of(api_key: int, version: int, data: bytes) -> Any:
     return codec.decode_response(api_key, version, data, len(head))
 
 
+def new_topic(name: str, partitions: int = 1, **changes: Any) -> dict[str, Any]:
+    """A topic of a CreateTopics request."""
+    return {
+        "name": name,
+        "num_partitions": partitions,
+        "replication_factor": -1,
+        "assignments": [],
+        "configs": [],
+        **changes,
+    }
+
+
 class SocketClient:
     """A connection to a real broker, for raw frames; a context manager."""
 
