@@ -30,6 +30,8 @@ ENTRY_MEMORY = 32
 ENTRY_PERSISTENT = 64
 ENTRY_DUP = 128
 
+SYS_PREFIX = b"$SYS/"
+
 SESSION_KIND = b"session"
 GROUP_KIND = b"group"
 
@@ -178,6 +180,8 @@ class Placement:
             home.partition,
             flags,
             home.log_topic if home.stream else b"",
+            # What the broker says of itself is not for clients to say.
+            not topic.startswith(SYS_PREFIX),
         )
         if len(self.routes) >= MAX_ROUTES:
             self.routes.clear()

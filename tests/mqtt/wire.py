@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import socket
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -80,6 +81,7 @@ class Wire:
         self.socket = socket.create_connection((host, port), TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._bytes = b""
+        self._early: deque[Packet] = deque()
         self._next_id = 0
 
     def __enter__(self) -> Wire:
@@ -107,7 +109,11 @@ class Wire:
     def read(self, timeout_s: float = TIMEOUT_S) -> Packet:
         """The next packet. Raises Closed at the end of the connection, TimeoutError when none
         comes."""
-        deadline = time.monotonic() + timeout_s
+        if self._early:
+            return self._early.popleft()
+        return self._arrival(time.monotonic() + timeout_s)
+
+    def _arrival(self, deadline: float) -> Packet:
         while True:
             packet = self._cut()
             if packet is not None:
@@ -152,6 +158,16 @@ class Wire:
         assert packet.kind == kind, f"{packet} came instead of a {PacketType(kind).name}"
         assert packet_id is None or packet.packet_id == packet_id, packet
         return packet
+
+    def wait_for(self, kind: type[P], acknowledges: int = 0) -> P:
+        """The first packet of this kind (an Ack: of this sort); what comes before it stays for
+        `read`."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            packet = self._arrival(deadline)
+            if isinstance(packet, kind) and acknowledges in (0, getattr(packet, "kind", 0)):
+                return packet
+            self._early.append(packet)
 
     def expect_end(self, reason: int | None = None) -> None:
         """The connection ends; in 5.0 with a DISCONNECT of this reason, if one is given."""
@@ -224,7 +240,7 @@ class Wire:
         identifiers = () if identifier is None else (identifier,)
         properties = Properties(subscription_identifiers=identifiers)
         self.send(Subscribe(packet_id, filters, properties))
-        answer = self.expect(SubAck)
+        answer = self.wait_for(SubAck)
         assert answer.packet_id == packet_id
         return answer.reason_codes
 
@@ -232,7 +248,7 @@ class Wire:
         """UNSUBSCRIBE; the codes of the UNSUBACK."""
         packet_id = self.next_id()
         self.send(Unsubscribe(packet_id, filters))
-        answer = self.expect(UnsubAck)
+        answer = self.wait_for(UnsubAck)
         assert answer.packet_id == packet_id
         return answer.reason_codes
 
@@ -249,10 +265,11 @@ class Wire:
         self.send(Publish(topic, payload, qos, retain, False, packet_id, Properties(**properties)))
         if not qos:
             return 0
-        answer = self.expect_ack(PUBACK if qos == 1 else PUBREC, packet_id)
+        answer = self.wait_for(Ack, PUBACK if qos == 1 else PUBREC)
+        assert answer.packet_id == packet_id
         if qos == 2 and answer.reason_code < 0x80:
             self.send(Ack(PUBREL, packet_id))
-            assert self.expect_ack(PUBCOMP, packet_id).reason_code == 0
+            assert self.wait_for(Ack, PUBCOMP) == Ack(PUBCOMP, packet_id)
         return answer.reason_code
 
     def receive(self, timeout_s: float = TIMEOUT_S) -> Publish:
@@ -262,7 +279,7 @@ class Wire:
             self.send(Ack(PUBACK, packet.packet_id))
         elif packet.qos == 2:
             self.send(Ack(PUBREC, packet.packet_id))
-            self.expect_ack(PUBREL, packet.packet_id)
+            assert self.wait_for(Ack, PUBREL) == Ack(PUBREL, packet.packet_id)
             self.send(Ack(PUBCOMP, packet.packet_id))
         return packet
 
