@@ -174,6 +174,7 @@ class Broker:
         )
         self.sessions = Sessions(self)
         self.delivery.subscribers = self.sessions.get
+        self.delivery.share_again = self.share_again
 
     def _open_kafka(self) -> None:
         """What Kafka's requests meet: groups, logs, waits, the gateway."""
@@ -473,6 +474,9 @@ class Broker:
                 return None
             case wire.RetainedQuery():
                 return resolved(self._retained(message))
+            case wire.ShareAgain():
+                self.telling.share_again(message)
+                return None
             case wire.ReleasePacketIds():
                 self.owner.release(message)
                 return None
@@ -480,6 +484,16 @@ class Broker:
                 self._topic_dropped(message.topic)
                 return None
         return self.gateway.serve(message)
+
+    def share_again(self, message: wire.ShareAgain) -> None:
+        """Ask the owner of the records to pick other members, in a following turn."""
+        worker = self.placement.shard_owner(message.shard)
+
+        def ask() -> None:
+            self.rpc.notify(worker, message)
+            self.turn()
+
+        self.around.call_soon(ask)
 
     def _retained(self, query: wire.RetainedQuery) -> wire.RetainedPage:
         found: list[tuple[bytes, bytes]] = []

@@ -30,36 +30,18 @@ from robustmq.shard.inbox import (
     first_ordinals,
     reference,
 )
+from robustmq.shard.shares import RETAIN_FLAG, LocalSubscription, ShareGroup, share_flags
 from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import INBOX, ShardStore
 
 MAX_ROUTES = 65536
-RETAIN_FLAG = 1
 UNLIMITED_PACKET = 0
-
-
-class LocalSubscription:
-    """A subscription of a local client: what the trie holds."""
-
-    __slots__ = ("filter", "persistent", "subscriber", "subscription")
-
-    def __init__(
-        self,
-        filter_: bytes,
-        subscriber: Subscriber,
-        subscription: Subscription,
-        persistent: bool,
-    ) -> None:
-        self.filter = filter_
-        self.persistent = persistent
-        self.subscriber = subscriber
-        self.subscription = subscription
 
 
 class Wanted:
     """What one client gets of a topic's records with QoS above 0."""
 
-    __slots__ = ("identifiers", "no_local", "qos", "retain_as_published", "subscriber")
+    __slots__ = ("flags", "identifiers", "no_local", "qos", "retain_as_published", "subscriber")
 
     def __init__(
         self,
@@ -68,7 +50,10 @@ class Wanted:
         retain_as_published: bool,
         no_local: bool,
         identifiers: tuple[int, ...],
+        flags: int = 0,
     ) -> None:
+        """`flags`: its share group, in the flags of a delivery."""
+        self.flags = flags
         self.subscriber = subscriber
         self.qos = qos
         self.retain_as_published = retain_as_published
@@ -84,31 +69,6 @@ class _Pending:
     def __init__(self) -> None:
         self.parts: list[InboxPart] = []
         self.queued: list[tuple[int, list[tuple[Wanted, list[int], list[int]]]]] = []
-
-
-class ShareGroup:
-    """The local members of one share group; each takes its turn."""
-
-    __slots__ = ("filter", "group", "members", "turn")
-
-    def __init__(self, group: bytes, filter_: bytes) -> None:
-        self.group = group
-        self.filter = filter_
-        self.members: list[LocalSubscription] = []
-        self.turn = 0
-
-    def pick(self) -> LocalSubscription | None:
-        """The next member: a connected one if there is any."""
-        count = len(self.members)
-        for step in range(1, count + 1):
-            member = self.members[(self.turn + step) % count]
-            if member.subscriber.peer is not None:
-                self.turn = (self.turn + step) % count
-                return member
-        for member in self.members:
-            if member.subscriber.persistent:
-                return member
-        return None
 
 
 class Delivery:
@@ -140,6 +100,7 @@ class Delivery:
         self._unqueued: dict[int, dict[int, _Pending]] = {}
         self.cursors: dict[int, dict[int, int]] = {}
         self.subscribers: Callable[[bytes], Subscriber | None] = lambda client_id: None
+        self.share_again: Callable[[wire.ShareAgain], None] = lambda message: None
 
     # -- subscriptions -----------------------------------------------------------------------------
 
@@ -334,7 +295,7 @@ class Delivery:
             for dropped in subscriber.session.offer(
                 self._inbox.hold(data, index),
                 min(records[index] & 3, wanted.qos),
-                _retain_flag(wanted, records[index]),
+                _flags(wanted, records[index]),
                 wanted.identifiers,
                 size,
             ):
@@ -364,6 +325,7 @@ class Delivery:
                 wanted.retain_as_published,
                 wanted.identifiers,
                 None if len(indexes) == len(records) else tuple(indexes),
+                wanted.flags,
             )
         )
         inbox.queued[-1][1].append((wanted, indexes, records))
@@ -422,7 +384,7 @@ class Delivery:
                             Queued(
                                 reference(inbox_position, firsts[part] + index),
                                 min(records[index] & 3, wanted.qos),
-                                _retain_flag(wanted, records[index]),
+                                _flags(wanted, records[index]),
                                 wanted.identifiers,
                             ),
                         )
@@ -438,7 +400,7 @@ class Delivery:
                     dropped = session.offer(
                         reference(inbox_position, firsts[part] + index),
                         min(records[index] & 3, wanted.qos),
-                        _retain_flag(wanted, records[index]),
+                        _flags(wanted, records[index]),
                         wanted.identifiers,
                         size,
                     )
@@ -450,15 +412,25 @@ class Delivery:
         """Hand records to members of a share group, each to one."""
         share = self._shares.get((delivery.group, delivery.filter))
         pending: dict[int, _Pending] = {}
+        homeless = [] if share is not None else delivery.indexes
         if share is not None:
             records = fanout.record_levels(delivery.entry, 0)
             chosen: dict[int, tuple[LocalSubscription, list[int]]] = {}
             for index in delivery.indexes:
                 member = share.pick()
-                if member is not None:
+                if member is None:
+                    homeless.append(index)
+                else:
                     chosen.setdefault(id(member), (member, []))[1].append(index)
             for member, indexes in chosen.values():
                 self._queue(delivery.entry, _wanted_of(member), records, indexes, pending)
+        if homeless:
+            # The last member left while this was on its way.
+            self.share_again(
+                wire.ShareAgain(
+                    delivery.group, delivery.filter, delivery.shard, homeless, delivery.entry
+                )
+            )
         self._commit(delivery.shard, wire.NO_POSITION, pending, done)
 
     def deliver_retained(self, local: LocalSubscription, entry: bytes) -> None:
@@ -496,7 +468,7 @@ class Delivery:
                     subscriber.session.restore_offer(
                         reference(position, first + index),
                         min(records[index] & 3, recipient.qos),
-                        retain,
+                        recipient.flags | retain,
                         recipient.identifiers,
                         size,
                     )
@@ -565,8 +537,9 @@ class Delivery:
         return frame
 
 
-def _retain_flag(wanted: Wanted, record: int) -> int:
-    return RETAIN_FLAG if wanted.retain_as_published and record & 4 else 0
+def _flags(wanted: Wanted, record: int) -> int:
+    """The flags of a delivery: RETAIN, and the share group that it comes by."""
+    return wanted.flags | (RETAIN_FLAG if wanted.retain_as_published and record & 4 else 0)
 
 
 def _wanted_of(local: LocalSubscription) -> Wanted:
@@ -578,6 +551,7 @@ def _wanted_of(local: LocalSubscription) -> Wanted:
         subscription.retain_as_published,
         False,
         (identifier,) if identifier else (),
+        share_flags(subscription),
     )
 
 

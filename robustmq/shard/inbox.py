@@ -29,7 +29,8 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A session that gets records of an entry: with its granted QoS, RETAIN as published,
     identifiers.
 
-    `indexes` None: every record whose effective QoS is above 0.
+    `indexes` None: every record whose effective QoS is above 0. `flags` name its share group, if
+    it gets them as a member (see `shares`).
     """
 
     client_id: bytes
@@ -37,6 +38,7 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     retain_as_published: bool
     identifiers: tuple[int, ...]
     indexes: tuple[int, ...] | None
+    flags: int = 0
 
 
 class InboxPart(msgspec.Struct, frozen=True, array_like=True, gc=False):

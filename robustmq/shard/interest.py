@@ -62,7 +62,7 @@ def _flags(counts: list[int]) -> int:
 
 class ShareMembers:
     """The members of one share group by worker; picks workers in turn, in proportion to their
-    members."""
+    connected members, and while there are none to their persistent ones."""
 
     __slots__ = ("_turn", "_wheel", "filter", "group", "members", "persistent")
 
@@ -86,7 +86,7 @@ class ShareMembers:
     def pick(self) -> int | None:
         """The worker of the next record; None when nobody is there."""
         if not self._wheel:
-            self._wheel = _interleave(self.members)
+            self._wheel = _interleave(self.members or self.persistent)
             self._turn = 0
         if not self._wheel:
             return None
@@ -140,12 +140,12 @@ class OwnerInterest:
         key = (group, filter_)
         share = self._shares.get(key)
         if share is None:
-            if not members:
+            if not members and not persistent:
                 return
             share = self._shares[key] = ShareMembers(group, filter_)
             self._share_trie.insert(filter_, share)
         share.set(worker, members, persistent)
-        if not share.members:
+        if not share.members and not share.persistent:
             del self._shares[key]
             self._share_trie.remove(filter_, share)
         self._share_cache.clear()
@@ -168,7 +168,7 @@ class OwnerInterest:
             for group, filter_, members, persistent in shares
         }
         for key in list(self._shares):
-            if key not in groups and worker in self._shares[key].members:
+            if key not in groups:
                 self.set_share(worker, *key, 0, 0)
         for (group, filter_), (members, persistent) in groups.items():
             self.set_share(worker, group, filter_, members, persistent)
@@ -179,10 +179,9 @@ class OwnerInterest:
             if peer == worker and flags != WANTED | PERSISTENT:
                 self.set(worker, filter_, 0)
         for share in list(self._shares.values()):
-            if worker in share.members:
-                # Members that are persistent stay; with none left the others take over.
-                count = share.persistent.get(worker, 0)
-                self.set_share(worker, share.group, share.filter, count, count)
+            # Members that are persistent stay; while others are connected those take over.
+            count = share.persistent.get(worker, 0)
+            self.set_share(worker, share.group, share.filter, 0, count)
 
     def mask(self, topic: bytes) -> int:
         """The bits of the workers that want a topic."""
@@ -201,6 +200,10 @@ class OwnerInterest:
     def has_shares(self) -> bool:
         """True when any share group has members."""
         return bool(self._shares)
+
+    def share(self, group: bytes, filter_: bytes) -> ShareMembers | None:
+        """The members of one group; None when it has none."""
+        return self._shares.get((group, filter_))
 
     def shares(self, topic: bytes) -> list[ShareMembers]:
         """The share groups that want a topic."""

@@ -49,6 +49,7 @@ from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND
 from robustmq.shard.received import packet_name
 from robustmq.shard.router import AckGroup
 from robustmq.shard.runtime import encode_machine_entry
+from robustmq.shard.shares import unfinished
 from robustmq.shard.subscriber import Subscriber
 from robustmq.shard.subscribing import Subscribing
 from robustmq.storage.shard_store import MACHINE
@@ -220,6 +221,7 @@ class Sessions:
         """After CONNACK: PUBREL and PUBLISH again with their old ids, then what waits
         [MQTT-4.4.0-1]."""
         subscriber.serve()
+        self._subscribing.presence_changed(subscriber)
         released = subscriber.session.resume()
         if released:
             self._queue(subscriber, fanout.acks(PUBREL, released, 0, len(released)))
@@ -238,6 +240,7 @@ class Sessions:
         )
         if not ended or subscriber.session.durable:
             subscriber.disconnect()
+            self._subscribing.presence_changed(subscriber)
         self._settle(subscriber, will, ended)
 
     def _settle(self, subscriber: Subscriber, will: Will | None, ended: bool) -> None:
@@ -265,6 +268,8 @@ class Sessions:
     def _remove(self, subscriber: Subscriber) -> None:
         """The session has ended: nothing of it stays."""
         session = subscriber.session
+        broker = self._broker
+        left_behind = unfinished(subscriber, broker.inbox, broker.placement)
         self._subscribing.remove_all(subscriber)
         subscriber.disconnect()
         for reference in (*session.take_finished(), *session.references()):
@@ -275,6 +280,8 @@ class Sessions:
         if session.durable:
             self._append_rows(subscriber, [])
             self._append(subscriber, ())
+        for message in left_behind:
+            broker.share_again(message)
 
     def publish_will(self, client_id: bytes, will: Will) -> None:
         """Publish a will as its client would have."""

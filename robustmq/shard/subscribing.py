@@ -19,8 +19,8 @@ from robustmq.mqtt.retained import is_sent
 from robustmq.mqtt.subscriptions import Grant, Subscription, decide, unsubscribe_code
 from robustmq.promises import Promise
 from robustmq.shard import wire
-from robustmq.shard.delivery import LocalSubscription
 from robustmq.shard.interest import LocalInterest, is_wildcard
+from robustmq.shard.shares import LocalSubscription
 from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import CURSOR
 
@@ -157,6 +157,15 @@ class Subscribing:
         come up."""
         self.refresh(subscriber)
 
+    def presence_changed(self, subscriber: Subscriber) -> None:
+        """A member of share groups has come or gone: owners prefer those that are there."""
+        changes = _Changes()
+        for one in subscriber.session.subscriptions.values():
+            if one.share_group is not None:
+                changes.shares.add((one.share_group, one.matching_filter))
+        if changes.shares:
+            self._tell(changes)
+
     def remove_all(self, subscriber: Subscriber) -> None:
         """The session has ended."""
         changes = _Changes()
@@ -192,7 +201,7 @@ class Subscribing:
         share = self._broker.delivery.share(group, filter_)
         if not share.members:
             self._broker.delivery.drop_share(share)
-        return len(share.members), sum(local.persistent for local in share.members)
+        return share.counts()
 
     async def _announce(self, changes: _Changes) -> dict[int, int]:
         """Tell the owners and wait; the end positions of their shards. One that is away hears of

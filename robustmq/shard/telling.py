@@ -301,6 +301,28 @@ class Telling:
                     must = acked and worker in share.persistent
                     self._send_share(worker, delivery, commit if must else None, must)
 
+    def share_again(self, message: wire.ShareAgain) -> None:
+        """A member has left these records behind: others get them, if there are any."""
+        share = self._interest.share(message.group, message.filter)
+        if share is None:
+            return
+        chosen: dict[int, list[int]] = {}
+        for index in message.indexes:
+            worker = share.pick()
+            if worker is not None:
+                chosen.setdefault(worker, []).append(index)
+        for worker, indexes in chosen.items():
+            delivery = wire.ShareDelivery(
+                message.group,
+                message.filter,
+                message.shard,
+                wire.NO_POSITION,
+                0,
+                indexes,
+                message.entry,
+            )
+            self._send_share(worker, delivery, None, worker in share.persistent)
+
     def _send_share(
         self, worker: int, delivery: wire.ShareDelivery, commit: Commit | None, must: bool
     ) -> None:

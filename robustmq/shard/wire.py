@@ -63,8 +63,8 @@ class InterestReset(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class ShareChange(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A share group on a worker has now so many members (0: none), of which so many are
-    persistent."""
+    """A share group on a worker has now so many connected members, and so many persistent ones,
+    connected or not (0 and 0: none)."""
 
     group: bytes
     filter: bytes
@@ -104,6 +104,16 @@ class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):
     shard: int
     position: int
     ticket: int
+    indexes: list[int]
+    entry: bytes
+
+
+class ShareAgain(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Records that a member of a share group has left behind: their owner picks others for them."""
+
+    group: bytes
+    filter: bytes
+    shard: int
     indexes: list[int]
     entry: bytes
 
@@ -196,6 +206,7 @@ Message = (
     | RetainedQuery
     | RetainedPage
     | ShareDelivery
+    | ShareAgain
     | ReleasePacketIds
     | ProduceCall
     | ReadCall

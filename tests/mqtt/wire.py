@@ -64,7 +64,7 @@ def client_id_on(worker: int, workers: int, name: str = "c") -> bytes:
 def topic_on(worker: int, workers: int, name: str = "t") -> bytes:
     """A fresh topic whose log lives on this worker."""
     while True:
-        topic = f"{name}/{next(_numbers)}".encode()
+        topic = f"{name}{next(_numbers)}/x".encode()
         if topic_hash(topic, 0) % SHARDS % workers == worker % workers:
             return topic
 
