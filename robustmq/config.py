@@ -22,6 +22,8 @@ import msgspec
 
 from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
 
+_KAFKA_NAME = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
+
 Mode = Literal["memory", "hybrid", "persistent"]
 MODES: tuple[str, ...] = ("memory", "hybrid", "persistent")
 ENVIRONMENT_PREFIX = "ROBUSTMQ_"
@@ -281,8 +283,8 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A declared topic (MQTT spelling) fed by an MQTT filter; the key of its records is the MQTT
-    topic."""
+    """A Kafka topic (`topic` is its Kafka name) fed by an MQTT filter; the key of its records is
+    the MQTT topic."""
 
     filter: str
     topic: str
@@ -459,10 +461,12 @@ def check(settings: Settings) -> None:
     if len(set(topics)) != len(topics):
         raise ConfigError("two [[streams]] have the same topic; give each a topic of its own")
     if any(
-        not stream.topic or not stream.filter or set(stream.topic) & set("+#")
-        for stream in settings.streams
+        not stream.filter or not _KAFKA_NAME.fullmatch(stream.topic) for stream in settings.streams
     ):
-        raise ConfigError("each of [[streams]] needs a filter, and a topic without wildcards")
+        raise ConfigError(
+            "each of [[streams]] needs a filter, and a Kafka topic:"
+            " letters, digits, '.', '_' and '-', 249 at most"
+        )
 
 
 def is_loopback(address: str, key: str) -> bool:

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import uvloop
 
-from robustmq import clock
+from robustmq import clock, names
 from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorker
 from robustmq.cluster.meta import Meta
 from robustmq.config import Settings
@@ -42,6 +42,7 @@ from robustmq.process.spawn import spawn
 from robustmq.promises import Promise
 from robustmq.security.authenticator import Authenticator
 from robustmq.shard.broker import Broker, Surroundings
+from robustmq.shard.placement import MODE_SETTING
 from robustmq.shard.recovery import Recovery
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.data_directory import shard_directory
@@ -85,6 +86,7 @@ class Worker:
         await _arrived(self._meta.ready)
         await self._own_shards()
         view = MetaView(self._meta, self._settings.node.shards, context.worker_count)
+        await self._declare_streams(view)
         self._open_broker(loop, view)
         await self._link(loop)
         await self._listen(loop, view)
@@ -113,6 +115,25 @@ class Worker:
             if shard % context.worker_count == context.worker_id
         )
         await _arrived(self._meta.propose(OwnShards(context.worker_id, mine)))
+
+    async def _declare_streams(self, view: MetaView) -> None:
+        """The topics of streams are made by the configuration; every worker asks, one is first."""
+        for stream in self._settings.streams:
+            name = names.from_kafka(stream.topic)
+            mode: dict[str, str] = {MODE_SETTING: stream.mode} if stream.mode else {}
+            known = view.declared(name)
+            if known is None:
+                made = view.create_topic(name, stream.partitions, mode, uuid.uuid4())
+            elif known.partitions < stream.partitions:
+                made = view.create_partitions(name, stream.partitions)
+            elif mode and known.configs.get(MODE_SETTING) != stream.mode:
+                made = view.alter_topic(name, {MODE_SETTING: stream.mode})
+            else:
+                continue
+            outcome = await _arrived(made)
+            known = view.declared(name)
+            if known is None or known.partitions < stream.partitions:
+                log.error("a stream has no topic", topic=stream.topic, reason=outcome.message)
 
     def _open_broker(self, loop: asyncio.AbstractEventLoop, view: MetaView) -> None:
         settings, context = self._settings, self._context

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from robustmq import names
 from robustmq.config import Settings
 from robustmq.core.publish import Publisher
 from robustmq.errors import BrokerError, Fault
@@ -123,7 +124,7 @@ class Broker:
             cluster.shard_owner,
             settings.storage.default_mode,
             [(rule.filter, rule.mode) for rule in settings.storage.rules],
-            [(stream.filter, stream.topic) for stream in settings.streams],
+            [(stream.filter, names.from_kafka(stream.topic)) for stream in settings.streams],
         )
         self.stores: dict[int, ShardStore] = {}
         self.commits = Commits(self.stores, around.kick)

@@ -31,6 +31,7 @@ ENTRY_PERSISTENT = 64
 ENTRY_DUP = 128
 
 SYS_PREFIX = b"$SYS/"
+MODE_SETTING = "robustmq.storage.mode"
 
 SESSION_KIND = b"session"
 GROUP_KIND = b"group"
@@ -57,7 +58,7 @@ class Placement:
         shard_owner: Callable[[int], int],
         default_mode: str,
         rules: Iterable[tuple[str, str]],
-        streams: Iterable[tuple[str, str]],
+        streams: Iterable[tuple[str, bytes]],
     ) -> None:
         """`rules` are (filter, mode) in order of precedence; `streams` are (filter, canonical
         topic)."""
@@ -79,7 +80,7 @@ class Placement:
         self._stream_topics: list[bytes] = []
         for number, (filter_, topic) in enumerate(streams):
             self._streams.insert(filter_.encode(), number)
-            self._stream_topics.append(topic.encode())
+            self._stream_topics.append(topic)
 
     @property
     def has_streams(self) -> bool:
@@ -88,7 +89,7 @@ class Placement:
 
     def declare(self, topic: Declared) -> None:
         """A declared topic is as told now."""
-        mode = topic.configs.get("robustmq.storage.mode", "")
+        mode = topic.configs.get(MODE_SETTING, "")
         self.declared[topic.name] = (topic.partitions, mode)
         compacted = "compact" in topic.configs.get("cleanup.policy", "")
         (self.compacted.add if compacted else self.compacted.discard)(topic.name)

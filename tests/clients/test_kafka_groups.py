@@ -126,9 +126,7 @@ def test_two_members_share_the_partitions_and_one_takes_over_what_the_other_leav
     )
     assert not first.assigned & second.assigned
     produce(broker, topic, 60, 120)
-    until(
-        lambda: sorted(first.values + second.values) == list(range(120)), what="the second half"
-    )
+    until(lambda: sorted(first.values + second.values) == list(range(120)), what="the second half")
     assert second.values
     second.commit()
     first.commit()

@@ -51,9 +51,7 @@ def sync(client: SocketClient, group: str, member: Any) -> Any:
 
 
 def heartbeat(client: SocketClient, group: str, generation: int, member_id: str) -> int:
-    answer = client.ask(
-        HEARTBEAT, 3, group_id=group, generation_id=generation, member_id=member_id
-    )
+    answer = client.ask(HEARTBEAT, 3, group_id=group, generation_id=generation, member_id=member_id)
     return int(answer.error_code)
 
 
@@ -298,8 +296,6 @@ def test_delete_and_grow_codes(client: SocketClient, topic: str) -> None:
     assert grow("no.such.topic", 2) == 3
     assert grow(topic, 3) == 0
     assert len(metadata(client, [topic]).topics[0].partitions) == 3
-    answer = client.ask(
-        DELETE_TOPICS, 5, topic_names=[topic, "no.such.topic"], timeout_ms=5000
-    )
+    answer = client.ask(DELETE_TOPICS, 5, topic_names=[topic, "no.such.topic"], timeout_ms=5000)
     assert [entry.error_code for entry in answer.responses] == [0, 3]
     assert metadata(client, [topic]).topics[0].error_code == 3

@@ -258,9 +258,7 @@ def test_the_first_batch_comes_whole_however_small_the_bound(
 
 
 @pytest.mark.parametrize("offset", [5, -1])
-def test_an_offset_out_of_range_is_1_at_once(
-    client: SocketClient, topic: str, offset: int
-) -> None:
+def test_an_offset_out_of_range_is_1_at_once(client: SocketClient, topic: str, offset: int) -> None:
     produce(client, topic, batch(b"a"))
     began = time.monotonic()
     part = fetch(client, topic, offset, max_wait_ms=5000)
