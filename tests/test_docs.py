@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from robustmq.cli.main import COMMANDS
@@ -61,3 +62,11 @@ def test_settings_that_are_named_exist() -> None:
 def test_commands_that_are_named_exist() -> None:
     missing = [(page, match[0]) for page, match in found(COMMAND) if match[1] not in COMMANDS]
     assert missing == []
+
+
+def test_every_dependency_says_what_it_is_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    page = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
+    names = [re.split(r"[<>=]", requirement)[0] for requirement in wanted]
+    assert [name for name in names if name not in page] == []
