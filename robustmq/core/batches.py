@@ -448,3 +448,20 @@ def _check_snappy(block: bytes, bound: int) -> None:
 def record_count(buffer: bytes | bytearray, begin: int) -> int:
     """How many records the batch that begins there says it has."""
     return memory.get32be(buffer, begin + 57)
+
+
+def count_records(source: bytes | memoryview) -> int:
+    """How many records whole batches, one behind the other, say that they have."""
+    at = 0
+    end = len(source)
+    count = 0
+    while end - at >= 61:
+        size = source[at + 8] << 24 | source[at + 9] << 16 | source[at + 10] << 8 | source[at + 11]
+        count += (
+            source[at + 57] << 24
+            | source[at + 58] << 16
+            | source[at + 59] << 8
+            | source[at + 60]
+        )
+        at += size + 12
+    return count

@@ -23,7 +23,7 @@ import robustmq.core.properties as properties
 from robustmq.core.blocks import BlockBuilder, build_entry
 from robustmq.errors import BrokerError, Fault
 
-__all__ = ["BlockBuilder", "Publisher", "TopicRoute", "build_entry"]
+__all__ = ["BlockBuilder", "Publisher", "Tally", "TopicRoute", "build_entry"]
 
 ROUTES_MAX = 16_384
 TOPIC_LEVELS_MAX = 128
@@ -76,6 +76,14 @@ class TopicRoute:
         self.run_flags = 0
 
 
+class Tally:
+    """What all publishers of a worker have taken in, and what they might not write."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.denied = 0
+
+
 class Publisher:
     """One connection's PUBLISH packets: aliases, verdicts, and what waits for an
     acknowledgement."""
@@ -94,6 +102,7 @@ class Publisher:
         topic_levels_max: int = TOPIC_LEVELS_MAX,
         properties_length_max: int = 268_435_455,
         user_properties_max: int = 268_435_455,
+        tally: Tally | None = None,
     ) -> None:
         """`resolve` is asked once for each topic that is not in `routes`, which is emptied when it
         is full."""
@@ -112,9 +121,7 @@ class Publisher:
         self.aliases: dict[int, bytes] = {}
         self.packet_ids: array[int] = array("H")
         self.ack_builders: list[int] = []
-        self.messages = 0
-        self.bytes = 0
-        self.denied = 0
+        self.tally = Tally() if tally is None else tally
         # The packet being read: see _read.
         self.topic_begin = 0
         self.topic_end = 0
@@ -181,7 +188,6 @@ class Publisher:
     ) -> int:
         source = buffer
         rows = memory.ints(table)
-        work = memory.ints(_work)
         route: TopicRoute | None = None
         before_begin = 0
         before_size = -1
@@ -208,16 +214,14 @@ class Publisher:
             if not route.allowed:
                 if qos:
                     break
-                self.denied += 1
+                self.tally.denied += 1
             else:
                 if self._chain(buffer, header, end, number, route):
                     touched.append(route)
-                place = number * 9
                 number += 1
                 if qos:
                     memory.push(self.packet_ids, self.packet_id)
-                self.messages += 1
-                self.bytes += work[place + 1] - work[place]
+                self.tally.messages += 1
             row += 1
         return row
 
@@ -237,7 +241,7 @@ class Publisher:
         self._read(buffer, header, table[row * 4 + 1], end)
         route = self._route(buffer)
         if not route.allowed:
-            self.denied += 1
+            self.tally.denied += 1
             return self.packet_id, qos, -1
         self._chain(buffer, header, end, 0, route)
         flags = 0
@@ -247,8 +251,7 @@ class Publisher:
         begin = builder.size
         self._write(buffer, route, flags, self.packet_id, timestamp_ms)
         builder.data[begin + 5] = generation
-        self.messages += 1
-        self.bytes += end - self.payload_begin
+        self.tally.messages += 1
         return self.packet_id, qos, route.builder
 
     def peek(

@@ -42,6 +42,7 @@ COUNTERS = (
     "kafka_requests",
     "kafka_requests_refused",
     "kafka_records_in",
+    "kafka_records_out",
     "kafka_bytes_in",
     "kafka_bytes_out",
     "kafka_batches_refused",

@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 
 from robustmq import names
+from robustmq.core import batches
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.context import RequestContext, kafka_code, settled
@@ -66,6 +67,9 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         if isinstance(await settled(gateway.wait_for_append(waits, left_ms)), BrokerError):
             break
     gateway.count("kafka_bytes_out", size)
+    if size:
+        buffers = [buffer for target in targets for buffer in target.result.buffers]
+        gateway.count("kafka_records_out", sum(batches.count_records(one) for one in buffers))
     return _response(opened, targets, request.isolation_level, gateway)
 
 

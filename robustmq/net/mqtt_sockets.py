@@ -41,6 +41,8 @@ class MqttSockets:
         self._table = array("i", bytes(4 * 4 * TABLE_ROWS))
         self._lingering: dict[int, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def __len__(self) -> int:
@@ -89,6 +91,7 @@ class MqttSockets:
             if size != AGAIN:
                 self.forget(connection)
             return
+        self.bytes_in += size
         end = have + size
         begin = 0
         if publisher is not None and not client.rest:
@@ -171,6 +174,8 @@ class MqttSocket:
             self._pending += data
             return
         sent = transmit(self.file, data)
+        if sent > 0:
+            self._sockets.bytes_out += sent
         if sent == len(data):
             return
         if sent == GONE:
@@ -188,6 +193,7 @@ class MqttSocket:
         if sent == GONE:
             self._sockets.forget(self)
             return
+        self._sockets.bytes_out += sent
         self._pending = self._pending[sent:]
         if self._pending:
             return

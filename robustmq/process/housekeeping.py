@@ -7,15 +7,19 @@ publisher.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 from robustmq import __version__, clock
 from robustmq.config import Settings
+from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.observability.sys_topics import LoadAverages, sys_topics
 from robustmq.process.context import WorkerContext
 from robustmq.records import Message
 from robustmq.shard.broker import Broker
 
 TICK_S = 0.05
+LATE_S = 0.005
+SESSIONS_A_TICK = 1000
 TICKS_A_SECOND = 20
 
 
@@ -25,11 +29,13 @@ class Housekeeping:
     def __init__(
         self,
         broker: Broker,
+        mqtt: MqttSockets,
         context: WorkerContext,
         settings: Settings,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._broker = broker
+        self._mqtt = mqtt
         self._context = context
         self._settings = settings
         self._loop = loop
@@ -37,9 +43,14 @@ class Housekeeping:
         self._ticks = 0
         self._seconds = 0
         self._loads = LoadAverages()
+        # What recovery has read was counted when it was written.
+        self._counted = self._totals()
+        self._sessions = self._look_at_sessions()
+        self._due_s = 0.0
 
     def start(self) -> None:
         """Begin ticking."""
+        self._due_s = self._loop.time() + TICK_S
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def stop(self) -> None:
@@ -52,7 +63,12 @@ class Housekeeping:
         self._settings = settings
 
     def _tick(self) -> None:
+        now_s = self._loop.time()
+        if now_s - self._due_s > LATE_S:
+            self._context.row.add("loop_slow_turns")
+        self._due_s = now_s + TICK_S
         self._timer = self._loop.call_later(TICK_S, self._tick)
+        next(self._sessions)
         self._broker.tick()
         self._ticks += 1
         if self._ticks % TICKS_A_SECOND == 0:
@@ -65,10 +81,44 @@ class Housekeeping:
         broker.checkpoint()
         for name, value in broker.gauges().items():
             row.set(name, value)
-        row.set("heartbeat_ms", clock.monotonic_ms())
+        self._count_totals()
+        row.set("heartbeat_ms", clock.wall_ms())
         interval = self._settings.mqtt.sys_interval_s
         if interval and self._seconds % interval == 0:
             self._publish_sys()
+
+    def _count_totals(self) -> None:
+        """Add what was counted elsewhere since the last second: counters survive their worker."""
+        totals = self._totals()
+        for name, total in totals.items():
+            self._context.row.add(name, total - self._counted[name])
+        self._counted = totals
+
+    def _totals(self) -> dict[str, int]:
+        return {
+            **self._broker.totals(),
+            "mqtt_bytes_received": self._mqtt.bytes_in,
+            "mqtt_bytes_sent": self._mqtt.bytes_out,
+        }
+
+    def _look_at_sessions(self) -> Iterator[None]:
+        """What waits in all sessions, summed a slice a tick, round after round."""
+        row = self._context.row
+        while True:
+            messages = size = in_flight = shared = 0
+            for number, subscriber in enumerate(self._broker.sessions.all()):
+                session = subscriber.session
+                messages += session.window.queued
+                size += session.window.queued_bytes
+                in_flight += session.window.in_flight
+                shared += sum(one.share_group is not None for one in session.subscriptions.values())
+                if number % SESSIONS_A_TICK == SESSIONS_A_TICK - 1:
+                    yield
+            row.set("mqtt_queued_messages", messages)
+            row.set("mqtt_queued_bytes", size)
+            row.set("mqtt_inflight", in_flight)
+            row.set("mqtt_shared_subscriptions", shared)
+            yield
 
     def _publish_sys(self) -> None:
         totals = self._context.counters.totals()

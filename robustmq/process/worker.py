@@ -90,7 +90,7 @@ class Worker:
         self._open_broker(loop, view)
         await self._link(loop)
         await self._listen(loop, view)
-        self._housekeeping = Housekeeping(self._broker, context, self._settings, loop)
+        self._housekeeping = Housekeeping(self._broker, self._mqtt, context, self._settings, loop)
         self._housekeeping.start()
         self._row.set("ready", 1)
         context.ready(self._listening)
@@ -204,19 +204,22 @@ class Worker:
                 self._committer,
                 view.shard_epoch(shard),
                 recovery,
-                lambda position, length: log.error(
-                    "corrupt log entries were set aside",
-                    shard=shard,
-                    position=position,
-                    length=length,
-                ),
+                lambda position, length: self._set_aside(shard, position, length),
             )
 
         return open_store
 
+    def _set_aside(self, shard: int, position: int, length: int) -> None:
+        """Recovery met a bad record with sound ones behind it."""
+        self._row.add("storage_corrupt_records")
+        log.error(
+            "corrupt log entries were set aside", shard=shard, position=position, length=length
+        )
+
     def _disk_failed(self, error: BaseException) -> None:
         """What the disk left is unknown: the process ends, recovery finds out (design,
         section 6)."""
+        self._row.add("storage_errors")
         log.error("the disk failed, ending", reason=str(error))
         os._exit(70)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustmq import names
 from robustmq.config import Settings
-from robustmq.core.publish import Publisher
+from robustmq.core.publish import Publisher, Tally
 from robustmq.errors import BrokerError, Fault
 from robustmq.groups.timers import TimeWheel
 from robustmq.kafka.group_events import ForgetTopic
@@ -107,6 +107,10 @@ class Broker:
         self.bounds = bounds_of(settings)
         self.frame_table = array("i", bytes(4 * 4 * TABLE_ROWS))
         self.clients: set[MqttClient] = set()
+        self.tally = Tally()
+        self.packets_in = 0
+        """Packets other than PUBLISH."""
+        self.packets_out = 0
         self.wheel: TimeWheel[tuple[str, ...]] = TimeWheel()
         self._turning = False
         self._to_write: list[MqttClient] = []
@@ -146,7 +150,7 @@ class Broker:
             self.inbox,
             around.wall_ms,
             self.to_pump,
-            around.count,
+            self._count_delivery,
         )
         self.telling = Telling(
             self.worker_id,
@@ -236,6 +240,11 @@ class Broker:
         # The crash may lie between the append of a message and that of its inbox entries.
         self.telling.worker_heard(self.worker_id, self.sessions.cursors_of(self.worker_id))
         self.turn()
+
+    def _count_delivery(self, name: str, amount: int) -> None:
+        self.count(name, amount)
+        if name == "mqtt_messages_sent":
+            self.packets_out += amount
 
     # -- the turn ----------------------------------------------------------------------------------
 
@@ -368,6 +377,7 @@ class Broker:
             self.limits.max_topic_levels,
             self.limits.max_properties_bytes,
             self.limits.max_user_properties,
+            self.tally,
         )
 
     def fault(self, client: MqttClient, error: BrokerError) -> None:
@@ -537,11 +547,33 @@ class Broker:
 
     def gauges(self) -> dict[str, int]:
         """What is counted by looking, for the counters."""
+        stores = self.stores.values()
         return {
             "mqtt_connections": sum(client.subscriber is not None for client in self.clients),
             "mqtt_sessions": len(self.sessions),
             "mqtt_subscriptions": self.sessions.subscriptions,
             "kafka_groups": len(self.groups.listings()),
+            "kafka_fetches_parked": len(self.waits),
+            "topics": sum(store.light_topics for store in stores),
+            "partitions": len(self.partitions),
+            "shards": len(self.stores),
+            "storage_pending_bytes": sum(store.uncommitted_bytes for store in stores),
+            "bus_queued_bytes": sum(
+                self.around.bus.queued_bytes(worker) for worker in range(self.worker_count)
+            ),
+        }
+
+    def totals(self) -> dict[str, int]:
+        """What has been counted since the start of this worker, where the counters would cost."""
+        received = self.tally.messages + self.tally.denied
+        return {
+            "mqtt_messages_received": self.tally.messages,
+            "mqtt_publish_denied": self.tally.denied,
+            "mqtt_packets_received": self.packets_in + received,
+            "mqtt_packets_sent": self.packets_out,
+            "storage_bytes_written": sum(store.end_position for store in self.stores.values()),
+            "storage_commits": self.commits.count,
+            "storage_syncs": self.commits.syncs,
         }
 
     # -- ending ------------------------------------------------------------------------------------

@@ -182,8 +182,11 @@ class MqttClient:
             if kind == PUBLISH and self.publisher is not None:
                 row = self._publishes(data, table, row, count)
             elif PUBACK <= kind <= PUBCOMP and self.subscriber is not None:
-                row = self._acknowledgements(data, table, row, count, kind)
+                after = self._acknowledgements(data, table, row, count, kind)
+                self._broker.packets_in += after - row
+                row = after
             else:
+                self._broker.packets_in += 1
                 self._packet(data, table, row)
                 row += 1
                 if self._connecting:
@@ -358,6 +361,7 @@ class MqttClient:
 
     def _write_acks(self, kind: int, packet_ids: array[int]) -> None:
         if not self.closed:
+            self._broker.packets_out += len(packet_ids)
             self._queue(fanout.acks(kind, packet_ids, 0, len(packet_ids)))
 
     # -- connecting --------------------------------------------------------------------------------
@@ -395,6 +399,9 @@ class MqttClient:
     def refuse_connect(self, error: BrokerError) -> None:
         """CONNACK with the reason, then close [MQTT-3.2.2-7]."""
         self._broker.fault(self, error)
+        self._broker.count("mqtt_connect_refused", 1)
+        if error.fault in (Fault.BAD_USER_NAME_OR_PASSWORD, Fault.NOT_AUTHORIZED):
+            self._broker.count("mqtt_authentication_failures", 1)
         if not self.closed and self._version:
             connack = refusal(error.fault, self._version)
             if connack is not None:
@@ -498,6 +505,7 @@ class MqttClient:
 
     def send(self, packet: Packet) -> None:
         """Send one packet, in order with what is queued."""
+        self._broker.packets_out += 1
         self._queue(codec.encode(packet, self._version))
 
     def _queue(self, data: bytes | bytearray) -> None:

@@ -32,6 +32,8 @@ class Commits:
         self._running = 0
         self._urgent = False
         self._lazy_bytes = 0
+        self.count = 0
+        self.syncs = 0
         self.committed: Callable[[int], None] = lambda shard: None
         self.wake: Callable[[], None] = lambda: None
         """Called when somebody waits for a flush: the turn's end must come, whoever appended."""
@@ -76,6 +78,8 @@ class Commits:
         sync, self._sync = self._sync, set()
         for shard, waiting in dirty.items():
             self._running += 1
+            self.count += 1
+            self.syncs += shard in sync
             promise = self._stores[shard].flush(shard in sync)
             promise.when_settled(lambda shard=shard, waiting=waiting: self._done(shard, waiting))  # type: ignore[misc]
         self._kick()

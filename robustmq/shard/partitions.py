@@ -78,6 +78,9 @@ class Partitions:
         else:
             log.configure(settings)
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def _settings(self, topic: Declared, mode: str) -> PartitionSettings:
         segment_bytes = int(topic.configs.get("segment.bytes", self._defaults.segment_bytes))
         return PartitionSettings(

@@ -29,6 +29,10 @@ class Bus(Protocol):
         """The turn is over: write what is queued."""
         ...
 
+    def queued_bytes(self, worker: int) -> int:
+        """What waits for a worker."""
+        ...
+
     def over_high_water(self) -> bool:
         """True while so much waits for some worker that clients must not be read."""
         ...

@@ -129,6 +129,10 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._subscribers)
 
+    def all(self) -> list[Subscriber]:
+        """The subscribers of now."""
+        return list(self._subscribers.values())
+
     def reload(self) -> None:
         """Take over bounds of what is there; those of a connection count from its next one."""
         capabilities, limits = self._broker.capabilities, self._broker.limits
@@ -158,6 +162,7 @@ class Sessions:
         taken = self._subscribers.get(client_id)
         if taken is not None and taken.peer is not None:
             taken.peer.end(Fault.SESSION_TAKEN_OVER)
+            broker.count("mqtt_takeovers", 1)
             self.disconnected(taken, taken.peer, None)
         existing = self._subscribers.get(client_id)
         session, connack, present, effects = open_session(
@@ -285,6 +290,7 @@ class Sessions:
 
     def publish_will(self, client_id: bytes, will: Will) -> None:
         """Publish a will as its client would have."""
+        self._broker.count("mqtt_wills_published", 1)
         self.publish(to_message(will), key_hash(SESSION_KIND, client_id))
 
     def publish(self, message: Message, origin: int) -> None:
@@ -374,6 +380,7 @@ class Sessions:
 
     def _queue(self, subscriber: Subscriber, data: bytes | bytearray) -> None:
         if subscriber.peer is not None and data:
+            self._broker.packets_out += len(data) // 4
             subscriber.sink.append(data)
             subscriber.peer.sink_ready()
 

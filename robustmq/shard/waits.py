@@ -44,6 +44,9 @@ class AppendWaits:
         self._next = 1
         self.began: Callable[[], None] = lambda: None
 
+    def __len__(self) -> int:
+        return len(self._waiters)
+
     def awaited(self, shard: int) -> bool:
         """Does a reader wait for a partition of this shard?"""
         return bool(self._by_shard.get(shard))

@@ -284,7 +284,7 @@ def _publish(random_: random.Random, out: _Outcomes) -> None:
                     out.of("absorb_one", lambda: publisher.absorb_one(data, table, first, NOW_MS))
                 row = first + 1
     out.rows.append((publisher.packet_ids.tolist(), publisher.aliases, publisher.ack_builders))
-    out.rows.append((publisher.messages, publisher.bytes, publisher.denied))
+    out.rows.append((publisher.tally.messages, publisher.tally.denied))
     for builder in builders:
         made = builder.take()
         if made:

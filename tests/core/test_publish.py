@@ -93,13 +93,13 @@ def test_qos_1_ids_keep_their_order_and_builders_are_named_once() -> None:
     assert side.absorb(data) == 3
     assert list(side.publisher.packet_ids) == [9, 3]
     assert side.publisher.ack_builders == [1]
-    assert side.publisher.messages == 3
+    assert side.publisher.tally.messages == 3
 
 
 def test_what_python_must_handle_stops_the_run() -> None:
     side = Side()
     assert side.absorb(packet(b"no") + packet(b"a") + packet(b"no", first=0x32)) == 2
-    assert side.publisher.denied == 1
+    assert side.publisher.tally.denied == 1
     assert side.absorb(packet(b"a") + b"\xc0\x00") == 1
     qos2 = packet(b"a", first=0x3C, packet_id=5)
     assert side.absorb(qos2) == 0

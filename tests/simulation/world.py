@@ -173,6 +173,10 @@ class SimBus:
     def flush(self) -> None:
         """Nothing is held back."""
 
+    def queued_bytes(self, worker: int) -> int:
+        """Nothing is held back."""
+        return 0
+
     def over_high_water(self) -> bool:
         """Links have no bound."""
         return False
