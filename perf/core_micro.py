@@ -12,10 +12,12 @@ import functools
 import time
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 from robustmq import core
 from robustmq.core import blocks, fanout, frames, hashing
 from robustmq.core.filters import FilterTrie
+from robustmq.core.hash_table import HashTable
 from robustmq.core.publish import BlockBuilder, Publisher, TopicRoute
 from robustmq.core.topic_index import TopicIndex
 
@@ -86,23 +88,35 @@ def block_of(topics: int) -> bytearray:
     return block
 
 
+def table_of(block: bytearray, value: Callable[[bytes], object]) -> HashTable:
+    """A value for each topic of a block."""
+    table = HashTable(100_000)
+    for entry in blocks.entries(block):
+        table.put(hashing.topic_key(entry.topic), value(entry.topic))
+    return table
+
+
+def unknown(topic: bytes) -> Any:
+    """All topics are in the tables."""
+    raise AssertionError(topic)
+
+
 def measure_deliver(seconds: float) -> None:
     """The fan-out."""
     for topics, receivers, limit in ((1, 1, "60"), (MESSAGES, 1, "250"), (1, 500, "-")):
         block = block_of(topics)
         sinks = [fanout.Sink(5, 1 << 30) for _ in range(receivers)]
         variant = fanout.Variant(5, 0, False, b"", sinks)
-        routes = {
-            entry.topic: fanout.DeliveryRoute(entry.topic, [variant], [], False)
-            for entry in blocks.entries(block)
-        }
+        routes = table_of(
+            block, lambda topic, one=variant: fanout.DeliveryRoute(topic, [one], [], False)
+        )
 
         def deliver(
             block: bytearray = block,
-            routes: dict[bytes, fanout.DeliveryRoute] = routes,
+            routes: HashTable = routes,
             sinks: list[fanout.Sink] = sinks,
         ) -> None:
-            fanout.deliver(block, routes, lambda topic: routes[topic], [], [], 1)
+            fanout.deliver(block, routes, unknown, [], [], 1)
             for sink in sinks:
                 sink.take()
 
@@ -113,7 +127,7 @@ def measure_deliver(seconds: float) -> None:
 def measure_tables(seconds: float) -> None:
     """Index, filters, split, checksum."""
     block = block_of(MESSAGES)
-    index = TopicIndex(7)
+    index = TopicIndex()
     measure(
         "TopicIndex.assign, an entry",
         "100",
@@ -121,10 +135,9 @@ def measure_tables(seconds: float) -> None:
         lambda: index.assign(block, 0, 1, []),
         seconds,
     )
-    masks = {entry.topic: 1 for entry in blocks.entries(block)}
-    measure(
-        "blocks.split, an entry", "-", MESSAGES, lambda: blocks.split(block, masks, len), seconds
-    )
+    masks = table_of(block, lambda topic: 1)
+    split = functools.partial(blocks.split, block, masks, unknown)
+    measure("blocks.split, an entry", "-", MESSAGES, split, seconds)
     trie = FilterTrie()
     for number in range(50_000):
         trie.insert(b"sensors/%06d/+" % number, number)

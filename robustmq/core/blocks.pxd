@@ -1,6 +1,8 @@
 import cython
 cimport robustmq.core.batches as batches
+cimport robustmq.core.hashing as hashing
 cimport robustmq.core.memory as memory
+from robustmq.core.hash_table cimport HashTable
 from robustmq.core.memory cimport cbytes, mbytes, u64
 
 cdef u64 _NONE
@@ -28,12 +30,14 @@ cpdef Py_ssize_t batch_begin(cbytes source, Py_ssize_t begin) noexcept
 cpdef list entries(object block)
 @cython.locals(target=mbytes)
 cpdef set_base_offset(bytearray block, Py_ssize_t begin, u64 base_offset)
-@cython.locals(source=cbytes, flags=int, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t, name=Py_ssize_t, topic=bytes, union=object, first=object, mask=object, same=bint)
-cpdef tuple split(object block, dict cache, object resolve)
-@cython.locals(source=cbytes, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t, name=Py_ssize_t, at=Py_ssize_t, topic=bytes, chosen=bytearray)
-cpdef bytearray select(object block, dict cache, object bit)
+@cython.locals(source=cbytes, flags=int, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t)
+cpdef int all_flags(object block) except -1
+@cython.locals(source=cbytes, flags=int, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t, name=Py_ssize_t, union=object, first=object, mask=object, same=bint)
+cpdef tuple split(object block, HashTable masks, object resolve)
+@cython.locals(source=cbytes, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t, at=Py_ssize_t, chosen=bytearray, mask=object)
+cpdef bytearray select(object block, HashTable masks, object bit)
 @cython.locals(at=Py_ssize_t)
-cdef Py_ssize_t write_head(mbytes target, Py_ssize_t begin, Py_ssize_t end, int flags, bytes topic, bytes log_name, long long partition, int packet_id, u64 origin) except -1
+cdef Py_ssize_t write_head(mbytes target, Py_ssize_t begin, Py_ssize_t end, int flags, bytes topic, u64 key, bytes log_name, long long partition, int packet_id, u64 origin) except -1
 @cython.locals(size=Py_ssize_t, entry=bytearray, at=Py_ssize_t)
 cpdef bytes build_entry(bytes topic, bytes log_name, long long partition, int flags, u64 origin, int packet_id, object batch)
 cpdef bytes plain_entry(object data, Py_ssize_t begin)

@@ -7,7 +7,7 @@ as one Kafka record batch. Little-endian, but for the batch:
 
     0 entry_length u32   4 flags u8   5 generation u8 6 topic_length u16   8 partition u32
     12 packet_id u16     14 log_name_length u16       16 origin u64        24 previous position u64
-    32 base_offset u64   40 topic, log name, record batch v2
+    32 base_offset u64   40 topic key u64    48 topic, log name, record batch v2
 
 Blocks are made by this process or come from one of ours over the bus or the disk, whose checksums
 are tested there: a bad length here is CORRUPT_RECORD, never a read past the end.
@@ -19,10 +19,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import robustmq.core.batches as batches
+import robustmq.core.hashing as hashing
 import robustmq.core.memory as memory
+from robustmq.core.hash_table import HashTable
 from robustmq.errors import BrokerError, Fault
 
-ENTRY_HEADER = 40
+ENTRY_HEADER = 48
 NO_POSITION = 0xFFFFFFFFFFFFFFFF
 _NONE = NO_POSITION
 
@@ -161,16 +163,30 @@ def set_base_offset(block: bytearray, begin: int, base_offset: int) -> None:
     memory.put64be(target, batch_begin(target, begin), base_offset)
 
 
+def all_flags(block: bytes | bytearray | memoryview) -> int:
+    """The union of the entries' flags."""
+    data = memory.flat(block)
+    source = data
+    flags = 0
+    begin = 0
+    size = len(data)
+    while begin < size:
+        end = check_entry(source, begin, size)
+        flags |= source[begin + 4]
+        begin = end
+    return flags
+
+
 def split(
     block: bytes | bytearray | memoryview,
-    cache: dict[bytes, int],
+    masks: HashTable,
     resolve: Callable[[bytes], int],
 ) -> tuple[int, bool, int]:
     """Who wants a block: the union of the entries' masks, whether all are the same, the union of
     their flags.
 
-    `cache` maps topics to masks; `resolve` gives the mask of a topic that is not there (and may
-    store it).
+    `masks` has them by topic key; `resolve` gives the mask of a topic that is not there (and may
+    put it there).
     """
     data = memory.flat(block)
     source = data
@@ -182,15 +198,14 @@ def split(
     size = len(data)
     while begin < size:
         end = check_entry(source, begin, size)
-        name = begin + ENTRY_HEADER
-        topic = memory.cut(source, name, name + memory.get16(source, begin + 6))
-        mask = cache.get(topic)
+        mask = masks.find(memory.get64(source, begin + 40))
         if mask is None:
-            mask = resolve(topic)
+            name = begin + 48
+            mask = resolve(memory.cut(source, name, name + memory.get16(source, begin + 6)))
         if begin == 0:
             first = mask
             union = mask
-        elif mask != first:
+        elif mask is not first and mask != first:
             same = False
             union = union | mask
         flags |= source[begin + 4]
@@ -198,8 +213,8 @@ def split(
     return union, same, flags
 
 
-def select(block: bytes | bytearray | memoryview, cache: dict[bytes, int], bit: int) -> bytearray:
-    """The entries whose mask has any of `bit`. A topic that the cache has dropped meanwhile is
+def select(block: bytes | bytearray | memoryview, masks: HashTable, bit: int) -> bytearray:
+    """The entries whose mask has any of `bit`. A topic that the table has dropped meanwhile is
     kept: who is not interested finds no subscriber for it.
     """
     data = memory.flat(block)
@@ -209,9 +224,7 @@ def select(block: bytes | bytearray | memoryview, cache: dict[bytes, int], bit: 
     size = len(data)
     while begin < size:
         end = check_entry(source, begin, size)
-        name = begin + ENTRY_HEADER
-        topic = memory.cut(source, name, name + memory.get16(source, begin + 6))
-        mask = cache.get(topic)
+        mask = masks.find(memory.get64(source, begin + 40))
         if mask is None or mask & bit:
             at = len(chosen)
             memory.resize(chosen, at + end - begin)
@@ -226,6 +239,7 @@ def write_head(
     end: int,
     flags: int,
     topic: bytes,
+    key: int,
     log_name: bytes,
     partition: int,
     packet_id: int,
@@ -242,6 +256,7 @@ def write_head(
     memory.put64(target, begin + 16, origin)
     memory.put64(target, begin + 24, _NONE)
     memory.put64(target, begin + 32, 0)
+    memory.put64(target, begin + 40, key)
     at = begin + ENTRY_HEADER
     memory.copy(target, at, topic, 0, len(topic))
     at += len(topic)
@@ -262,7 +277,18 @@ def build_entry(
     assert len(topic) <= 0xFFFF and len(log_name) <= 0xFFFF, "a name fits its length field"
     size = ENTRY_HEADER + len(topic) + len(log_name) + len(batch)
     entry = bytearray(size)
-    at = write_head(entry, 0, size, flags, topic, log_name, partition, packet_id, origin)
+    at = write_head(
+        entry,
+        0,
+        size,
+        flags,
+        topic,
+        hashing.topic_key(topic),
+        log_name,
+        partition,
+        packet_id,
+        origin,
+    )
     memory.copy(entry, at, batch, 0, len(batch))
     memory.put64(entry, 32, memory.get64be(entry, at))
     return bytes(entry)

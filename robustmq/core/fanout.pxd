@@ -4,6 +4,7 @@ cimport robustmq.core.blocks as blocks
 cimport robustmq.core.memory as memory
 cimport robustmq.core.properties as properties
 from cpython cimport array
+from robustmq.core.hash_table cimport HashTable
 from robustmq.core.memory cimport cbytes, mbytes, u64
 
 cdef array.array _info, _records, _place
@@ -37,6 +38,7 @@ cdef class DeliveryRoute:
     cdef public list always
     cdef public list when_qos0
     cdef public bint above_qos0
+    cdef public object wanted
 
 cdef class Cursor:
     cdef public object block
@@ -53,8 +55,8 @@ cdef class Frames:
     cdef Py_ssize_t room(self, Py_ssize_t size) except -1
     cdef int reset(self) except -1
 
-@cython.locals(source=cbytes, size=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, delivered=Py_ssize_t, topic=bytes, route=DeliveryRoute, acked=int)
-cpdef Py_ssize_t deliver(object block, dict routes, object resolve, list dirty, list above, long long now_ms_wall) except -1
+@cython.locals(source=cbytes, size=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, delivered=Py_ssize_t, topic=bytes, route=DeliveryRoute, acked=int, name=Py_ssize_t)
+cpdef Py_ssize_t deliver(object block, HashTable routes, object resolve, list dirty, list above, long long now_ms_wall) except -1
 @cython.locals(source=cbytes, variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t)
 cdef Py_ssize_t _to_variants(object data, Py_ssize_t begin, Py_ssize_t end, list variants, bytes topic, list dirty, long long now_ms_wall) except -1
 @cython.locals(data=bytearray, have=Py_ssize_t)

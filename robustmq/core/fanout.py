@@ -20,6 +20,7 @@ import robustmq.core.batches as batches
 import robustmq.core.blocks as blocks
 import robustmq.core.memory as memory
 import robustmq.core.properties as properties
+from robustmq.core.hash_table import HashTable
 from robustmq.errors import BrokerError, Fault
 
 # Columns of what `_inspect` finds in a record's headers: begin -1 when absent.
@@ -43,8 +44,7 @@ _NAME_USER = b"mqtt.user."
 
 
 class Sink:
-    """The bytes that wait for one connection. Above `limit` (0: not connected) QoS 0 copies are
-    dropped."""
+    """The bytes of one connection. Above `limit` (0: not connected) QoS 0 copies are dropped."""
 
     def __init__(self, version: int, limit: int) -> None:
         """`max_packet_size` is the client's Maximum Packet Size, 0 without one [MQTT-3.1.2-24]."""
@@ -100,7 +100,9 @@ class DeliveryRoute:
     def __init__(
         self, topic: bytes, always: list[Variant], when_qos0: list[Variant], above_qos0: bool
     ) -> None:
+        """`wanted` is the caller's own: what it needs for those above QoS 0."""
         self.topic = topic
+        self.wanted: object = None
         self.always = always
         self.when_qos0 = when_qos0
         self.above_qos0 = above_qos0
@@ -164,7 +166,7 @@ def identifiers_property(identifiers: tuple[int, ...]) -> bytes:
 
 def deliver(
     block: bytes | bytearray | memoryview,
-    routes: dict[bytes, DeliveryRoute],
+    routes: HashTable,
     resolve: Callable[[bytes], DeliveryRoute],
     dirty: list[Sink],
     above: list[tuple[int, DeliveryRoute]],
@@ -172,8 +174,8 @@ def deliver(
 ) -> int:
     """Encode every QoS 0 copy of a block into the sinks; the number of copies.
 
-    Sinks that were not dirty are added to `dirty`; (entry begin, route) of what the sessions must
-    handle to `above`.
+    `routes` has them by topic key; `resolve` makes those that are not there. Sinks that were not
+    dirty are added to `dirty`; (entry begin, route) of what the sessions must handle to `above`.
     """
     data = memory.flat(block)
     source = data
@@ -182,10 +184,11 @@ def deliver(
     delivered = 0
     while begin < size:
         end = blocks.check_entry(source, begin, size)
-        topic = memory.cut(source, begin + 40, begin + 40 + memory.get16(source, begin + 6))
-        route = routes.get(topic)
+        route = routes.find(memory.get64(source, begin + 40))
         if route is None:
-            route = resolve(topic)
+            name = begin + 48
+            route = resolve(memory.cut(source, name, name + memory.get16(source, begin + 6)))
+        topic = route.topic
         acked = source[begin + 4] & 17
         if acked and route.above_qos0:
             above.append((begin, route))
@@ -691,7 +694,7 @@ def _encode_one(
         _cursor.at = at
     age = _age(source, batch, attributes, rows[8], now_ms_wall)
     if _inspect(data, rows[4], rows[5], rows[6], age):
-        topic = memory.cut(source, begin + 40, begin + 40 + memory.get16(source, begin + 6))
+        topic = memory.cut(source, begin + 48, begin + 48 + memory.get16(source, begin + 6))
         _put_packet(
             data, rows[2], rows[3], rows[4], rows[5], topic if send_topic else b"",
             version, bits, packet_id, ids, topic_alias,

@@ -10,6 +10,8 @@ eight bytes a step, each step a bijection of the state, with murmur3's finaliser
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import robustmq.core.memory as memory
 
 MASK = 0xFFFFFFFFFFFFFFFF
@@ -46,6 +48,26 @@ def mix_area(source: bytes | bytearray, at: int, end: int, seed: int) -> int:
     state ^= state >> 33
     state = (state * _FINAL_2) & MASK
     return state ^ state >> 33
+
+
+class _Secret:
+    """What keys the hash of topics; one for all of a process, as the hash goes between workers."""
+
+    key = bytes(16)
+
+
+def set_topic_secret(secret: bytes) -> None:
+    """Set it, 16 to 64 bytes, before the first topic is hashed; it is kept in cluster.json."""
+    _Secret.key = secret
+
+
+def topic_key(topic: bytes) -> int:
+    """Stands for a topic's name in tables and entries: BLAKE2b under the secret of the data
+    directory, 64 bits, never 0. Who does not know the secret cannot make two names with one key.
+    """
+    digest = blake2b(topic, digest_size=8, key=_Secret.key).digest()
+    key = int.from_bytes(digest, "little")
+    return key if key else 1
 
 
 def topic_hash(topic: bytes, partition: int) -> int:

@@ -29,6 +29,9 @@ cdef inline unsigned short* shorts(array.array table) noexcept:
 cdef inline long long* longs(array.array table) noexcept:
     return table.data.as_longlongs
 
+cdef inline u64* unsigned_longs(array.array table) noexcept:
+    return <u64*>table.data.as_ulonglongs
+
 cdef inline int push(array.array items, unsigned int value) except -1:
     cdef Py_ssize_t size = len(items)
     array.resize_smart(items, size + 1)

@@ -130,6 +130,11 @@ def longs(table: array[int]) -> array[int]:
     return table
 
 
+def unsigned_longs(table: array[int]) -> array[int]:
+    """The uint64 items of an array('Q')."""
+    return table
+
+
 def push(items: array[int], value: int) -> None:
     """Append to an array('H')."""
     items.append(value)

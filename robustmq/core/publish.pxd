@@ -2,6 +2,7 @@ import cython
 cimport robustmq.core.batches as batches
 cimport robustmq.core.blocks as blocks
 cimport robustmq.core.frames as frames
+cimport robustmq.core.hashing as hashing
 cimport robustmq.core.memory as memory
 cimport robustmq.core.properties as properties
 from cpython cimport array
@@ -14,6 +15,7 @@ cdef bytes _RESPONSE_TOPIC_NAME, _CORRELATION_DATA_NAME, _RESERVED_PREFIX, _USER
 
 cdef class TopicRoute:
     cdef public bytes topic
+    cdef public u64 key
     cdef public long shard
     cdef public long builder
     cdef public long long partition

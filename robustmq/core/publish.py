@@ -18,6 +18,7 @@ from collections.abc import Callable
 import robustmq.core.batches as batches
 import robustmq.core.blocks as blocks
 import robustmq.core.frames as frames
+import robustmq.core.hashing as hashing
 import robustmq.core.memory as memory
 import robustmq.core.properties as properties
 from robustmq.core.blocks import BlockBuilder, build_entry
@@ -62,6 +63,7 @@ class TopicRoute:
         """`builder` indexes the publisher's builders; `flags` are entry flags; `log_name` is a
         stream's or b""."""
         self.topic = topic
+        self.key = hashing.topic_key(topic)
         self.shard = shard
         self.builder = builder
         self.partition = partition
@@ -425,14 +427,14 @@ class Publisher:
         builder = self.builders[route.builder]
         data = builder.data
         begin = len(data)
-        size = 40 + len(route.topic) + len(route.log_name) + 61 + route.run_bytes
+        size = 48 + len(route.topic) + len(route.log_name) + 61 + route.run_bytes
         memory.resize(data, begin + size)
         target = data
         end = begin + size
         flags |= route.run_flags | route.flags
         batch = blocks.write_head(
-            target, begin, end, flags, route.topic, route.log_name, route.partition,
-            packet_id, self.origin,
+            target, begin, end, flags, route.topic, route.key, route.log_name,
+            route.partition, packet_id, self.origin,
         )  # fmt: skip
         at = batch + 61
         number = route.head

@@ -4,10 +4,10 @@
 a slot.
 
 Open addressing with linear probing over 64 parts, so that growth moves a 64th of the topics at a
-time. A slot is three little-endian u64: the 64-bit hash of the name under the index's seed (0:
-empty), the next offset, and the position of the last entry. Names are not kept: two names with one
-hash would be one topic, which 64 keyed bits make less likely than a broken disk. Offsets of a topic
-are dense: each entry takes as many as its batch has.
+time. A slot is three little-endian u64: the topic's key (0: empty), the next offset, and the
+position of the last entry. Names are not kept: two names with one key would be one topic, which 64
+keyed bits make less likely than a broken disk. Offsets of a topic are dense: each entry takes as
+many as its batch has.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ _FORMAT = 1
 class TopicIndex:
     """Topic -> (next offset, position of the last entry)."""
 
-    def __init__(self, seed: int = 0) -> None:
-        """`seed` keys the hash; it is part of what `dump` gives."""
-        self.seed = seed
+    def __init__(self) -> None:
         self.size = 0
         self._clear()
 
@@ -58,11 +56,9 @@ class TopicIndex:
         while begin < size:
             end = blocks.check_entry(source, begin, size)
             if not source[begin + 4] & 36:
-                name = begin + 40 + memory.get16(source, begin + 6)
                 batch = blocks.batch_begin(source, begin)
                 count = taken(source, batch)
-                key = hashing.mix_area(source, begin + 40, name, self.seed)
-                key = key if key else 1
+                key = key_of(source, begin)
                 number = key & 63
                 part = self.parts[number]
                 slots = part
@@ -71,7 +67,10 @@ class TopicIndex:
                     at = self._add(key)
                     part = self.parts[number]
                     slots = part
-                    new_topics.append(memory.cut(source, begin + 40, name))
+                    name = begin + 48
+                    new_topics.append(
+                        memory.cut(source, name, name + memory.get16(source, begin + 6))
+                    )
                 offset = memory.get64(slots, at + 8)
                 memory.put64(source, begin + 24, memory.get64(slots, at + 16))
                 memory.put64(source, begin + 32, offset)
@@ -96,18 +95,24 @@ class TopicIndex:
         while begin < end:
             stop = blocks.check_entry(source, begin, end)
             if not source[begin + 4] & 36:
-                topic = memory.cut(source, begin + 40, begin + 40 + memory.get16(source, begin + 6))
+                key = key_of(source, begin)
                 count = taken(source, blocks.batch_begin(source, begin))
-                if self.lookup(topic) is None and new_topics is not None:
-                    new_topics.append(topic)
-                next_offset = (memory.get64(source, begin + 32) + count) & hashing.MASK
-                self.set(topic, next_offset, position + begin - first)
+                known = self._put(
+                    key,
+                    (memory.get64(source, begin + 32) + count) & hashing.MASK,
+                    position + begin - first,
+                )
+                if not known and new_topics is not None:
+                    name = begin + 48
+                    new_topics.append(
+                        memory.cut(source, name, name + memory.get16(source, begin + 6))
+                    )
             begin = stop
 
     def lookup(self, topic: bytes) -> tuple[int, int] | None:
         """(next offset, position of the last entry or NO_POSITION); None for a topic that is not
         known."""
-        key = self._key(topic)
+        key = hashing.topic_key(topic)
         part = self.parts[key & 63]
         slots = part
         at = find(slots, len(part), key)
@@ -117,11 +122,11 @@ class TopicIndex:
 
     def set(self, topic: bytes, next_offset: int, last_position: int = NO_POSITION) -> None:
         """Add a topic, or overwrite what is known of it."""
-        self._put(self._key(topic), next_offset, last_position)
+        self._put(hashing.topic_key(topic), next_offset, last_position)
 
     def remove(self, topic: bytes) -> bool:
         """Forget a topic; False when it was not known."""
-        key = self._key(topic)
+        key = hashing.topic_key(topic)
         part = self.parts[key & 63]
         slots = part
         size = len(part)
@@ -149,10 +154,9 @@ class TopicIndex:
 
     def dump(self) -> bytes:
         """Everything, for a checkpoint."""
-        head = bytearray(24)
+        head = bytearray(16)
         memory.put64(head, 0, _FORMAT)
-        memory.put64(head, 8, self.seed)
-        memory.put64(head, 16, self.size)
+        memory.put64(head, 8, self.size)
         return bytes(head) + b"".join(self.dump_part(part) for part in range(PARTS))
 
     def dump_part(self, part: int) -> bytes:
@@ -187,30 +191,28 @@ class TopicIndex:
 
     def load(self, data: bytes) -> None:
         """Become what was dumped."""
-        if len(data) < 24 or memory.get64(data, 0) != _FORMAT:
+        if len(data) < 16 or memory.get64(data, 0) != _FORMAT:
             raise BrokerError(
                 Fault.CORRUPT_RECORD, "a checkpoint of the topic index has another format"
             )
-        if memory.get64(data, 16) * SLOT != len(data) - 24:
+        if memory.get64(data, 8) * SLOT != len(data) - 16:
             raise BrokerError(Fault.CORRUPT_RECORD, "a checkpoint of the topic index is cut short")
         self._clear()
-        self.seed = memory.get64(data, 8)
-        self.load_part(data[24:])
+        self.load_part(data[16:])
 
-    def _key(self, topic: bytes) -> int:
-        key = hashing.mix(topic, self.seed)
-        return key if key else 1
-
-    def _put(self, key: int, next_offset: int, last_position: int) -> None:
+    def _put(self, key: int, next_offset: int, last_position: int) -> bool:
+        """Set what is known of a key; False when nothing was."""
         part = self.parts[key & 63]
         slots = part
         at = find(slots, len(part), key)
-        if at < 0:
+        known = at >= 0
+        if not known:
             at = self._add(key)
             part = self.parts[key & 63]
             slots = part
         memory.put64(slots, at + 8, next_offset)
         memory.put64(slots, at + 16, last_position)
+        return known
 
     def _add(self, key: int) -> int:
         """A slot for a new key; the part doubles when three quarters of it are used."""
@@ -229,6 +231,14 @@ class TopicIndex:
         memory.put64(slots, at + 8, 0)
         memory.put64(slots, at + 16, _NONE)
         return at
+
+
+def key_of(source: bytes | bytearray, begin: int) -> int:
+    """The topic's key in an entry."""
+    key = memory.get64(source, begin + 40)
+    if key == 0:
+        raise BrokerError(Fault.CORRUPT_RECORD, "an entry without its topic's key")
+    return key
 
 
 def taken(source: bytes | bytearray, batch: int) -> int:

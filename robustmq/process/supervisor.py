@@ -23,6 +23,7 @@ from pathlib import Path
 from robustmq import __version__, clock
 from robustmq.config import ConfigError, Settings
 from robustmq.core import COMPILED
+from robustmq.core.hashing import set_topic_secret
 from robustmq.net.unix_paths import MAX_PATH_BYTES
 from robustmq.observability import logs
 from robustmq.observability.counters import Counters
@@ -52,7 +53,8 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     held: list[socket.socket] = []
     try:
         lock_data_directory(settings.node.data_dir)
-        cluster_id = open_data_directory(settings.node.data_dir, settings.node.shards)
+        identity = open_data_directory(settings.node.data_dir, settings.node.shards)
+        set_topic_secret(identity.topic_secret)
         if len(os.fsencode(meta.socket_path(settings))) > MAX_PATH_BYTES:
             raise StartError(f"the path {settings.node.data_dir} is too long: choose a shorter one")
         settled, held = settle_ports(settings)
@@ -65,7 +67,7 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     if not COMPILED:
         log.warning("the core is not compiled: all works, but slower; a C compiler was missing")
     reloading = Reloading(settings, settled, reload)
-    supervisor = Supervisor(reloading, cluster_id, run_directory)
+    supervisor = Supervisor(reloading, identity.cluster_id, run_directory)
     try:
         return supervisor.embedded() if settings.node.profile == "edge" else supervisor.run()
     finally:

@@ -11,10 +11,13 @@ of its subscriptions match, with the highest QoS and all identifiers [MQTT-3.3.4
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 from robustmq.core import blocks, fanout
 from robustmq.core.fanout import DeliveryRoute, Sink, Variant
 from robustmq.core.filters import FilterTrie
+from robustmq.core.hash_table import HashTable
+from robustmq.core.hashing import topic_key
 from robustmq.mqtt.inflight import Delivery as Outgoing
 from robustmq.mqtt.session_records import Queued
 from robustmq.mqtt.subscriptions import Subscription, merge
@@ -92,8 +95,7 @@ class Delivery:
         self._ready = ready
         self._count = count
         self._trie = FilterTrie()
-        self._routes: dict[bytes, DeliveryRoute] = {}
-        self._wanted: dict[bytes, list[Wanted]] = {}
+        self._routes = HashTable(MAX_ROUTES)
         self._shares: dict[tuple[bytes, bytes], ShareGroup] = {}
         self._dirty: list[Sink] = []
         self._complex: list[tuple[int, DeliveryRoute]] = []
@@ -132,7 +134,6 @@ class Delivery:
     def forget_routes(self) -> None:
         """What clients want has changed."""
         self._routes.clear()
-        self._wanted.clear()
 
     def _resolve(self, topic: bytes) -> DeliveryRoute:
         """Who gets a topic's messages: made once, until a subscription changes."""
@@ -168,10 +169,8 @@ class Delivery:
             if qos:
                 wanted.append(Wanted(subscriber, qos, retain_as_published, no_local, identifiers))
         route = DeliveryRoute(topic, list(always.values()), list(when_qos0.values()), bool(wanted))
-        if len(self._routes) >= MAX_ROUTES:
-            self.forget_routes()
-        self._routes[topic] = route
-        self._wanted[topic] = wanted
+        route.wanted = wanted
+        self._routes.put(topic_key(topic), route)
         return route
 
     # -- delivering --------------------------------------------------------------------------------
@@ -189,7 +188,7 @@ class Delivery:
         pending: dict[int, _Pending] = {}
         if flags & wire.REPLAY:
             for entry in blocks.entries(block):
-                route = self._routes.get(entry.topic) or self._resolve(entry.topic)
+                route = self._routes.find(topic_key(entry.topic)) or self._resolve(entry.topic)
                 self._deliver_above_0(block, entry.begin, route, shard, position, flags, pending)
         else:
             delivered = fanout.deliver(
@@ -227,7 +226,7 @@ class Delivery:
         records = fanout.record_levels(block, begin)
         origin = blocks.origin(block, begin)
         data: bytes | None = None
-        for wanted in self._wanted[route.topic]:
+        for wanted in cast(list[Wanted], route.wanted):
             subscriber = wanted.subscriber
             if wanted.no_local and subscriber.origin == origin:
                 continue

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from robustmq.core.filters import FilterTrie
+from robustmq.core.hash_table import HashTable
+from robustmq.core.hashing import topic_key
 
 WANTED = 1
 PERSISTENT = 2
@@ -115,7 +117,7 @@ class OwnerInterest:
         self._flags: dict[tuple[bytes, int], int] = {}
         self._shares: dict[tuple[bytes, bytes], ShareMembers] = {}
         self._share_trie = FilterTrie()
-        self.masks: dict[bytes, int] = {}
+        self.masks = HashTable(MAX_CACHED_TOPICS)
         self._share_cache: dict[bytes, list[ShareMembers]] = {}
 
     def set(self, worker: int, filter_: bytes, flags: int) -> None:
@@ -191,9 +193,7 @@ class OwnerInterest:
         if topic[:1] != b"\0":
             for bits in self._trie.match(topic):
                 mask |= bits  # type: ignore[operator]
-        if len(self.masks) >= MAX_CACHED_TOPICS:
-            self.masks.clear()
-        self.masks[topic] = mask
+        self.masks.put(topic_key(topic), mask)
         return mask
 
     @property
@@ -219,5 +219,5 @@ class OwnerInterest:
     def _forget_answers(self, filter_: bytes) -> None:
         if is_wildcard(filter_):
             self.masks.clear()
-        else:
-            self.masks.pop(filter_, None)
+        elif self.masks.find(topic_key(filter_)) is not None:
+            self.mask(filter_)

@@ -1,7 +1,8 @@
 """The data directory as a whole: what it is, and that this version can read it (docs/formats.md).
 
-`cluster.json` stands at its top: the format's version, the cluster's id, and the number of shards,
-which is fixed when the directory is made. A version that cannot be read is refused with what to do.
+`cluster.json` stands at its top: the format's version, the cluster's id, the number of shards,
+which is fixed when the directory is made, and the secret that keys the hash of topic names. A
+version that cannot be read is refused with what to do.
 """
 
 from __future__ import annotations
@@ -9,37 +10,50 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 FORMAT_VERSION = 1
 FILE_NAME = "cluster.json"
+
+
+class Identity(NamedTuple):
+    """What `cluster.json` says for good: the cluster's id (22 characters of base64url), and the 16
+    bytes that key the hash of topic names (`core.hashing.topic_key`)."""
+
+    cluster_id: str
+    topic_secret: bytes
 
 
 class DataDirectoryError(Exception):
     """A data directory that this version cannot use; the message says what to do."""
 
 
-def open_data_directory(path: str | Path, shard_count: int) -> str:
-    """Check a data directory, or make a new one; the cluster's id (22 characters of base64url)."""
+def open_data_directory(path: str | Path, shard_count: int) -> Identity:
+    """Check a data directory, or make a new one."""
     directory = Path(path)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = directory / FILE_NAME
     if not file.exists():
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        secret = secrets.token_bytes(16)
         _write(
             file,
             {
                 "format_version": FORMAT_VERSION,
                 "cluster_id": cluster_id,
                 "shard_count": shard_count,
+                "topic_secret": secret.hex(),
             },
         )
-        return cluster_id
+        return Identity(cluster_id, secret)
     try:
         found = json.loads(file.read_text())
         version, cluster_id = int(found["format_version"]), str(found["cluster_id"])
         shards = int(found["shard_count"])
+        secret = bytes.fromhex(found["topic_secret"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataDirectoryError(
             f"{file} cannot be read ({error}); restore it from a backup,"
@@ -55,7 +69,7 @@ def open_data_directory(path: str | Path, shard_count: int) -> str:
             f"{directory} was made with {shards} shards, node.shards is {shard_count}: "
             f"set node.shards = {shards}"
         )
-    return cluster_id
+    return Identity(cluster_id, secret)
 
 
 def shard_directory(path: str | Path, shard: int) -> str:

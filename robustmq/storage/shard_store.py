@@ -144,7 +144,6 @@ class ShardStore:
                 listener.on_snapshot(kind, name, value)
         applied = int.from_bytes(self._kv.get(_APPLIED) or b"", "little")
         new_topics: list[bytes] = []
-        no_masks: dict[bytes, int] = {}
 
         def on_entry(
             at: int, kind: int, source: int, sequence: int, timestamp: int, payload: memoryview
@@ -155,7 +154,7 @@ class ShardStore:
             if self._index_entry(at, kind, data, new_topics):
                 if kind != BLOCK:
                     return
-                flags = blocks.split(data, no_masks, lambda topic: 0)[2]
+                flags = blocks.all_flags(data)
                 if not flags & (blocks.QOS2 | blocks.RETAIN):
                     return
             listener.on_entry(kind, at, data, at >= applied)

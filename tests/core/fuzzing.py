@@ -25,6 +25,7 @@ from robustmq.core.publish import BlockBuilder, Publisher, TopicRoute
 from robustmq.core.topic_index import TopicIndex
 from robustmq.errors import BrokerError
 from robustmq.records import Record
+from tests.core.tables import by_topic
 
 NASTY = (
     b"\0",
@@ -307,7 +308,8 @@ def _deliver(random_: random.Random, out: _Outcomes, data: bytes) -> None:
     now = random_.choice((NOW_MS, 0, 2**63 - 1))
     shape = random_.choice((bytes, bytearray, memoryview))
     out.of(
-        "deliver", lambda: fanout.deliver(shape(data), {}, lambda topic: route, dirty, above, now)
+        "deliver",
+        lambda: fanout.deliver(shape(data), by_topic(), lambda topic: route, dirty, above, now),
     )
     out.rows.append(([begin for begin, _ in above], len(dirty)))
     for sink in sinks:
@@ -363,13 +365,13 @@ def _blocks(random_: random.Random, out: _Outcomes) -> None:
     data = block(random_)
     _deliver(random_, out, data)
     views = out.of("entries", lambda: blocks.entries(data))
-    masks = {topic: 1 << index % 3 for index, topic in enumerate(TOPICS)}
+    masks = by_topic({topic: 1 << index % 3 for index, topic in enumerate(TOPICS)})
     out.of("split", lambda: blocks.split(data, masks, lambda topic: len(topic) % 3))
     out.of("select", lambda: blocks.select(data, masks, 2))
     for view in views if isinstance(views, list) else []:
         out.of("entry", lambda view=view: blocks.entry_bytes(data, view.begin))  # type: ignore[misc]
         out.of("opened", lambda view=view: batches.parse(data, view.batch_begin, view.end, 1 << 20))  # type: ignore[misc]
-    index = TopicIndex(random_.randrange(2**64))
+    index = TopicIndex()
     index.set(b"a", random_.choice((0, 5, 2**64 - 1)), random_.randrange(2**64))
     new: list[bytes] = []
     copy = bytearray(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from robustmq.core import batches, blocks, fanout, frames
 from robustmq.core.publish import BlockBuilder, Publisher, TopicRoute
 from robustmq.errors import BrokerError, Fault
 from robustmq.records import Message, from_record
+from tests.core.tables import by_topic
 
 
 def text(data: bytes) -> bytes:
@@ -170,6 +172,12 @@ _user = st.lists(st.tuples(_strings | _strings.map(b"mqtt.".__add__), _strings),
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
+def all_to(sink: fanout.Sink) -> Callable[[bytes], fanout.DeliveryRoute]:
+    """One subscriber gets every topic."""
+    variants = [fanout.Variant(5, 0, True, b"", [sink])]
+    return lambda topic: fanout.DeliveryRoute(topic, variants, [], False)
+
+
 @given(
     st.lists(
         st.tuples(
@@ -205,9 +213,9 @@ def test_a_message_passes_unchanged_from_its_publisher_to_a_subscriber(rows: lis
     assert side.absorb(stream) == len(rows)
     block = bytearray().join(b.take() or b"" for b in side.builders)
     sink = fanout.Sink(5, 1 << 20)
-    route = fanout.DeliveryRoute(b"", [fanout.Variant(5, 0, True, b"", [sink])], [], False)
     dirty: list[fanout.Sink] = []
-    assert fanout.deliver(block, {}, lambda topic: route, dirty, [], 1000 + 5000) == len(rows)
+    copies = fanout.deliver(block, by_topic(), all_to(sink), dirty, [], 1000 + 5000)
+    assert copies == len(rows)
     assert dirty == [sink]
     order = [entry.topic for entry in blocks.entries(block)]
     assert bytes(sink.take()) == b"".join(p for t in order for topic, p in expected if topic == t)
@@ -245,9 +253,8 @@ def test_damaged_packets_and_blocks_raise_broker_errors_only(data: st.DataObject
     except BrokerError:
         pass
     sink = fanout.Sink(5, 1 << 20)
-    route = fanout.DeliveryRoute(b"", [fanout.Variant(5, 0, True, b"", [sink])], [], False)
     try:
-        fanout.deliver(block, {}, lambda topic: route, [], [], 1000)
+        fanout.deliver(block, by_topic(), all_to(sink), [], [], 1000)
         fanout.record_levels(block, 0)
         fanout.encode(bytes(block), 0, 0, 5, 1, False, False, 1, (), 1000)
     except BrokerError:

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 
 from robustmq.core import batches, blocks, hashing
 from robustmq.core.filters import FilterTrie
+from robustmq.core.hash_table import HashTable
+from robustmq.core.hashing import topic_key
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.errors import BrokerError
 from robustmq.records import Record
+from tests.core.tables import by_topic
 
 
 def test_hashes_are_those_of_the_data_directories_that_exist() -> None:
@@ -96,7 +99,7 @@ def _block(topics: list[int], counts: list[int]) -> bytearray:
 def test_the_index_keeps_dense_offsets_and_chains(
     pairs: list[tuple[int, int]], removed: set[int]
 ) -> None:
-    index = TopicIndex(9)
+    index = TopicIndex()
     block = _block([topic for topic, _ in pairs], [count for _, count in pairs])
     new: list[bytes] = []
     index.assign(block, 1000, 3, new)
@@ -108,7 +111,7 @@ def test_the_index_keeps_dense_offsets_and_chains(
         assert (info.base_offset, info.leader_epoch, info.crc_ok) == (offset, 3, True)
         model[entry.topic] = offset + count, 1000 + entry.begin
     assert sorted(new) == sorted(model)
-    replayed, loaded = TopicIndex(9), TopicIndex()
+    replayed, loaded = TopicIndex(), TopicIndex()
     replayed.replay(block, 0, len(block), 1000)
     loaded.load(index.dump())
     for topic in removed:
@@ -129,9 +132,30 @@ def test_a_checkpoint_that_is_cut_short_is_refused() -> None:
 
 def test_a_block_is_split_by_who_wants_its_topics() -> None:
     block = _block([1, 2, 1], [1, 1, 1])
-    cache = {b"t/1": 1}
-    assert blocks.split(block, cache, lambda topic: cache.setdefault(topic, 6)) == (7, False, 0)
-    assert [e.topic for e in blocks.entries(blocks.select(block, cache, 4))] == [b"t/2"]
-    assert blocks.select(memoryview(block), {}, 1) == block
+    masks = by_topic({b"t/1": 1})
+
+    def resolve(topic: bytes) -> int:
+        masks.put(topic_key(topic), 6)
+        return 6
+
+    assert blocks.split(block, masks, resolve) == (7, False, 0)
+    assert [e.topic for e in blocks.entries(blocks.select(block, masks, 4))] == [b"t/2"]
+    assert blocks.select(memoryview(block), by_topic(), 1) == block
     with pytest.raises(BrokerError):
         blocks.entries(block[:-1])
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9)), max_size=200))
+def test_a_hash_table_is_a_dictionary_until_it_is_full(puts: list[tuple[int, int]]) -> None:
+    table, model = HashTable(20), {}
+    for small, value in puts:
+        # Keys that meet in the same slots.
+        key = small * 64
+        if (key not in model and len(model) == 20) or len(table) == 20:
+            model.clear()
+        table.put(key, value)
+        model[key] = value
+        assert len(table) == len(model)
+        assert all(table.find(one * 64) == model.get(one * 64) for one in range(1, 41))
+    table.clear()
+    assert len(table) == 0 and table.find(64) is None

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ def block_entries(block: bytes) -> Iterator[tuple[int, bytes, int, int, bytes]]:
     while at < len(block):
         length, _, _, topic, _, _, name = struct.unpack_from("<IBBHIHH", block, at)
         _, previous, base_offset = struct.unpack_from("<QQQ", block, at + 16)
-        begin = at + 40
+        begin = at + 48
         batch = begin + topic + name
         yield at, block[begin : begin + topic], previous, base_offset, block[batch : at + length]
         at += length
@@ -112,8 +113,10 @@ def test_a_clean_stop_leaves_a_checkpoint_of_what_is_looked_up(tmp_path: Path) -
     with BrokerProcess(tmp_path, 1) as broker:
         publish(broker.mqtt, [("kept", b"value", True), ("plain", b"x", False)])
         assert broker.stop() == 0
-    count = json.loads((broker.data / "cluster.json").read_text())["shard_count"]
-    shard = shard_of(broker.data, count, b"kept")
+    facts = json.loads((broker.data / "cluster.json").read_text())
+    shard = shard_of(broker.data, facts["shard_count"], b"kept")
+    secret = bytes.fromhex(facts["topic_secret"])
+    key = int.from_bytes(blake2b(b"kept", digest_size=8, key=secret).digest(), "little")
     database = plyvel.DB(str(shard / "leveldb"))
     stored = dict(database)
     database.close()
@@ -125,10 +128,10 @@ def test_a_clean_stop_leaves_a_checkpoint_of_what_is_looked_up(tmp_path: Path) -
     assert int.from_bytes(stored[b"p"], "little") <= position
     dump = (shard / index_file).read_bytes()
     assert crc32c(dump[:-4]) == int.from_bytes(dump[-4:], "little")
-    version, seed, size = struct.unpack_from("<QQQ", dump)
-    assert (version, len(dump)) == (1, 24 + size * 24 + 4)
-    slots = dict(struct.unpack_from("<QQ", dump, 24 + 24 * n) for n in range(size))
-    assert slots[mix(b"kept", seed)] == 1, "its next offset"
+    version, size = struct.unpack_from("<QQ", dump)
+    assert (version, len(dump)) == (1, 16 + size * 24 + 4)
+    slots = dict(struct.unpack_from("<QQ", dump, 16 + 24 * n) for n in range(size))
+    assert slots[key] == 1, "its next offset"
 
 
 def test_segments_hold_kafkas_batches_and_the_log_says_where_they_end(tmp_path: Path) -> None:
