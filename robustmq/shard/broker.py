@@ -484,7 +484,7 @@ class Broker:
                 self.telling.worker_heard(worker, message.cursors)
                 return None
             case wire.RetainedQuery():
-                return resolved(self._retained(message))
+                return self._told(self._retained(message))
             case wire.ShareAgain():
                 self.telling.share_again(message)
                 return None
@@ -506,12 +506,42 @@ class Broker:
 
         self.around.call_soon(ask)
 
+    def _told(self, found: wire.RetainedPage) -> Promise[Any]:
+        """The page in its place among the messages: all that is older has been told before it."""
+        self.telling.flush()
+        answer: Promise[Any] = Promise()
+        shards = [shard for shard in self.stores if self.telling.holds(shard)]
+        remaining = len(shards)
+
+        def told() -> None:
+            nonlocal remaining
+            remaining -= 1
+            if not remaining:
+                self.telling.flush()
+                answer.resolve(self._unchanged(found))
+
+        for shard in shards:
+            self.commits.mark(shard, False, told)
+        if not shards:
+            answer.resolve(found)
+        return answer
+
     def _retained(self, query: wire.RetainedQuery) -> wire.RetainedPage:
         found: list[tuple[bytes, bytes]] = []
         for store in self.stores.values():
             found.extend(page(store, query.filter, query.after, query.limit, is_wildcard))
         found.sort()
-        return wire.RetainedPage(found[: query.limit], len(found) > query.limit)
+        rows = found[: query.limit]
+        return wire.RetainedPage(rows, len(found) > query.limit, rows[-1][0] if rows else b"")
+
+    def _unchanged(self, found: wire.RetainedPage) -> wire.RetainedPage:
+        """Without the values that have a successor by now: that is told as it comes."""
+        rows: list[tuple[bytes, bytes]] = []
+        for topic, entry in found.entries:
+            store = self.stores.get(self.placement.home(topic).shard)
+            if store is None or store.get_retained(topic) == entry:
+                rows.append((topic, entry))
+        return wire.RetainedPage(rows, found.more, found.last)
 
     # -- the cluster's state -----------------------------------------------------------------------
 

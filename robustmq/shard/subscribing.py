@@ -99,7 +99,7 @@ class Subscribing:
                     broker.delivery.deliver_retained(local, entry)
                 if not page.more:
                     break
-                after = page.entries[-1][0]
+                after = page.last
                 while subscriber.crowded:
                     await subscriber.room()
 

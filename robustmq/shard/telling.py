@@ -142,6 +142,10 @@ class Telling:
             return True
         return bool(mask & self._persistent_bits and flags & (ENTRY_ACK | ENTRY_KAFKA))
 
+    def holds(self, shard: int) -> bool:
+        """Are there blocks of the shard that wait for their commit to be told?"""
+        return shard in self._holding
+
     def after_commit(
         self,
         shard: int,

@@ -89,10 +89,11 @@ class RetainedQuery(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 class RetainedPage(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Retained values as block entries of one record each; `more` when the query was cut by its
-    limit."""
+    limit: it goes on after the topic `last`."""
 
     entries: list[tuple[bytes, bytes]]
     more: bool
+    last: bytes
 
 
 class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):

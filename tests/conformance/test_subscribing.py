@@ -448,3 +448,38 @@ def test_a_publish_with_a_subscription_identifier_is_a_protocol_error(
     properties = Properties(subscription_identifiers=(1,))
     client.send(Publish(names.topic(), b"x", properties=properties))
     client.expect_end(0x82)
+
+
+@pytest.mark.parametrize("expiry", [0, 100])
+@pytest.mark.parametrize("qos", [0, 1])
+def test_no_retained_message_comes_behind_a_newer_one_of_its_topic(
+    wire: Open, names: Names, qos: int, expiry: int
+) -> None:
+    topic, publisher = names.topic(0), wire()
+    publisher.connect(names.client(0))
+    publisher.publish(topic, b"0", qos, True)
+    sleeper = wire()
+    sleeper.connect(names.client(1), expiry=100)
+    sleeper.subscribe(topic, qos=1)
+    number = 0
+    for worker in range(30):
+        subscriber = wire()
+        subscriber.connect(names.client(worker), expiry=expiry)
+        options = SubscriptionOptions(qos)
+        flood = []
+        for _ in range(20):
+            number += 1
+            flood.append(Publish(topic, b"%d" % number, qos, True, packet_id=number if qos else 0))
+        publisher.send(*flood[:10])
+        filters = (topic,) if worker % 2 else (topic.split(b"/")[0] + b"/+",)
+        subscriber.send(Subscribe(1, ((filters[0], options),)))
+        publisher.send(*flood[10:])
+        last = -1
+        while last < number:
+            packet = subscriber.read()
+            if isinstance(packet, Publish):
+                if packet.qos:
+                    subscriber.send(Ack(PUBACK, packet.packet_id))
+                assert int(packet.payload) >= last, "an older value came later"
+                last = int(packet.payload)
+        subscriber.drop()
