@@ -17,7 +17,7 @@ from robustmq.errors import BrokerError
 from robustmq.mqtt.packets import Subscribe, Unsubscribe
 from robustmq.mqtt.retained import is_sent
 from robustmq.mqtt.subscriptions import Grant, Subscription, decide, unsubscribe_code
-from robustmq.promises import Promise
+from robustmq.promises import Promise, start
 from robustmq.shard import wire
 from robustmq.shard.interest import LocalInterest, is_wildcard
 from robustmq.shard.shares import LocalSubscription
@@ -177,11 +177,16 @@ class Subscribing:
     # -- telling owners ----------------------------------------------------------------------------
 
     def _owners(self, filter_: bytes) -> list[int]:
-        """The workers that can own a topic which matches the filter."""
+        """The workers that can own a topic which matches the filter: of a declared topic, or the
+        stream that carries it, those of all partitions, as Kafka clients write to any."""
+        placement = self._broker.placement
         if is_wildcard(filter_):
             return list(range(self._broker.worker_count))
-        home = self._broker.placement.home(filter_)
-        return [self._broker.placement.shard_owner(home.shard)]
+        home = placement.home(filter_)
+        if not home.declared:
+            return [placement.shard_owner(home.shard)]
+        partitions, _ = placement.declared[home.log_topic]
+        return sorted({placement.worker(home.log_topic, n) for n in range(partitions)})
 
     def _messages(self, changes: _Changes) -> list[tuple[int, wire.Message]]:
         by_worker: dict[int, list[tuple[bytes, int]]] = {}
@@ -242,12 +247,27 @@ class Subscribing:
         broker.commits.mark(home)
 
     def rehome(self, topics: set[bytes]) -> None:
-        """Topics may have another owner now: tell it who wants them by name."""
+        """Topics may have other owners now: tell those who wants them by name."""
         changes = _Changes()
         for filter_, flags in self._interest.items():
-            if filter_ in topics:
+            if not is_wildcard(filter_) and self._log_topic(filter_) in topics:
                 changes.filters[filter_] = flags
-        self._tell(changes)
+        if changes.filters:
+            start(self._rehome(changes))
+
+    async def _rehome(self, changes: _Changes) -> None:
+        homes = {
+            local.subscriber.shard
+            for local in self._local.values()
+            if local.persistent and local.filter in changes.filters
+        }
+        ends = await self._announce(changes)
+        for home in homes:
+            self._note_cursors(home, ends)
+        self._broker.turn()
+
+    def _log_topic(self, filter_: bytes) -> bytes:
+        return self._broker.placement.home(filter_).log_topic
 
     def interest_of(self, worker: int) -> wire.InterestReset:
         """All that this worker's clients want of `worker`, and from where it must deliver again."""

@@ -82,7 +82,7 @@ class PartitionLog(Protocol):
         ...
 
     def committed(self) -> None:
-        """What was taken last is written: it is visible now."""
+        """What `write` took, and was not told of yet, is written: the oldest of it is visible now."""
         ...
 
     def resume_at(self, end_offset: int) -> None:

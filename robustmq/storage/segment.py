@@ -11,6 +11,7 @@ at the end of the last file is cut; a bad one elsewhere answers its readers with
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from robustmq.core import batches
@@ -78,7 +79,7 @@ class SegmentPartition:
         self._settings = settings
         self._files: list[_File] = []
         self._new: list[tuple[_File, bytes, int]] = []
-        self._writing_to = 0
+        self._writing_to: deque[int] = deque()
         self._unwritten = 0
         self.quarantined: list[tuple[int, int]] = []
         self.start_offset = 0
@@ -202,7 +203,7 @@ class SegmentPartition:
             return None
         rows = self._new[self._unwritten :]
         self._unwritten = len(self._new)
-        self._writing_to = self.end_offset
+        self._writing_to.append(self.end_offset)
         by_file: dict[str, list[Buffer]] = {}
         for file, batch, _ in rows:
             by_file.setdefault(file.path, []).append(batch)
@@ -217,8 +218,8 @@ class SegmentPartition:
         return job
 
     def committed(self) -> None:
-        """What was written is visible."""
-        self.high_watermark = self._writing_to
+        """What the oldest job has written is visible; later ones may still run."""
+        self.high_watermark = self._writing_to.popleft()
         done = bisect_left([row[2] for row in self._new], self.high_watermark)
         del self._new[:done]
         self._unwritten -= done

@@ -45,6 +45,7 @@ class History:
             SimClient(self.world, b"wide", {b"t/+": 2, b"d/#": 2}),
             SimClient(self.world, b"exact", {b"t/1": 1, b"t/2": 2, DECLARED: 2}),
             SimClient(self.world, b"all", {b"#": 1}),
+            *(SimClient(self.world, b"named-%d" % n, {DECLARED: 1}) for n in range(3)),
         ]
         self.sent = 0
         self._until(lambda: all(one.subscribed and one.connected for one in self.subscribers))

@@ -1,0 +1,254 @@
+"""Clients that keep publishing through every fault, and their own record of what was acknowledged.
+
+All are the SDKs that people use (paho-mqtt, confluent-kafka): it is they who connect again, send
+again and number their messages.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import paho.mqtt.client as paho
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
+from paho.mqtt.enums import CallbackAPIVersion, MessageState, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from tests.broker import BrokerProcess, until
+
+WINDOW = 40
+PAUSE_S = 0.002
+SETTLE_S = 60.0
+Acked = list[tuple[str, str]]
+
+
+class _Paho(paho.Client):
+    """paho forgets, when its second attempt to connect fails too, which messages it had released,
+    and publishes them as new ones: an error of the client that no broker can mend."""
+
+    def _messages_reconnect_reset_out(self) -> None:
+        state = MessageState.MQTT_MS_RESEND_PUBREL
+        released = [one for one in self._out_messages.values() if one.state == state]
+        super()._messages_reconnect_reset_out()
+        for one in released:
+            one.state = state
+
+
+class _Client:
+    """A paho client with a session that outlives its connections."""
+
+    def __init__(self, broker: BrokerProcess, name: str, version: MQTTProtocolVersion) -> None:
+        five = version == MQTTProtocolVersion.MQTTv5
+        self.client = _Paho(
+            CallbackAPIVersion.VERSION2,
+            client_id=name,
+            protocol=version,
+            clean_session=None if five else False,
+        )
+        self.client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
+        self.client.max_inflight_messages_set(WINDOW)
+        self.client.on_connect = self._on_connect
+        self.connects = 0
+        kept = None
+        if five:
+            kept = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            kept.SessionExpiryInterval = 3600
+        arguments: dict[str, Any] = {"clean_start": False, "properties": kept} if five else {}
+        self.client.connect("127.0.0.1", broker.mqtt, keepalive=10, **arguments)
+        self.client.loop_start()
+        until(lambda: self.connects, what=f"the CONNACK of {name}")
+
+    def _on_connect(self, *_: object) -> None:
+        self.connects += 1
+
+    def close(self) -> None:
+        """Disconnect; the session stays."""
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+class MqttPublisher(_Client):
+    """Publishes numbered messages of one QoS to a few topics until told to stop."""
+
+    def __init__(
+        self, broker: BrokerProcess, name: str, topics: list[str], qos: int, version: int
+    ) -> None:
+        self.name = name
+        self.topics = topics
+        self.qos = qos
+        self.sent: Acked = []
+        self.acked: Acked = []
+        self._pending: dict[int, tuple[str, str]] = {}
+        self._early: set[int] = set()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        super().__init__(broker, name, MQTTProtocolVersion(version))
+        self.client.on_publish = self._on_publish
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stopped.wait(PAUSE_S):
+            if len(self._pending) >= WINDOW or not self.client.is_connected():
+                continue
+            topic = self.topics[number % len(self.topics)]
+            payload = f"{self.name} {number}"
+            number += 1
+            with self._lock:
+                self.sent.append((topic, payload))
+            info = self.client.publish(topic, payload, self.qos)
+            with self._lock:
+                if info.mid in self._early:
+                    self._early.discard(info.mid)
+                    self.acked.append((topic, payload))
+                else:
+                    self._pending[info.mid] = (topic, payload)
+
+    def _on_publish(self, _client: object, _data: object, mid: int, *_: object) -> None:
+        with self._lock:
+            known = self._pending.pop(mid, None)
+            if known is None:
+                self._early.add(mid)
+            else:
+                self.acked.append(known)
+
+    def finish(self) -> None:
+        """Send no more; wait until all is acknowledged."""
+        self._stopped.set()
+        self._thread.join()
+        until(lambda: not self._pending, SETTLE_S, f"the acknowledgements of {self.name}")
+        self.close()
+
+
+class MqttSubscriber(_Client):
+    """Receives what its persistent session gets."""
+
+    def __init__(
+        self, broker: BrokerProcess, name: str, filters: dict[str, int], version: int
+    ) -> None:
+        self.name = name
+        self.received: Acked = []
+        self._granted = threading.Event()
+        super().__init__(broker, name, MQTTProtocolVersion(version))
+        self.client.on_message = self._on_message
+        self.client.on_subscribe = lambda *_: self._granted.set()
+        if filters:
+            self.client.subscribe(list(filters.items()))
+            until(self._granted.is_set, what=f"the SUBACK of {name}")
+
+    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        self.received.append((message.topic, message.payload.decode()))
+
+    def wait_for(self, messages: Acked) -> None:
+        """Wait until all of these have come."""
+        wanted = set(messages)
+        until(
+            lambda: wanted <= set(self.received),
+            SETTLE_S,
+            f"{self.name}: {len(wanted - set(self.received))} messages, as"
+            f" {sorted(wanted - set(self.received))[:5]},",
+        )
+
+
+class KafkaProducer:
+    """Produces numbered records with acks=all until told to stop."""
+
+    def __init__(
+        self, broker: BrokerProcess, name: str, topic: str, partitions: int, idempotent: bool
+    ) -> None:
+        self.name = name
+        self.topic = topic
+        self.idempotent = idempotent
+        self.sent: dict[int, list[str]] = {n: [] for n in range(partitions)}
+        self.acked: dict[int, list[str]] = {n: [] for n in range(partitions)}
+        self.failed: list[KafkaError] = []
+        self._producer = Producer(
+            {
+                "bootstrap.servers": f"127.0.0.1:{broker.kafka}",
+                "acks": "all",
+                "enable.idempotence": idempotent,
+                "max.in.flight": 5 if idempotent else 1,
+                "linger.ms": 5,
+                "retry.backoff.ms": 50,
+                "reconnect.backoff.ms": 20,
+                "reconnect.backoff.max.ms": 200,
+                "message.timeout.ms": 120_000,
+                "log_level": 2,
+            }
+        )
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stopped.wait(PAUSE_S):
+            self._producer.poll(0)
+            if len(self._producer) >= 5 * WINDOW:
+                continue
+            partition = number % len(self.sent)
+            value = f"{self.name} {number}"
+            number += 1
+            self.sent[partition].append(value)
+            self._producer.produce(
+                self.topic, value, partition=partition, on_delivery=self._on_delivery
+            )
+
+    def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
+        if error is None:
+            self.acked[message.partition()].append(message.value().decode())
+        else:
+            self.failed.append(error)
+
+    def finish(self) -> None:
+        """Send no more; wait until all is acknowledged."""
+        self._stopped.set()
+        self._thread.join()
+        left = self._producer.flush(SETTLE_S)
+        assert not left and not self.failed, f"{self.name}: {left} left, failed: {self.failed[:3]}"
+
+
+def read_log(broker: BrokerProcess, topic: str, partitions: int = 1) -> list[list[str]]:
+    """All values of a topic by partition, as a Kafka consumer gets them; offsets are dense."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": f"127.0.0.1:{broker.kafka}",
+            "group.id": "reader",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "log_level": 2,
+        }
+    )
+    consumer.assign([TopicPartition(topic, n, OFFSET_BEGINNING) for n in range(partitions)])
+    values: list[list[str]] = [[] for _ in range(partitions)]
+    ended: set[int] = set()
+    deadline = time.monotonic() + SETTLE_S
+    while len(ended) < partitions:
+        assert time.monotonic() < deadline, f"the log of {topic} has no end"
+        for message in consumer.consume(1000, 0.2):
+            error, partition = message.error(), message.partition()
+            assert partition is not None
+            if error is not None:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                ended.add(partition)
+                continue
+            assert message.offset() == len(values[partition]), "offsets are dense"
+            values[partition].append((message.value() or b"").decode())
+    consumer.close()
+    return values
+
+
+def doubled(values: list[str]) -> list[str]:
+    """What comes more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def in_order(values: list[str], sent: list[str]) -> bool:
+    """Do the first occurrences come in the order of sending?"""
+    places = {value: place for place, value in enumerate(sent)}
+    first = [places[value] for value in dict.fromkeys(values) if value in places]
+    return first == sorted(first)
