@@ -82,7 +82,7 @@ class PartitionLog(Protocol):
         ...
 
     def committed(self) -> None:
-        """What `write` took, and was not told of yet, is written: the oldest of it is visible now."""
+        """The oldest job that `write` gave is done: what it wrote is visible now."""
         ...
 
     def resume_at(self, end_offset: int) -> None:
