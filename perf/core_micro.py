@@ -96,6 +96,11 @@ def table_of(block: bytearray, value: Callable[[bytes], object]) -> HashTable:
     return table
 
 
+def route_to(variant: fanout.Variant, topic: bytes) -> fanout.DeliveryRoute:
+    """A route of a topic to one variant."""
+    return fanout.DeliveryRoute(topic, [variant], [], False)
+
+
 def unknown(topic: bytes) -> Any:
     """All topics are in the tables."""
     raise AssertionError(topic)
@@ -107,9 +112,7 @@ def measure_deliver(seconds: float) -> None:
         block = block_of(topics)
         sinks = [fanout.Sink(5, 1 << 30) for _ in range(receivers)]
         variant = fanout.Variant(5, 0, False, b"", sinks)
-        routes = table_of(
-            block, lambda topic, one=variant: fanout.DeliveryRoute(topic, [one], [], False)
-        )
+        routes = table_of(block, functools.partial(route_to, variant))
 
         def deliver(
             block: bytearray = block,

@@ -458,10 +458,7 @@ def count_records(source: bytes | memoryview) -> int:
     while end - at >= 61:
         size = source[at + 8] << 24 | source[at + 9] << 16 | source[at + 10] << 8 | source[at + 11]
         count += (
-            source[at + 57] << 24
-            | source[at + 58] << 16
-            | source[at + 59] << 8
-            | source[at + 60]
+            source[at + 57] << 24 | source[at + 58] << 16 | source[at + 59] << 8 | source[at + 60]
         )
         at += size + 12
     return count

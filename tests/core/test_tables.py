@@ -147,7 +147,8 @@ def test_a_block_is_split_by_who_wants_its_topics() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9)), max_size=200))
 def test_a_hash_table_is_a_dictionary_until_it_is_full(puts: list[tuple[int, int]]) -> None:
-    table, model = HashTable(20), {}
+    table = HashTable(20)
+    model: dict[int, int] = {}
     for small, value in puts:
         # Keys that meet in the same slots.
         key = small * 64
