@@ -1,0 +1,1 @@
+"""The shard log, the engines, the store of a shard: on disks that crash and rot."""

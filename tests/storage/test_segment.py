@@ -1,0 +1,116 @@
+"""What the segment engine makes of files that a crash cut, or a disk damaged."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustmq.core import batches
+from robustmq.storage.disk import MemoryDisk
+from robustmq.storage.engine import PartitionSettings
+from robustmq.storage.segment import SegmentPartition
+from tests.storage.stores import batch
+
+ONE = len(batch(b"00"))
+
+
+class Files:
+    """A partition that is opened again and again."""
+
+    def __init__(self, segment_bytes: int = 1 << 20) -> None:
+        self.disk = MemoryDisk()
+        self.settings = PartitionSettings(segment_bytes, index_interval_bytes=3 * ONE)
+        self.log = self.open()
+
+    def open(self) -> SegmentPartition:
+        self.log = SegmentPartition("/p", self.disk, self.settings)
+        return self.log
+
+    def append(self, *numbers: int) -> None:
+        for number in numbers:
+            self.log.append(bytearray(batch(b"%02d" % number)), 1)
+        write = self.log.write()
+        assert write is not None
+        write(False)
+        self.log.committed()
+
+    def values(self, begin: int = 0) -> list[int]:
+        """What a consumer gets that steps over what is lost."""
+        found: list[int] = []
+        offset = begin
+        while offset < self.log.high_watermark:
+            buffers = self.log.read(offset, 2 * ONE).buffers
+            data = b"".join(map(bytes, buffers))
+            if not data:
+                break
+            for at, info in batches.headers(data, 0, len(data), True):
+                assert info.crc_ok
+                offset = info.base_offset + 1
+                found.append(int(batches.parse(data, at, at + info.length)[0].value or b""))
+        return found
+
+
+def name(base_offset: int) -> str:
+    return f"/p/{base_offset:020d}.log"
+
+
+@pytest.mark.parametrize("cut", [1, 20, ONE - 1])
+def test_a_torn_batch_at_the_end_is_cut_and_its_offset_given_again(cut: int) -> None:
+    files = Files()
+    files.append(*range(10))
+    del files.disk.files[name(0)][-cut:]
+    assert files.open().end_offset == 9
+    files.append(77)
+    assert files.values() == [*range(9), 77]
+    assert files.open().quarantined == []
+
+
+@pytest.mark.parametrize("at", [0, 3, 9, 16, 18, 40, ONE - 1])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_bit_flip_in_the_middle_costs_its_own_batch_alone(at: int, last: bool) -> None:
+    files = Files()
+    files.append(*range(12))
+    if not last:
+        files.settings = PartitionSettings(12 * ONE, 3 * ONE)
+        files.open()
+        files.append(*range(12, 15))
+    files.disk.files[name(0)][5 * ONE + at] ^= 0x40
+    files.open()
+    end = 12 if last else 15
+    assert files.log.end_offset == end, "no offset is given twice"
+    behind = [number for number in range(end) if number != 5]
+    header = at in (3, 9, 16)  # of what is not the last file the headers are looked at
+    if last or header or at == 0:
+        assert files.values() == behind
+        assert [offset for offset, _ in files.log.quarantined] == [5]
+        assert any("/p/quarantine/" in path for path in files.disk.files)
+    files.append(99)
+    assert files.values(6)[-1] == 99
+
+
+def test_what_lies_behind_the_last_committed_record_is_cut_over_files() -> None:
+    files = Files(segment_bytes=4 * ONE)
+    files.append(*range(10))
+    files.open().resume_at(6)
+    assert files.log.end_offset == files.log.high_watermark == 6
+    files.append(50, 51, 52, 53)
+    assert files.values() == [*range(6), 50, 51, 52, 53]
+    files.open().resume_at(10)
+    assert files.values() == [*range(6), 50, 51, 52, 53]
+    files.open().resume_at(0)
+    assert files.values() == [] and files.log.end_offset == 0
+
+
+def test_a_job_that_is_done_shows_what_it_wrote_and_no_more() -> None:
+    files = Files()
+    log = files.log
+    log.append(bytearray(batch(b"00")), 1)
+    first = log.write()
+    log.append(bytearray(batch(b"01")), 1)
+    second = log.write()
+    assert first is not None and second is not None
+    first(False)
+    log.committed()
+    assert log.high_watermark == 1 and files.values() == [0]
+    second(False)
+    log.committed()
+    assert files.values() == [0, 1]
