@@ -226,15 +226,13 @@ class MemoryDisk:
         self._maybe_fail()
         file = self.files.setdefault(path, bytearray())
         for buffer in buffers:
-            file += buffer if self.crash_after is None else self._until_crash(buffer)
-
-    def _until_crash(self, buffer: Buffer) -> Buffer:
-        assert self.crash_after is not None, "only asked for a disk that will crash"
-        if not self.crash_after:
-            raise Crash
-        part = memoryview(buffer)[: self.crash_after]
-        self.crash_after -= len(part)
-        return part
+            if self.crash_after is not None:
+                buffer = memoryview(buffer)
+                if len(buffer) > self.crash_after:
+                    file += buffer[: self.crash_after]
+                    raise Crash
+                self.crash_after -= len(buffer)
+            file += buffer
 
     def sync(self, path: str) -> None:
         """What is in the file survives `lose_power`."""

@@ -1,0 +1,110 @@
+"""Recovery of a shard log: what is torn is cut, what is corrupt is set aside, nothing else goes."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from crc32c import crc32c
+
+from robustmq.storage.data_directory import DataDirectoryError
+from robustmq.storage.disk import MemoryDisk
+from robustmq.storage.shard_log import HEAD, MACHINE, ShardLog
+
+ONE = HEAD.size + 20
+
+
+class Disk:
+    """A log on a disk in memory."""
+
+    def __init__(self, segment_bytes: int = 1 << 20) -> None:
+        self.disk = MemoryDisk()
+        self.segment_bytes = segment_bytes
+        self.open()
+
+    def open(self, position: int = 0) -> list[int]:
+        """Recover; the numbers that are replayed."""
+        self.corrupt: list[tuple[int, int]] = []
+        self.log = ShardLog(
+            "/s/log", self.disk, self.segment_bytes, 100, lambda *where: self.corrupt.append(where)
+        )
+        found: list[int] = []
+        self.log.recover(
+            position, lambda _at, _kind, _s, _q, _t, data: found.append(int(bytes(data)))
+        )
+        return found
+
+    def append(self, *numbers: int) -> list[int]:
+        places = [self.log.append(MACHINE, b"%020d" % number, 0, 0, 1) for number in numbers]
+        for path, buffers in self.log.take_pending():
+            self.disk.append(path, buffers)
+        self.log.committed_position = self.log.end_position
+        return places
+
+    def file(self, start: int = 0) -> bytearray:
+        return self.disk.files[f"/s/log/{start:016x}.log"]
+
+
+def test_replay_gives_every_entry_in_order_as_often_as_one_likes() -> None:
+    disk = Disk(segment_bytes=5 * ONE)
+    disk.append(*range(17))
+    assert disk.open() == disk.open() == list(range(17))
+    assert disk.append(17) == [17 * ONE]
+    assert disk.open(15 * ONE) == [15, 16, 17]
+
+
+@pytest.mark.parametrize("left", range(1, ONE, 7))
+def test_a_torn_tail_is_cut_and_the_log_goes_on_from_there(left: int) -> None:
+    disk = Disk()
+    disk.append(*range(5))
+    del disk.file()[4 * ONE + left :]
+    assert disk.open() == [0, 1, 2, 3] and disk.corrupt == []
+    disk.append(9)
+    assert disk.open() == [0, 1, 2, 3, 9]
+
+
+@pytest.mark.parametrize("bit", range(0, ONE * 8, 13))
+def test_a_bit_flip_in_the_middle_is_set_aside_and_all_behind_it_is_served(bit: int) -> None:
+    disk = Disk()
+    disk.append(*range(8))
+    disk.file()[3 * ONE + bit // 8] ^= 1 << bit % 8
+    assert disk.open() == [0, 1, 2, 4, 5, 6, 7]
+    assert disk.corrupt == [(3 * ONE, ONE)]
+    (name,) = disk.disk.list("/s/quarantine")
+    assert disk.disk.size(f"/s/quarantine/{name}") == ONE
+    assert [int(bytes(data)) for _, _, data in disk.log.scan(0)] == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_a_damaged_end_of_a_segment_that_is_not_the_last_is_not_a_torn_tail() -> None:
+    disk = Disk(segment_bytes=4 * ONE)
+    disk.append(*range(8))
+    disk.file()[3 * ONE + 30] ^= 1
+    assert disk.open() == [0, 1, 2, 4, 5, 6, 7] and disk.corrupt
+    assert len(disk.file()) == 4 * ONE
+
+
+def test_a_log_of_another_version_is_refused_with_advice_and_left_as_it_is() -> None:
+    disk = Disk()
+    disk.append(1)
+    written = bytearray(disk.file())
+    written[9] = 2
+    struct.pack_into("<I", written, 4, crc32c(written[8:]))
+    disk.file()[:] = written
+    with pytest.raises(DataDirectoryError, match=r"another version.*run that version"):
+        disk.open()
+    assert disk.file() == written
+
+
+def test_a_scan_may_begin_at_the_byte_before_an_entry() -> None:
+    disk = Disk(segment_bytes=3 * ONE)
+    disk.append(*range(7))
+    for first in range(7):
+        for position in (first * ONE, first * ONE - 1):
+            assert [int(bytes(d)) for _, _, d in disk.log.scan(position)] == list(range(first, 7))
+    assert [int(bytes(d)) for _, _, d in disk.log.scan(ONE, 4 * ONE)] == [1, 2, 3]
+
+
+def test_entries_are_read_from_memory_and_from_disk_alike() -> None:
+    disk = Disk(segment_bytes=4 * ONE)
+    places = disk.append(*range(30))
+    assert [int(bytes(disk.log.entry(place)[1])) for place in places] == list(range(30))
