@@ -173,6 +173,7 @@ class Broker:
             self.interest,
             self.telling,
             around.wall_ms,
+            lambda worker, message: self.rpc.notify(worker, message),
         )
         self.router = Router(
             self.worker_id, self.placement, around.bus, self.owner, self.limits.max_bus_bytes
@@ -490,6 +491,9 @@ class Broker:
                 return None
             case wire.ReleasePacketIds():
                 self.owner.release(message)
+                return None
+            case wire.ClearRetained():
+                self.owner.clear_retained(message.topic)
                 return None
             case wire.TopicDropped():
                 self._topic_dropped(message.topic)

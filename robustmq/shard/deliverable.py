@@ -44,9 +44,7 @@ def _rebuilt(
     """One entry for each run of records of one MQTT topic, at the offsets they have."""
     runs: list[tuple[bytes, list[Record]]] = []
     for record in batches.parse(bytes(block), entry.batch_begin, entry.end):
-        topic = entry.topic
-        if record.key and placement.stream_filters_match(stream, record.key):
-            topic = record.key
+        topic = placement.topic_of_record(stream, record.key)
         if runs and runs[-1][0] == topic:
             runs[-1][1].append(record)
         else:

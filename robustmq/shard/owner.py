@@ -30,7 +30,7 @@ from robustmq.shard.placement import (
     Placement,
 )
 from robustmq.shard.received import Name, ReceivedIds
-from robustmq.shard.retained import clear_if_tombstone, retain
+from robustmq.shard.retained import retain, tombstones
 from robustmq.shard.telling import Commit, Confirm, Telling
 from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore
 
@@ -49,8 +49,9 @@ class Owner:
         interest: OwnerInterest,
         telling: Telling,
         wall_ms: Callable[[], int],
+        notify: Callable[[int, wire.Message], object],
     ) -> None:
-        """`stores` are the shards held here."""
+        """`stores` are the shards held here; `notify(worker, message)` tells another worker."""
         self._placement = placement
         self._stores = stores
         self._commits = commits
@@ -58,6 +59,7 @@ class Owner:
         self._interest = interest
         self._telling = telling
         self._wall_ms = wall_ms
+        self._notify = notify
         self._received: dict[int, ReceivedIds] = {}
 
     # -- appending ---------------------------------------------------------------------------------
@@ -111,13 +113,25 @@ class Owner:
         commit = Commit(confirm) if confirm is not None else None
         base_offset = blocks.base_offset(block, 0)
         if topic in self._placement.compacted:
-            clear_if_tombstone(self._stores[shard], topic, batch)
+            topic_of = self._placement.topic_of_record
+            for cleared in tombstones(batch, lambda key: topic_of(topic, key)):
+                self.clear_retained(cleared)
         shown = deliverable(block, self._placement)
         mask, same = 0, True
         if shown:
             mask, same, _ = blocks.split(shown, self._interest.masks, self._interest.mask)
         self._tell(shard, position, shown, mask, same, flags, commit, block)
         return base_offset
+
+    def clear_retained(self, topic: bytes) -> None:
+        """Clear a retained value where it is kept: at the home of its topic."""
+        shard = self._placement.home(topic).shard
+        store = self._stores.get(shard)
+        if store is not None:
+            store.set_retained(topic, None)
+            self._commits.mark(shard)
+            return
+        self._notify(self._placement.shard_owner(shard), wire.ClearRetained(topic))
 
     def _tell(
         self,

@@ -107,23 +107,32 @@ class Placement:
 
     def home(self, topic: bytes) -> Home:
         """Where the records of an MQTT topic are kept."""
-        if self._stream_topics:
-            matched = self._streams.match(topic)
-            if matched:
-                log_topic = self._stream_topics[_first(matched)]
-                if log_topic in self.declared:
-                    partition = self.partition_of_key(log_topic, topic)
-                    return Home(log_topic, partition, self.shard(log_topic, partition), True, True)
+        log_topic = self.stream_of(topic)
+        if log_topic is not None and log_topic in self.declared:
+            partition = self.partition_of_key(log_topic, topic)
+            return Home(log_topic, partition, self.shard(log_topic, partition), True, True)
         if topic in self.declared:
             partition = self.partition_of_key(topic, topic)
             return Home(topic, partition, self.shard(topic, partition), True, False)
         return Home(topic, 0, self.shard(topic, 0), False, False)
 
-    def stream_filters_match(self, log_topic: bytes, topic: bytes) -> bool:
-        """Does the stream `log_topic` carry the MQTT topic (so a Kafka record with that key is a
-        message of it)?"""
-        matched = self._streams.match(topic)
-        return bool(matched) and self._stream_topics[_first(matched)] == log_topic
+    def owners(self, topic: bytes) -> list[int]:
+        """The workers that messages of an MQTT topic may come from: Kafka clients write to any
+        partition of a declared topic."""
+        log_topic = self.home(topic).log_topic
+        partitions = self.declared[log_topic][0] if log_topic in self.declared else 1
+        return sorted({self.worker(log_topic, number) for number in range(partitions)})
+
+    def stream_of(self, topic: bytes) -> bytes | None:
+        """The topic of the stream that carries an MQTT topic, declared or not."""
+        matched = self._streams.match(topic) if self._stream_topics else []
+        return self._stream_topics[_first(matched)] if matched else None
+
+    def topic_of_record(self, log_topic: bytes, key: bytes | None) -> bytes:
+        """The MQTT topic of a record that Kafka wrote: a stream's keys name theirs."""
+        if key and self.is_stream(log_topic) and self.stream_of(key) == log_topic:
+            return key
+        return log_topic
 
     def is_stream(self, log_topic: bytes) -> bool:
         """Is a declared topic fed by an MQTT filter?"""

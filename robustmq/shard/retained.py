@@ -41,11 +41,11 @@ def retain(store: ShardStore, block: bytearray | bytes) -> None:
         )
 
 
-def clear_if_tombstone(store: ShardStore, topic: bytes, batch: bytes) -> None:
-    """A Kafka tombstone clears the retained value of a compacted topic (design section 7)."""
-    records = batches.parse(batch)
-    if records and records[-1].value is None:
-        store.set_retained(topic, None)
+def tombstones(batch: bytes, topic_of: Callable[[bytes | None], bytes]) -> list[bytes]:
+    """The MQTT topics whose last record in a batch of a compacted topic is a Kafka tombstone, which
+    clears their retained value (design section 7)."""
+    last = {topic_of(record.key): record.value for record in batches.parse(batch)}
+    return [topic for topic, value in last.items() if value is None]
 
 
 def page(

@@ -182,11 +182,7 @@ class Subscribing:
         placement = self._broker.placement
         if is_wildcard(filter_):
             return list(range(self._broker.worker_count))
-        home = placement.home(filter_)
-        if not home.declared:
-            return [placement.shard_owner(home.shard)]
-        partitions, _ = placement.declared[home.log_topic]
-        return sorted({placement.worker(home.log_topic, n) for n in range(partitions)})
+        return placement.owners(filter_)
 
     def _messages(self, changes: _Changes) -> list[tuple[int, wire.Message]]:
         by_worker: dict[int, list[tuple[bytes, int]]] = {}
@@ -250,9 +246,12 @@ class Subscribing:
         """Topics may have other owners now: tell those who wants them by name."""
         changes = _Changes()
         for filter_, flags in self._interest.items():
-            if not is_wildcard(filter_) and self._log_topic(filter_) in topics:
+            if self._is_one_of(filter_, topics):
                 changes.filters[filter_] = flags
-        if changes.filters:
+        for share in self._broker.delivery.shares():
+            if self._is_one_of(share.filter, topics):
+                changes.shares.add((share.group, share.filter))
+        if changes.filters or changes.shares:
             start(self._rehome(changes))
 
     async def _rehome(self, changes: _Changes) -> None:
@@ -266,8 +265,11 @@ class Subscribing:
             self._note_cursors(home, ends)
         self._broker.turn()
 
-    def _log_topic(self, filter_: bytes) -> bytes:
-        return self._broker.placement.home(filter_).log_topic
+    def _is_one_of(self, filter_: bytes, topics: set[bytes]) -> bool:
+        """Names a filter one of these declared topics, or one that such a stream carries?"""
+        return not is_wildcard(filter_) and (
+            filter_ in topics or self._broker.placement.stream_of(filter_) in topics
+        )
 
     def interest_of(self, worker: int) -> wire.InterestReset:
         """All that this worker's clients want of `worker`, and from where it must deliver again."""

@@ -126,6 +126,12 @@ class ReleasePacketIds(msgspec.Struct, frozen=True, tag=True, gc=False):
     packet_ids: list[int]
 
 
+class ClearRetained(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A Kafka tombstone came for a topic whose retained value the receiver keeps."""
+
+    topic: bytes
+
+
 class ProduceCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A Kafka batch for a partition that the receiver owns."""
 
@@ -209,6 +215,7 @@ Message = (
     | ShareDelivery
     | ShareAgain
     | ReleasePacketIds
+    | ClearRetained
     | ProduceCall
     | ReadCall
     | AppendWait
