@@ -59,7 +59,7 @@ def measure(
 def measure_publish(seconds: float) -> None:
     """scan and absorb."""
     table = array("i", [0] * (4 * 1024))
-    for topics, qos, limit in ((1, 0, "60"), (MESSAGES, 0, "250"), (1, 1, "-"), (8, 0, "-")):
+    for topics, qos, limit in ((1, 0, "60"), (MESSAGES, 0, "200"), (1, 1, "-"), (8, 0, "-")):
         buffer = packets(topics, qos)
         if topics == 1 and not qos:
             scan = functools.partial(frames.scan, buffer, 0, len(buffer), table)
@@ -108,7 +108,7 @@ def unknown(topic: bytes) -> Any:
 
 def measure_deliver(seconds: float) -> None:
     """The fan-out."""
-    for topics, receivers, limit in ((1, 1, "60"), (MESSAGES, 1, "250"), (1, 500, "-")):
+    for topics, receivers, limit in ((1, 1, "60"), (MESSAGES, 1, "150"), (1, 500, "-")):
         block = block_of(topics)
         sinks = [fanout.Sink(5, 1 << 30) for _ in range(receivers)]
         variant = fanout.Variant(5, 0, False, b"", sinks)
@@ -133,14 +133,14 @@ def measure_tables(seconds: float) -> None:
     index = TopicIndex()
     measure(
         "TopicIndex.assign, an entry",
-        "100",
+        "20",
         MESSAGES,
         lambda: index.assign(block, 0, 1, []),
         seconds,
     )
     masks = table_of(block, lambda topic: 1)
     split = functools.partial(blocks.split, block, masks, unknown)
-    measure("blocks.split, an entry", "-", MESSAGES, split, seconds)
+    measure("blocks.split, an entry", "15", MESSAGES, split, seconds)
     trie = FilterTrie()
     for number in range(50_000):
         trie.insert(b"sensors/%06d/+" % number, number)
