@@ -13,9 +13,11 @@ code.
 
 from __future__ import annotations
 
+import traceback
 from array import array
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from robustmq.core import fanout, frames
 from robustmq.core.publish import Publisher
@@ -38,7 +40,7 @@ from robustmq.mqtt.packets import (
 )
 from robustmq.mqtt.reasons import reason_for
 from robustmq.mqtt.session import FIRST_ERROR
-from robustmq.promises import start
+from robustmq.promises import Promise, start
 from robustmq.shard.router import AckGroup
 
 if TYPE_CHECKING:
@@ -206,15 +208,31 @@ class MqttClient:
             case Connect():
                 self._on_connect(packet)
             case Subscribe():
-                start(self._subscribe(packet))
+                self._run(self._subscribe(packet))
             case Unsubscribe():
-                start(self._unsubscribe(packet))
+                self._run(self._unsubscribe(packet))
             case PingReq():
                 self.send(PingResp())
             case Disconnect():
                 self._on_disconnect(packet)
             case _:
                 raise BrokerError(Fault.PROTOCOL_ERROR, f"unexpected {type(packet).__name__}")
+
+    def _run(self, conversation: Coroutine[Promise[Any], None, None]) -> None:
+        """Run what answers a packet. It handles the faults of its peer; any other error is ours: it
+        is logged, and costs this connection alone."""
+        outcome = start(conversation)
+
+        def settled() -> None:
+            try:
+                outcome.result()
+            except Exception as error:  # noqa: BLE001
+                # Not raised: this runs among the callbacks of a promise that others wait for too.
+                trace = "".join(traceback.format_exception(error))
+                self._broker.around.log("error", "a packet's answer failed", trace=trace)
+                self.end(Fault.UNSPECIFIED)
+
+        outcome.when_settled(settled)
 
     # -- publishing --------------------------------------------------------------------------------
 
@@ -372,7 +390,7 @@ class MqttClient:
         self._connect = packet
         self._version = packet.version
         self._connecting = True
-        start(self._connect_session(packet))
+        self._run(self._connect_session(packet))
 
     async def _connect_session(self, packet: Connect) -> None:
         try:

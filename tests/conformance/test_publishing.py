@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from robustmq.mqtt.packets import Ack, Properties, Publish
+from robustmq.mqtt.packets import Ack, Properties, Publish, SubAck
 from tests.conformance.conftest import Names, Open
 from tests.mqtt.wire import PUBACK, PUBCOMP, PUBREC, PUBREL, Wire
 
@@ -433,3 +433,18 @@ def test_large_and_empty_payloads_arrive_as_they_are(wire: Open, names: Names) -
         for qos in (0, 1):
             publisher.publish(topic, payload, qos)
             assert subscriber.receive().payload == payload
+
+
+def test_3_1_may_send_pubrel_and_subscribe_again_with_dup(wire: Open, names: Names) -> None:
+    client, topic = wire(3), names.topic(1)
+    client.connect(names.client(0), False)
+    client.send(Publish(topic, b"x", 2, packet_id=5))
+    client.expect_ack(PUBREC, 5)
+    client.send(b"\x6a\x02\x00\x05")
+    client.expect_ack(PUBCOMP, 5)
+    client.send(b"\x8a\x06\x00\x07\x00\x01a\x01")
+    assert client.expect(SubAck) == SubAck(7, (1,))
+    newer = wire(4)
+    newer.connect(names.client(0))
+    newer.send(b"\x6a\x02\x00\x05")
+    newer.expect_end()

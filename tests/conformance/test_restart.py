@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robustmq.mqtt.packets import Ack, Properties, Publish, Will
+from robustmq.mqtt.packets import Ack, Disconnect, Properties, Publish, Will
 from tests.broker import BrokerProcess, until
 from tests.conformance.conftest import Names
 from tests.mqtt.wire import PUBACK, PUBCOMP, PUBREC, PUBREL, Closed, Wire
@@ -207,3 +207,31 @@ def test_publishers_and_subscribers_outlive_the_death_of_any_worker(tmp_path: Pa
                 got.add(packet.payload)
             assert got == set(sent)
             client.drop()
+
+
+def test_a_broker_that_shuts_down_says_so_and_publishes_the_wills(mortal: BrokerProcess) -> None:
+    names = Names(mortal.workers)
+    topic, watcher_id = names.topic(1), names.client(1)
+    with Wire(mortal.mqtt) as watcher:
+        watcher.connect(watcher_id, expiry=DAY)
+        watcher.subscribe(topic, qos=2)
+    client, old = Wire(mortal.mqtt), Wire(mortal.mqtt, 4)
+    client.connect(names.client(0), will=Will(topic, b"gone", 1))
+    old.connect(names.client(1), will=Will(topic, b"gone too", 2))
+    for number in range(200):
+        client.send(Publish(topic, b"%d" % number, 1, packet_id=number + 1))
+    client.expect_ack(PUBACK)
+    assert mortal.stop() == 0
+    acked = 1
+    while isinstance(packet := client.read(), Ack):
+        acked += 1
+    assert packet == Disconnect(0x8B)
+    client.expect_end()
+    old.expect_end()
+    mortal.start()
+    watcher = connected(mortal, watcher_id, expiry=DAY)
+    got: list[bytes] = []
+    while not {b"gone", b"gone too"} <= set(got):
+        got.append(watcher.receive().payload)
+    assert got[:acked] == [b"%d" % number for number in range(acked)]
+    watcher.drop()
