@@ -2,8 +2,8 @@
 
 The bytes of CONNECT are peeked at (MSG_PEEK), so that the socket can go to its home as it came. A
 socket that waits costs no task and no timer: one sweep over all of them closes those that are late.
-Whose CONNECT is malformed, too large or without a client identifier is adopted here: the connection
-answers. Invariant: SO_RCVLOWAT is 1 again when a socket leaves.
+Whose home is away, starting again as a rule, waits for it. Whose CONNECT is malformed, too large or
+without a client identifier is adopted here: the connection answers. Invariant: SO_RCVLOWAT is 1 again when a socket leaves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from robustmq.net.handoff import Handoff
 from robustmq.observability import logs
 
 LISTENER = "mqtt"
-SWEEP_S = 0.25
+SWEEP_S = 0.05
 log = logs.get_logger("front_door")
 
 
@@ -61,12 +61,13 @@ class MqttFrontDoor:
         # All wait equally long, so the order of arrival is that of the deadlines (but for those
         # that a reload finds waiting).
         self._waiting: dict[int, _Waiting] = {}
+        self._stranded: list[tuple[_Waiting, int]] = []
         self._sweep: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
-        """Sockets that have not sent a whole CONNECT."""
-        return len(self._waiting)
+        """Sockets that have not sent a whole CONNECT, or whose home is away."""
+        return len(self._waiting) + len(self._stranded)
 
     def accepted(self, sock: socket.socket, address: str) -> None:
         """A new connection. CONNECT has often come already."""
@@ -75,8 +76,7 @@ class MqttFrontDoor:
             return
         self._waiting[sock.fileno()] = waiting
         self._loop.add_reader(sock.fileno(), self._readable, sock.fileno())
-        if self._sweep is None:
-            self._sweep = self._loop.call_later(SWEEP_S, self._close_late)
+        self._sweep_soon()
 
     def reload(self, connect_timeout_ms: int, max_connect_bytes: int) -> None:
         """Other bounds for those that come from now on."""
@@ -90,6 +90,9 @@ class MqttFrontDoor:
             self._sweep = None
         for descriptor in list(self._waiting):
             self._release(descriptor).sock.close()
+        for waiting, _ in self._stranded:
+            waiting.sock.close()
+        self._stranded.clear()
 
     def _readable(self, descriptor: int) -> None:
         waiting = self._waiting[descriptor]
@@ -150,21 +153,36 @@ class MqttFrontDoor:
         elif self._handoff.send(home, sock, LISTENER):
             self._count("connections_handed_over")
         else:
-            log.info("home worker not reachable", peer=waiting.address, worker=home)
-            self._count("connections_refused")
-            sock.close()
+            self._stranded.append((waiting, home))
+            self._sweep_soon()
 
     def _release(self, descriptor: int) -> _Waiting:
         self._loop.remove_reader(descriptor)
         return self._waiting.pop(descriptor)
 
+    def _sweep_soon(self) -> None:
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(SWEEP_S, self._close_late)
+
+    def _try_homes(self, now_s: float) -> None:
+        """Homes that were away may be back: a worker that died is started again at once."""
+        stranded, self._stranded = self._stranded, []
+        for waiting, home in stranded:
+            if waiting.deadline_s > now_s:
+                self._leave(waiting, home)
+            else:
+                log.info("home worker not reachable", peer=waiting.address, worker=home)
+                self._count("connections_refused")
+                waiting.sock.close()
+
     def _close_late(self) -> None:
         self._sweep = None
         now_s = self._loop.time()
+        self._try_homes(now_s)
         for descriptor, waiting in list(self._waiting.items()):
             if waiting.deadline_s > now_s:
                 break
             self._release(descriptor).sock.close()
             self._count("connections_refused")
         if self._waiting:
-            self._sweep = self._loop.call_later(SWEEP_S, self._close_late)
+            self._sweep_soon()

@@ -110,9 +110,7 @@ def records(broker: BrokerProcess, topic: str, count: int) -> list[confluent_kaf
 def produce(broker: BrokerProcess, topic: str, value: bytes | None, **rest: Any) -> None:
     failed: list[object] = []
     producer = confluent_kafka.Producer({"bootstrap.servers": address(broker)})
-    producer.produce(
-        topic, value, on_delivery=lambda error, message: failed.append(error), **rest
-    )
+    producer.produce(topic, value, on_delivery=lambda error, message: failed.append(error), **rest)
     assert producer.flush(20) == 0
     assert failed == [None]
 
@@ -160,9 +158,7 @@ def test_properties_become_headers_and_headers_properties(broker: BrokerProcess)
             producer = confluent_kafka.Producer(
                 {"bootstrap.servers": address(broker), "compression.type": compression}
             )
-            producer.produce(
-                copy.replace("/", "."), b"21.5" * 100, headers=[*headers], partition=0
-            )
+            producer.produce(copy.replace("/", "."), b"21.5" * 100, headers=[*headers], partition=0)
             assert producer.flush(20) == 0
             message = client.next()
             assert message.payload == b"21.5" * 100
@@ -288,9 +284,7 @@ def test_a_tombstone_in_a_compacted_stream_clears_the_topic_that_its_key_names(
     broker: BrokerProcess,
 ) -> None:
     admin = AdminClient({"bootstrap.servers": address(broker)})
-    compact = ConfigEntry(
-        "cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET
-    )
+    compact = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(
         ConfigResource.Type.TOPIC, "sensors-temp", incremental_configs=[compact]
     )

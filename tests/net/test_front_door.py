@@ -135,24 +135,28 @@ def test_what_is_no_connect_is_answered_here_and_who_says_nothing_is_closed(
     asyncio.run(scenario())
 
 
-def test_a_home_that_is_gone_closes_the_connection_and_one_that_came_back_gets_it(
+def test_a_connection_waits_for_a_home_that_is_away_and_is_closed_when_it_stays_away(
     tmp_path: Path,
 ) -> None:
     async def scenario() -> None:
-        node = Node(tmp_path, Limits())
+        node = Node(tmp_path, Limits(), timeout_ms=400)
         first = node.connect()
         first.sendall(CONNECT_ELSEWHERE)
         await until(lambda: len(node.there) == 1)
         node.home.close()
         second = node.connect()
         second.sendall(CONNECT_ELSEWHERE)
-        await until(lambda: "connections_refused" in node.counted)
-        second.setblocking(False)
+        await until(lambda: node.door.waiting == 1)
         node.home = Handoff(1, tmp_path, lambda s, name: node.there.append((s, name)))
         node.home.start(asyncio.get_running_loop())
+        await until(lambda: len(node.there) == 2)
+        assert "connections_refused" not in node.counted
+        node.home.close()
         third = node.connect()
         third.sendall(CONNECT_ELSEWHERE)
-        await until(lambda: len(node.there) == 2)
+        await until(lambda: "connections_refused" in node.counted)
+        assert node.door.waiting == 0
+        assert third.recv(1) == b""
         node.close()
 
     asyncio.run(scenario())
