@@ -3,7 +3,8 @@
 The bytes of CONNECT are peeked at (MSG_PEEK), so that the socket can go to its home as it came. A
 socket that waits costs no task and no timer: one sweep over all of them closes those that are late.
 Whose home is away, starting again as a rule, waits for it. Whose CONNECT is malformed, too large or
-without a client identifier is adopted here: the connection answers. Invariant: SO_RCVLOWAT is 1 again when a socket leaves.
+without a client identifier is adopted here: the connection answers. Invariant: SO_RCVLOWAT is 1
+again when a socket leaves.
 """
 
 from __future__ import annotations
