@@ -57,7 +57,8 @@ def number_of(read: Read) -> int:
 
 
 def consume(broker: BrokerProcess, topic: str, partitions: int, count: int) -> list[Read]:
-    """The records of a topic from its beginning, partition by partition."""
+    """The records of a topic from its beginning to its end, once `count` are there: what acks=0 and
+    acks=1 have sent is shown to readers a moment later, when it is committed."""
     consumer = confluent_kafka.Consumer(
         {
             "bootstrap.servers": address(broker),
@@ -70,7 +71,7 @@ def consume(broker: BrokerProcess, topic: str, partitions: int, count: int) -> l
     consumer.assign(places)
     found: list[Read] = []
     ended: set[int] = set()
-    while len(ended) < partitions:
+    while len(ended) < partitions or len(found) < count:
         message = consumer.poll(10)
         assert message is not None, "the end of a partition does not come"
         error = message.error()
@@ -78,6 +79,7 @@ def consume(broker: BrokerProcess, topic: str, partitions: int, count: int) -> l
             assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF, error
             ended.add(message.partition() or 0)
             continue
+        ended.discard(message.partition() or 0)
         headers: list[tuple[str, bytes | None]] = [*(message.headers() or [])]
         found.append((message.key(), message.value(), message.timestamp()[1], headers))
     consumer.close()
