@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import pytest
 
-from robustmq.mqtt.packets import Ack, Properties, Publish, Subscribe, SubscriptionOptions
+from robustmq.mqtt.packets import (
+    Ack,
+    Disconnect,
+    Properties,
+    Publish,
+    Subscribe,
+    SubscriptionOptions,
+)
 from tests.conformance.conftest import Names, Open
 from tests.mqtt.wire import PUBACK, PUBREC, PUBREL, Wire
 
@@ -483,3 +490,47 @@ def test_no_retained_message_comes_behind_a_newer_one_of_its_topic(
                 assert int(packet.payload) >= last, "an older value came later"
                 last = int(packet.payload)
         subscriber.drop()
+
+
+@pytest.mark.parametrize("expiry", [0, 100])
+def test_no_message_of_a_group_is_lost_while_its_members_come_and_go(
+    wire: Open, names: Names, expiry: int
+) -> None:
+    topic, publisher = names.topic(0), wire()
+    share = b"$share/churn/" + topic
+    publisher.connect(names.client(1))
+    got: set[int] = set()
+
+    def member(worker: int) -> Wire:
+        client = wire()
+        client.connect(names.client(worker), expiry=expiry, receive_maximum=20)
+        client.subscribe(share, qos=1)
+        return client
+
+    def serve(client: Wire, acknowledge: bool) -> None:
+        try:
+            while True:
+                packet = client.read(0.02)
+                if isinstance(packet, Publish) and acknowledge:
+                    got.add(int(packet.payload))
+                    client.send(Ack(PUBACK, packet.packet_id))
+        except TimeoutError:
+            return
+
+    stays = member(1)
+    total = 0
+    for round_ in range(12):
+        leaves = member(round_)
+        burst = [Publish(topic, b"%d" % (total + at), 1, packet_id=at + 1) for at in range(100)]
+        total += 100
+        publisher.send(*burst)
+        serve(leaves, round_ % 3 == 0)
+        if expiry:
+            leaves.send(Disconnect(0, Properties(session_expiry_interval=0)))
+        leaves.drop()
+        serve(stays, True)
+        for _ in burst:
+            assert publisher.wait_for(Ack, PUBACK).reason_code in (0, 0x10)
+    while len(got) < total:
+        got.add(int(stays.receive().payload))
+    stays.expect_nothing()
