@@ -17,7 +17,7 @@ from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.context import RequestContext, kafka_code, legal_name, settled
 from robustmq.kafka.gateway import AdminResult, Gateway, NewTopic, TopicInfo
-from robustmq.kafka.topic_configs import STRING, TOPIC_SETTINGS, check_all, effective
+from robustmq.kafka.topic_configs import STRING, TOPIC_SETTINGS, check_all, default, effective
 
 MAX_PARTITIONS = 10_000
 TOPIC, BROKER = 2, 4
@@ -49,7 +49,7 @@ async def handle_create_topics(request: Any, context: RequestContext, gateway: G
             result = _refuse(KafkaCode.INVALID_REQUEST, "named twice in this request")
         else:
             result = await _create_topic(topic, request, gateway)
-        answers.append(_created(topic.name, result))
+        answers.append(_created(topic.name, result, gateway))
     return messages.CreateTopicsResponse(topics=answers)
 
 
@@ -120,7 +120,7 @@ async def _check_name(name: str, gateway: Gateway) -> AdminResult | None:
     return None
 
 
-def _created(name: str, result: AdminResult) -> Any:
+def _created(name: str, result: AdminResult, gateway: Gateway) -> Any:
     info = result.topic
     if result.error or info is None:
         return messages.CreatableTopicResult(
@@ -142,7 +142,7 @@ def _created(name: str, result: AdminResult) -> Any:
         configs=[
             messages.CreatableTopicConfigs(
                 name=setting,
-                value=effective(info.configs, setting),
+                value=effective(info.configs, gateway.topic_defaults, setting),
                 read_only=False,
                 config_source=_FROM_TOPIC if setting in info.configs else _FROM_DEFAULT,
                 is_sensitive=False,
@@ -269,7 +269,9 @@ async def _describe(resource: Any, request: Any, gateway: Gateway) -> tuple[Admi
     info = await _find(resource.resource_name, gateway)
     if isinstance(info, AdminResult):
         return info, []
-    return AdminResult(), [_topic_config(name, info, request) for name in TOPIC_SETTINGS]
+    return AdminResult(), [
+        _topic_config(name, info, gateway.topic_defaults, request) for name in TOPIC_SETTINGS
+    ]
 
 
 async def _find(name: str, gateway: Gateway) -> TopicInfo | AdminResult:
@@ -297,12 +299,12 @@ def _broker_config(name: str, value: str) -> Any:
     )
 
 
-def _topic_config(name: str, info: TopicInfo, request: Any) -> Any:
+def _topic_config(name: str, info: TopicInfo, broker: dict[str, str], request: Any) -> Any:
     setting = TOPIC_SETTINGS[name]
     source = _FROM_TOPIC if name in info.configs else _FROM_DEFAULT
     synonyms = []
     if request.include_synonyms:
-        layers = [(_FROM_TOPIC, info.configs.get(name)), (_FROM_DEFAULT, setting.default)]
+        layers = [(_FROM_TOPIC, info.configs.get(name)), (_FROM_DEFAULT, default(broker, name))]
         synonyms = [
             messages.DescribeConfigsSynonym(name=name, value=value, source=layer)
             for layer, value in layers
@@ -310,7 +312,7 @@ def _topic_config(name: str, info: TopicInfo, request: Any) -> Any:
         ]
     return messages.DescribeConfigsResourceResult(
         name=name,
-        value=effective(info.configs, name),
+        value=effective(info.configs, broker, name),
         read_only=not info.declared,
         is_default=source == _FROM_DEFAULT,
         config_source=source,
@@ -352,7 +354,7 @@ async def _alter(resource: Any, validate_only: bool, gateway: Gateway) -> AdminR
                 return _refuse(KafkaCode.INVALID_CONFIG, f"Unknown topic config: {config.name}")
             changes[config.name] = None
             continue
-        value = _operate(config, info)
+        value = _operate(config, info, gateway.topic_defaults)
         refused = check_all([(config.name, value)])
         if refused is not None:
             return _refuse(refused.error, refused.message)
@@ -360,14 +362,14 @@ async def _alter(resource: Any, validate_only: bool, gateway: Gateway) -> AdminR
     return _of(await settled(gateway.alter_topic_configs(info.name, changes, validate_only)))
 
 
-def _operate(config: Any, info: TopicInfo) -> str | None:
+def _operate(config: Any, info: TopicInfo, broker: dict[str, str]) -> str | None:
     """The new value under an operation; None (refused) where the operation does not fit."""
     if config.config_operation == _SET:
         return None if config.value is None else str(config.value)
     setting = TOPIC_SETTINGS.get(config.name)
     if setting is None or config.value is None:
         return None
-    parts = [part for part in effective(info.configs, config.name).split(",") if part]
+    parts = [part for part in effective(info.configs, broker, config.name).split(",") if part]
     wanted = str(config.value).split(",")
     if config.config_operation == _APPEND:
         return ",".join(parts + [part for part in wanted if part not in parts])

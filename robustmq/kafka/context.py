@@ -31,6 +31,8 @@ class ConnectionState(msgspec.Struct):
     limits: Limits = Limits()
     client_software_name: str = ""
     client_software_version: str = ""
+    closed: bool = False
+    """The client is gone: nobody reads what is still being answered."""
 
 
 class RequestContext(msgspec.Struct, frozen=True):

@@ -27,6 +27,9 @@ from robustmq.promises import Promise
 
 TOPIC_ID_VERSION = 13
 MAX_WAIT_MS = 300_000
+WAIT_SLICE_MS = 2_000
+"""A parked request looks up this often whether its client is still there: what a client that went
+away leaves behind, here and at other workers, is gone soon."""
 _LEADER_ERRORS = (KafkaCode.NOT_LEADER_OR_FOLLOWER, KafkaCode.FENCED_LEADER_EPOCH)
 
 
@@ -64,7 +67,8 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         failed = any(target.result.error for target in targets)
         if size >= request.min_bytes or failed or left_ms <= 0 or not waits:
             break
-        if isinstance(await settled(gateway.wait_for_append(waits, left_ms)), BrokerError):
+        woken = gateway.wait_for_append(waits, min(left_ms, WAIT_SLICE_MS))
+        if isinstance(await settled(woken), BrokerError) or context.connection.closed:
             break
     gateway.count("kafka_bytes_out", size)
     if size:
@@ -97,10 +101,10 @@ def _forgotten(request: Any, by_id: bool) -> list[PartitionKey]:
 async def _target(wanted: FetchPartition, gateway: Gateway) -> _Target:
     name = wanted.key[0]
     if isinstance(name, UUID):
-        info = await settled(gateway.topic_by_id(name))
-        if info is None or isinstance(info, BrokerError):
+        key = await settled(gateway.key_of_id(name))
+        if key is None or isinstance(key, BrokerError):
             return _Target(wanted, None, ReadResult(error=KafkaCode.UNKNOWN_TOPIC_ID))
-        return _Target(wanted, info.name, ReadResult())
+        return _Target(wanted, key, ReadResult())
     return _Target(wanted, names.from_kafka(name), ReadResult())
 
 

@@ -168,6 +168,8 @@ class Gateway(Protocol):
     """kafka.default_partitions: for CreateTopics with -1."""
     listed_light_topics: int
     """kafka.listed_light_topics: how many light topics a Metadata request for all topics shows."""
+    topic_defaults: dict[str, str]
+    """Topic settings whose default is one of the broker's own settings."""
     fetch_sessions: FetchSessions
     """The fetch sessions of this worker (FetchSessions(capacity, first_id)); made once by the
     worker.
@@ -205,6 +207,11 @@ class Gateway(Protocol):
 
     def topic_by_id(self, topic_id: UUID) -> Promise[TopicInfo | None]:
         """A topic by the id that Metadata gave out."""
+
+    def key_of_id(self, topic_id: UUID) -> Promise[bytes | None]:
+        """The key of a topic by its id, for requests that carry records: a topic that was deleted
+        lately may still be known, its owner refuses it then.
+        """
 
     def list_topics(self, light_limit: int) -> Promise[list[TopicInfo]]:
         """All declared topics and at most `light_limit` light ones."""
@@ -275,7 +282,7 @@ class Gateway(Protocol):
         """
 
     def list_groups(self) -> Promise[list[GroupListing]]:
-        """Every group of every shard."""
+        """The groups coordinated by this broker, as clients see brokers."""
 
     def create_topic(
         self, topic: NewTopic, validate_only: bool, timeout_ms: int

@@ -125,8 +125,8 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
 
 
 async def _key_of(topic_id: UUID, gateway: Gateway) -> bytes | None:
-    info = await settled(gateway.topic_by_id(topic_id))
-    return None if info is None or isinstance(info, BrokerError) else info.name
+    key = await settled(gateway.key_of_id(topic_id))
+    return None if isinstance(key, BrokerError) else key
 
 
 def _start(

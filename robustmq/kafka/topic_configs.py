@@ -145,6 +145,11 @@ def check_all(settings: Iterable[tuple[str, str | None]]) -> ConfigRefused | Non
     return None
 
 
-def effective(configs: dict[str, str], name: str) -> str:
+def default(broker: dict[str, str], name: str) -> str:
+    """The value of a topic that sets none: the broker's own setting where there is one."""
+    return broker.get(name, TOPIC_SETTINGS[name].default)
+
+
+def effective(configs: dict[str, str], broker: dict[str, str], name: str) -> str:
     """The value in force: what was set, else the default."""
-    return configs.get(name, TOPIC_SETTINGS[name].default)
+    return configs.get(name, default(broker, name))

@@ -8,6 +8,7 @@ topic has partitions of its own. Kafka readers see what is committed, in whole s
 from __future__ import annotations
 
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ from robustmq.shard.runtime import GroupRuntime
 from robustmq.shard.waits import AppendWaits
 
 PRODUCER_ID_BLOCK = 1000
+MAX_LIGHT_IDS = 65536
 
 
 class KafkaGateway:
@@ -78,6 +80,11 @@ class KafkaGateway:
         self.auto_create = settings.kafka.auto_create
         self.default_partitions = settings.kafka.default_partitions
         self.listed_light_topics = settings.kafka.listed_light_topics
+        self.topic_defaults = {
+            "max.message.bytes": str(settings.limits.max_message_bytes),
+            "segment.bytes": str(settings.storage.segment_bytes),
+            "robustmq.storage.mode": settings.storage.default_mode,
+        }
         self.fetch_sessions = FetchSessions(settings.limits.max_fetch_sessions, first_session_id)
         self._settings = settings
         self._placement = placement
@@ -92,6 +99,7 @@ class KafkaGateway:
         self._count = count
         self._turn = turn
         self._producer_ids: list[int] = []
+        self._light_ids: OrderedDict[uuid.UUID, bytes] = OrderedDict()
 
     def now_ms(self) -> int:
         """Monotonic milliseconds."""
@@ -170,6 +178,22 @@ class KafkaGateway:
         if name is not None:
             return resolved(self._declared_info(name))
         return start(self._light_by_id(topic_id))
+
+    def key_of_id(self, topic_id: uuid.UUID) -> Promise[bytes | None]:
+        """The key of a topic; what was found once is not asked for again."""
+        name = self._cluster.declared_by_id(topic_id) or self._light_ids.get(topic_id)
+        if name is not None:
+            return resolved(name)
+        return start(self._key_by_id(topic_id))
+
+    async def _key_by_id(self, topic_id: uuid.UUID) -> bytes | None:
+        info = await self._light_by_id(topic_id)
+        if info is None:
+            return None
+        self._light_ids[topic_id] = info.name
+        if len(self._light_ids) > MAX_LIGHT_IDS:
+            self._light_ids.popitem(last=False)
+        return info.name
 
     async def _light_by_id(self, topic_id: uuid.UUID) -> TopicInfo | None:
         for worker in range(self._cluster.worker_count):
@@ -300,8 +324,11 @@ class KafkaGateway:
         )
 
     def list_groups(self) -> Promise[list[GroupListing]]:
-        """Every group of every worker that is up."""
-        return start(self._list_groups())
+        """The groups coordinated here: clients ask every broker. Where one address is all that
+        they know, those of every worker."""
+        if self._settings.kafka.single_port:
+            return start(self._list_groups())
+        return resolved(self._groups.listings())
 
     async def _list_groups(self) -> list[GroupListing]:
         found: list[GroupListing] = []

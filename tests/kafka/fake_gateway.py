@@ -73,6 +73,7 @@ class FakeGateway:
         self.cluster_id = "fake-cluster-id-000000"
         self.node_id = 0
         self.auto_create = True
+        self.topic_defaults: dict[str, str] = {}
         self.default_partitions = 3
         self.listed_light_topics = 10
         self.fetch_sessions = FetchSessions(capacity=4, first_id=100)
@@ -128,6 +129,10 @@ class FakeGateway:
             if info.topic_id == topic_id:
                 return resolved(info)
         return resolved(None)
+
+    def key_of_id(self, topic_id: UUID) -> Promise[bytes | None]:
+        info = self.topic_by_id(topic_id).result()
+        return resolved(None if info is None else info.name)
 
     def list_topics(self, light_limit: int) -> Promise[list[TopicInfo]]:
         declared = [info for info in self.topics.values() if info.declared]

@@ -39,5 +39,6 @@ def test_unknown_and_repeated_names_are_refused() -> None:
 def test_every_default_is_a_value() -> None:
     for name, setting in TOPIC_SETTINGS.items():
         assert check(name, setting.default) is None
-        assert effective({}, name) == setting.default
-        assert effective({name: "set"}, name) == "set"
+        assert effective({}, {}, name) == setting.default
+        assert effective({}, {name: "broker"}, name) == "broker"
+        assert effective({name: "set"}, {name: "broker"}, name) == "set"
