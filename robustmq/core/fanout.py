@@ -238,8 +238,9 @@ def _into_sink(sink: Sink, dirty: list[Sink]) -> int:
     """Copy the packets encoded last into a sink; how many it took."""
     data = sink.data
     have = len(data)
-    if sink.limit == 0 or have > sink.limit:
-        sink.dropped += _frames.count
+    if have > sink.limit or sink.limit == 0:
+        if sink.limit:
+            sink.dropped += _frames.count
         return 0
     if not sink.dirty:
         sink.dirty = True

@@ -51,9 +51,10 @@ class MqttSockets:
     def adopt(self, sock: socket.socket, address: str) -> None:
         """Serve an accepted socket that does not block. It is read in its turn, so that what its
         client sent on an older connection, which it takes over, is read before."""
+        # Before its client is made: that may say at once that it is not to be read.
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
         connection = MqttSocket(self, self._broker, sock, address)
         self._open[connection.file] = connection
-        self._epoll.register(connection.file, select.EPOLLIN)
 
     def close(self) -> None:
         """Close all, without a word: the end of the process."""

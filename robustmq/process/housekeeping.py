@@ -108,6 +108,7 @@ class Housekeeping:
             messages = size = in_flight = shared = 0
             for number, subscriber in enumerate(self._broker.sessions.all()):
                 session = subscriber.session
+                row.add("mqtt_messages_dropped", subscriber.take_dropped())
                 messages += session.window.queued
                 size += session.window.queued_bytes
                 in_flight += session.window.in_flight

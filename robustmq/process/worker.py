@@ -155,6 +155,7 @@ class Worker:
             settings.limits.max_bus_bytes,
             self._row.add,
         )
+        self._bus.on_pressure(lambda over: self._broker.turn())
         around = Surroundings(
             self._bus,
             clock.monotonic_ms,

@@ -271,8 +271,8 @@ class Delivery:
         subscriber = wanted.subscriber
         sink = subscriber.sink
         if len(sink.data) > sink.limit:
-            sink.dropped += 1
-            self._count("mqtt_messages_dropped", 1)
+            if sink.limit:
+                sink.dropped += 1
             return
         retain = wanted.retain_as_published and bool(record & 4)
         frame = fanout.encode(

@@ -157,6 +157,8 @@ class Sessions:
         )
         if client.closed:
             raise BrokerError(Fault.UNSPECIFIED, "the client went away")
+        if len(packet.client_id) > broker.limits.max_client_id_bytes:
+            raise BrokerError(Fault.CLIENT_IDENTIFIER_NOT_VALID, "client id is too long")
         client_id = packet.client_id or self._assigned_id()
         self._check_room(client_id)
         taken = self._subscribers.get(client_id)
@@ -201,8 +203,6 @@ class Sessions:
 
     def _check_room(self, client_id: bytes) -> None:
         limits = self._broker.limits
-        if len(client_id) > limits.max_client_id_bytes:
-            raise BrokerError(Fault.CLIENT_IDENTIFIER_NOT_VALID, "client id is too long")
         if self._broker.placement.session_home(client_id) != self._broker.worker_id:
             raise BrokerError(Fault.SERVER_UNAVAILABLE, "the session lives on another worker")
         if len(self._subscribers) >= limits.max_sessions and client_id not in self._subscribers:
@@ -274,6 +274,7 @@ class Sessions:
         """The session has ended: nothing of it stays."""
         session = subscriber.session
         broker = self._broker
+        broker.count("mqtt_messages_dropped", subscriber.take_dropped())
         left_behind = unfinished(subscriber, broker.inbox, broker.placement)
         self._subscribing.remove_all(subscriber)
         subscriber.disconnect()

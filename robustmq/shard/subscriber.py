@@ -113,6 +113,11 @@ class Subscriber:
             for promise in waiting:
                 promise.resolve(None)
 
+    def take_dropped(self) -> int:
+        """Messages of QoS 0 that were dropped for this client since the last call."""
+        dropped, self.sink.dropped = self.sink.dropped, 0
+        return dropped
+
     @property
     def persistent(self) -> bool:
         """Does the session outlive its connection?"""
