@@ -21,5 +21,5 @@ cpdef Py_ssize_t headers_end(cbytes source, Py_ssize_t at, Py_ssize_t end, long 
 @cython.locals(source=cbytes, rows="int*", position="int*", capacity=Py_ssize_t, count=Py_ssize_t, at=Py_ssize_t, row=Py_ssize_t, length="long long", stop="long long", delta="long long", number="long long", part=int)
 cpdef Py_ssize_t scan_records(object buffer, Py_ssize_t begin, Py_ssize_t end, array.array table) except -1
 cpdef long long record_count(object buffer, Py_ssize_t begin)
-@cython.locals(at="long long", end="long long", count="long long", size="long long")
+@cython.locals(at=Py_ssize_t, end=Py_ssize_t, total="long long", count="long long", size="long long", index=Py_ssize_t)
 cpdef long long count_records(const unsigned char[::1] source) except -1

@@ -450,15 +450,19 @@ def record_count(buffer: bytes | bytearray, begin: int) -> int:
     return memory.get32be(buffer, begin + 57)
 
 
-def count_records(source: bytes | memoryview) -> int:
+def count_records(source: bytes | bytearray | memoryview) -> int:
     """How many records whole batches, one behind the other, say that they have."""
     at = 0
     end = len(source)
-    count = 0
+    total = 0
     while end - at >= 61:
-        size = source[at + 8] << 24 | source[at + 9] << 16 | source[at + 10] << 8 | source[at + 11]
-        count += (
-            source[at + 57] << 24 | source[at + 58] << 16 | source[at + 59] << 8 | source[at + 60]
-        )
+        size = 0
+        count = 0
+        for index in range(4):
+            size = size << 8 | source[at + 8 + index]
+            count = count << 8 | source[at + 57 + index]
+        if size < 49 or size > end - at - 12:
+            break
+        total += count
         at += size + 12
-    return count
+    return total

@@ -711,48 +711,6 @@ def skip_record(data: bytes | bytearray, at: int, end: int) -> int:
     return place[0] + length
 
 
-def encode_many(
-    block: bytes,
-    entry_begin: int,
-    indexes: array[int] | None,
-    version: int,
-    qos_cap: int,
-    retain_as_published: bool,
-    subscription_ids: bytes,
-    now_ms_wall: int,
-    packet_ids: array[int],
-) -> bytes:
-    """Records of an entry as PUBLISH packets in one piece, each with the smaller of its QoS and the
-    cap.
-
-    A packet above QoS 0 takes the next of `packet_ids`; a record that has expired takes one too,
-    and leaves it unused.
-    """
-    levels = record_levels(block, entry_begin)
-    out = bytearray()
-    used = 0
-    for index in range(len(levels)) if indexes is None else indexes:
-        qos = min(levels[index] & 3, qos_cap)
-        packet_id = 0
-        if qos:
-            packet_id = packet_ids[used]
-            used += 1
-        retain = retain_as_published and levels[index] & 4 != 0
-        out += encode(
-            block,
-            entry_begin,
-            index,
-            version,
-            qos,
-            False,
-            retain,
-            packet_id,
-            subscription_ids,
-            now_ms_wall,
-        )
-    return bytes(out)
-
-
 def acks(kind: int, packet_ids: array[int], begin: int, end: int) -> bytes:
     """A run of PUBACK (4), PUBREC (5), PUBREL (6) or PUBCOMP (7) with reason code 0, four bytes
     each."""

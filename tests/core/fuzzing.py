@@ -259,6 +259,12 @@ def _publish(random_: random.Random, out: _Outcomes) -> None:
         random_.choice((200, 65_535)),
     )
     begin = 0
+    if random_.random() < 0.3:
+        stream = bytearray(data) + bytes(random_.randrange(9))
+        out.of(
+            "absorb_stream",
+            lambda: publisher.absorb_stream(stream, len(data), table, 2**28, NOW_MS),
+        )
     for _ in range(50):
         scanned = out.of(
             "scan", lambda: frames.scan(data, begin, len(data), table, random_.choice((200, 2**28)))
@@ -286,6 +292,10 @@ def _publish(random_: random.Random, out: _Outcomes) -> None:
                 row = first + 1
     out.rows.append((publisher.packet_ids.tolist(), publisher.aliases, publisher.ack_builders))
     out.rows.append((publisher.tally.messages, publisher.tally.denied))
+    _stored(random_, out, builders)
+
+
+def _stored(random_: random.Random, out: _Outcomes, builders: list[BlockBuilder]) -> None:
     for builder in builders:
         made = builder.take()
         if made:
@@ -335,11 +345,6 @@ def _deliver(random_: random.Random, out: _Outcomes, data: bytes) -> None:
                     random_.random() < 0.5,
                 ),
             )
-        ids = array("H", range(1, 1 + count))
-        out.of(
-            "encode_many",
-            lambda begin=begin: fanout.encode_many(data, begin, None, 5, 2, True, b"", now, ids),  # type: ignore[misc]
-        )
 
 
 def _batches(random_: random.Random, out: _Outcomes) -> None:
@@ -349,6 +354,7 @@ def _batches(random_: random.Random, out: _Outcomes) -> None:
     out.of("validate", lambda: batches.validate(data, 0, len(data)))
     out.of("headers", lambda: list(batches.headers(data + data, 0, 2 * len(data))))
     out.of("parse", lambda: batches.parse(data, max_decompressed=1 << 20))
+    out.of("count_records", lambda: batches.count_records(data))
     begin = min(61, len(data))
     rows = out.of("scan_records", lambda: batches.scan_records(data, begin, len(data), table))
     if isinstance(rows, int):

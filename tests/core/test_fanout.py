@@ -85,7 +85,7 @@ def test_an_expired_message_is_not_sent() -> None:
     assert fanout.encode(block, 0, 0, 5, 0, False, False, 0, (), 11_000) == b""
 
 
-def test_records_are_encoded_one_by_one_in_any_order_and_many_at_once() -> None:
+def test_records_are_encoded_one_by_one_in_any_order() -> None:
     records = [
         Record(None, b"%d" % n, [("mqtt.qos", b"%d" % (n % 3))] if n % 3 else [])
         for n in range(600)
@@ -97,8 +97,6 @@ def test_records_are_encoded_one_by_one_in_any_order_and_many_at_once() -> None:
         assert sent[-len(b"%d" % index) :] == b"%d" % index
         assert sent[:1] == b"\x3a"
     assert fanout.encode(block, 0, 600, 4, 0, False, False, 0, (), 0) == b""
-    many = fanout.encode_many(block, 0, array("i", [1, 2]), 4, 1, False, b"", 0, array("H", [5, 6]))
-    assert many == b"\x32\x06\x00\x01t\x00\x051" + b"\x32\x06\x00\x01t\x00\x062"
 
 
 def test_compressed_batches_are_opened_and_unsound_ones_have_no_messages() -> None:
