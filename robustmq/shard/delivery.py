@@ -11,7 +11,7 @@ of its subscriptions match, with the highest QoS and all identifiers [MQTT-3.3.4
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import NamedTuple, cast
 
 from robustmq.core import blocks, fanout
 from robustmq.core.fanout import DeliveryRoute, Sink, Variant
@@ -74,6 +74,47 @@ class _Pending:
         self.queued: list[tuple[int, list[tuple[Wanted, list[int], list[int]]]]] = []
 
 
+class Audience(NamedTuple):
+    """Who gets what matches the same subscriptions; thousands of topics share one, so that a
+    message to any of them finds it in the processor's cache."""
+
+    always: list[Variant]
+    when_qos0: list[Variant]
+    wanted: list[Wanted]
+
+
+def audience_of(matched: list[LocalSubscription]) -> Audience:
+    """The subscribers of these subscriptions, each once, those with the same bytes together."""
+    by_client: dict[int, tuple[Subscriber, list[Subscription]]] = {}
+    for local in matched:
+        row = by_client.setdefault(id(local.subscriber), (local.subscriber, []))
+        row[1].append(local.subscription)
+    always: dict[tuple[object, ...], Variant] = {}
+    when_qos0: dict[tuple[object, ...], Variant] = {}
+    wanted: list[Wanted] = []
+    for subscriber, subscriptions in by_client.values():
+        # Overlapping subscriptions: those without No Local still get the client's own messages.
+        merged = merge(subscriptions, False)
+        if merged is None:
+            continue
+        qos, retain_as_published = merged.qos, merged.retain_as_published
+        identifiers = merged.subscription_ids
+        no_local = merge(subscriptions, True) is None
+        own_origin = subscriber.origin if no_local else 0
+        version = subscriber.session.version
+        table = when_qos0 if qos else always
+        key = (version, retain_as_published, identifiers, own_origin)
+        variant = table.get(key)
+        if variant is None:
+            properties = fanout.identifiers_property(identifiers)
+            variant = Variant(version, own_origin, retain_as_published, properties)
+            table[key] = variant
+        variant.sinks.append(subscriber.sink)
+        if qos:
+            wanted.append(Wanted(subscriber, qos, retain_as_published, no_local, identifiers))
+    return Audience(list(always.values()), list(when_qos0.values()), wanted)
+
+
 class Delivery:
     """Hands delivered blocks to the clients of this worker."""
 
@@ -96,6 +137,7 @@ class Delivery:
         self._count = count
         self._trie = FilterTrie()
         self._routes = HashTable(MAX_ROUTES)
+        self._audiences: dict[tuple[int, ...], Audience] = {}
         self._shares: dict[tuple[bytes, bytes], ShareGroup] = {}
         self._dirty: list[Sink] = []
         self._complex: list[tuple[int, DeliveryRoute]] = []
@@ -134,42 +176,19 @@ class Delivery:
     def forget_routes(self) -> None:
         """What clients want has changed."""
         self._routes.clear()
+        self._audiences.clear()
 
     def _resolve(self, topic: bytes) -> DeliveryRoute:
         """Who gets a topic's messages: made once, until a subscription changes."""
-        by_client: dict[int, tuple[Subscriber, list[Subscription]]] = {}
-        for local in self._trie.match(topic):
-            subscriber = local.subscriber  # type: ignore[attr-defined]
-            row = by_client.setdefault(id(subscriber), (subscriber, []))
-            row[1].append(local.subscription)  # type: ignore[attr-defined]
-        always: dict[tuple[object, ...], Variant] = {}
-        when_qos0: dict[tuple[object, ...], Variant] = {}
-        wanted: list[Wanted] = []
-        for subscriber, subscriptions in by_client.values():
-            # Overlapping subscriptions: those without No Local still get the client's own messages.
-            merged = merge(subscriptions, False)
-            own = merge(subscriptions, True)
-            if merged is None:
-                continue
-            qos, retain_as_published = merged.qos, merged.retain_as_published
-            identifiers = merged.subscription_ids
-            no_local = own is None
-            table = when_qos0 if qos else always
-            own_origin = subscriber.origin if no_local else 0
-            key = (subscriber.session.version, retain_as_published, identifiers, own_origin)
-            variant = table.get(key)
-            if variant is None:
-                variant = table[key] = Variant(
-                    subscriber.session.version,
-                    own_origin,
-                    retain_as_published,
-                    fanout.identifiers_property(identifiers),
-                )
-            variant.sinks.append(subscriber.sink)
-            if qos:
-                wanted.append(Wanted(subscriber, qos, retain_as_published, no_local, identifiers))
-        route = DeliveryRoute(topic, list(always.values()), list(when_qos0.values()), bool(wanted))
-        route.wanted = wanted
+        matched = cast(list[LocalSubscription], self._trie.match(topic))
+        key = tuple(map(id, matched))
+        audience = self._audiences.get(key)
+        if audience is None:
+            if len(self._audiences) >= MAX_ROUTES:
+                self._audiences.clear()
+            audience = self._audiences[key] = audience_of(matched)
+        route = DeliveryRoute(topic, *audience[:2], bool(audience.wanted))
+        route.wanted = audience.wanted
         self._routes.put(topic_key(topic), route)
         return route
 
