@@ -52,6 +52,7 @@ class KafkaConnection(asyncio.Protocol):
         self._writable = True
         self._reading = True
         self._answering = False
+        self._finishing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket was adopted."""
@@ -94,6 +95,11 @@ class KafkaConnection(asyncio.Protocol):
                 # A peer that does not read cannot keep the socket.
                 loop = asyncio.get_running_loop()
                 loop.call_later(LINGER_S, self._transport.abort)
+
+    def finish(self) -> None:
+        """Take no more requests; those taken are answered."""
+        self._finishing = True
+        self._steer()
 
     @property
     def idle(self) -> bool:
@@ -138,6 +144,7 @@ class KafkaConnection(asyncio.Protocol):
             self._transport is not None
             and not self._transport.is_closing()
             and self._writable
+            and not self._finishing
             and len(self._answers) < self._limits.max_requests_in_flight
             and self._in_flight_bytes < self._limits.max_request_bytes
         )

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -71,6 +72,7 @@ class Worker:
         self._context = context
         self._settings = context.settings
         self._row = context.row
+        self._kafka: weakref.WeakSet[KafkaConnection] = weakref.WeakSet()
 
     async def run(self) -> int:
         """Serve until SIGTERM."""
@@ -316,6 +318,7 @@ class Worker:
         connection = KafkaConnection(
             self._broker.gateway, self._settings.limits, address, self._row.add
         )
+        self._kafka.add(connection)
         spawn(
             "kafka connection",
             self._loop.connect_accepted_socket(lambda: connection, sock),
@@ -340,6 +343,11 @@ class Worker:
         logs.configure(settings.log.level, settings.log.format)
         log.info("settings reloaded", worker=self._context.worker_id)
 
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        deadline = self._loop.time() + timeout_s
+        while not condition() and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)
+
     async def _drain(self) -> None:
         """Stop accepting, finish what was promised, commit, snapshot."""
         context = self._context
@@ -347,10 +355,19 @@ class Worker:
         for acceptor in self._acceptors:
             acceptor.close()
         self._housekeeping.stop()
-        self._broker.drain()
-        deadline = self._loop.time() + self._settings.node.drain_timeout_ms / 1000 * 0.8
-        while not self._broker.idle and self._loop.time() < deadline:
-            await asyncio.sleep(0.005)
+        broker = self._broker
+        broker.drain()
+        for connection in self._kafka:
+            connection.finish()
+        budget_s = self._settings.node.drain_timeout_ms / 1000
+        await self._until(lambda: broker.idle, budget_s * 0.5)
+        # Long polls have nothing to wait for; they get a moment to be answered.
+        await self._until(lambda: all(one.idle for one in self._kafka), budget_s * 0.05)
+        broker.end_clients()
+        for connection in self._kafka:
+            connection.close()
+        broker.tell_drained()
+        await self._until(lambda: broker.peers_drained and broker.idle, budget_s * 0.25)
         self._broker.checkpoint(force=True)
         self._committer.close()
         await asyncio.sleep(0)

@@ -122,6 +122,7 @@ class Broker:
         self.heard: set[int] = set()
         self._links: dict[int, list[Promise[None]]] = {}
         self._link_numbers = [0] * worker_count
+        self._drained: set[int] = set()
         self.placement = Placement(
             worker_id,
             cluster.shard_count,
@@ -291,7 +292,12 @@ class Broker:
 
     def _back_pressure(self) -> None:
         """Above a high-water mark clients are not read; the bus always is (design, section 4)."""
-        held = self.behind or self.router.congested or self.around.bus.over_high_water()
+        held = (
+            self.draining
+            or self.behind
+            or self.router.congested
+            or self.around.bus.over_high_water()
+        )
         if held != self._held:
             self._held = held
             for client in self.clients:
@@ -495,6 +501,9 @@ class Broker:
             case wire.ClearRetained():
                 self.owner.clear_retained(message.topic)
                 return None
+            case wire.Drained():
+                self._drained.add(worker)
+                return None
             case wire.TopicDropped():
                 self._topic_dropped(message.topic)
                 return None
@@ -618,8 +627,24 @@ class Broker:
         return self.router.idle and self.commits.idle and not self._turning
 
     def drain(self) -> None:
-        """Stop serving clients: what they were promised is kept."""
+        """Take nothing more from clients; what was taken is finished: see `idle`."""
         self.draining = True
+        for client in self.clients:
+            client.hold(True)
+        self.turn()
+
+    def end_clients(self) -> None:
+        """All that was promised is kept: say goodbye."""
         for client in list(self.clients):
             client.end(Fault.SERVER_SHUTTING_DOWN)
         self.turn()
+
+    def tell_drained(self) -> None:
+        """The other workers need not wait for this one."""
+        for worker in self.heard:
+            self.rpc.notify(worker, wire.Drained())
+
+    @property
+    def peers_drained(self) -> bool:
+        """True when no other worker that is up waits for this one."""
+        return self.heard <= self._drained

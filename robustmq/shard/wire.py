@@ -199,6 +199,10 @@ class LightTopicsList(msgspec.Struct, frozen=True, tag=True, gc=False):
     limit: int
 
 
+class Drained(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The sender stops, and waits for nothing of the receiver any more."""
+
+
 class TopicDropped(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A declared topic is gone: free its partitions."""
 
@@ -226,6 +230,7 @@ Message = (
     | LightTopicById
     | LightTopicsList
     | TopicDropped
+    | Drained
 )
 
 
