@@ -334,11 +334,14 @@ class SegmentPartition:
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         """The first batch at or after a time; -3: the greatest time stamp."""
-        if timestamp_ms == -3:
-            return find_time(self._infos(self._files), -3)
-        for file in self._files:
-            if file.max_times and file.max_times[-1] >= timestamp_ms:
-                found = find_time(self._infos([file]), timestamp_ms)
+        files = [file for file in self._files if file.max_times]
+        if timestamp_ms == -3 and files:
+            timestamp_ms = max(file.max_times[-1] for file in files)
+        for file in files:
+            if file.max_times[-1] >= timestamp_ms:
+                # The greatest time so far is known for each indexed batch: begin there.
+                row = bisect_left(file.max_times, timestamp_ms)
+                found = find_time(self._infos([file], file.positions[row]), timestamp_ms)
                 if found is not None:
                     return found
         return None

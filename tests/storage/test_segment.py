@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robustmq.core import batches
+from robustmq.records import Record
 from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.engine import PartitionSettings
 from robustmq.storage.segment import SegmentPartition
@@ -114,3 +115,36 @@ def test_a_job_that_is_done_shows_what_it_wrote_and_no_more() -> None:
     second(False)
     log.committed()
     assert files.values() == [0, 1]
+
+
+def test_a_time_is_found_by_the_index_and_not_by_reading_everything() -> None:
+    files = Files()
+    times = [5, 3, 9, 7, 9, 8, 1, 20, 11, 20, 2, 2, 30, 4]
+    for time in times:
+        records = [Record(None, b"00", [], time, 0)]
+        files.log.append(bytearray(batches.build(records, time)), 1)
+    write = files.log.write()
+    assert write is not None
+    write(False)
+    files.log.committed()
+    for wanted in (*range(1, 31), -3):
+        least = max(times) if wanted == -3 else wanted
+        first = next(offset for offset, time in enumerate(times) if time >= least)
+        found = files.open().offset_for_time(wanted)
+        assert found is not None
+        assert found[0] == first, wanted
+    assert files.log.offset_for_time(31) is None
+    begun: list[int] = []
+
+    class Watched(MemoryDisk):
+        def read(self, path: str, offset: int, length: int) -> bytes:
+            begun.append(offset)
+            return super().read(path, offset, length)
+
+    watched = Watched()
+    watched.files = files.disk.files
+    files.disk = watched
+    log = files.open()
+    begun.clear()
+    assert log.offset_for_time(30) is not None
+    assert begun == [12 * ONE]
