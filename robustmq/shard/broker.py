@@ -469,11 +469,8 @@ class Broker:
         self.telling.worker_down(worker)
 
     def _on_message(self, worker: int, message: wire.Message) -> Promise[Any] | None:
+        """A call, with the promise of its answer, or a notice, with None."""
         match message:
-            case wire.ShareDelivery():
-                done = self._delivered(worker, message.ticket) if message.ticket else None
-                self.delivery.deliver_share(message, done)
-                return None
             case wire.InterestChange():
                 for filter_, flags in message.added:
                     self.interest.set(worker, filter_, flags)
@@ -485,29 +482,35 @@ class Broker:
                     worker, message.group, message.filter, message.members, message.persistent
                 )
                 return resolved(wire.InterestSettled(self.telling.ends(worker)))
+            case wire.RetainedQuery():
+                return self._told(self._retained(message))
+        if self._on_notice(worker, message):
+            return None
+        return self.gateway.serve(message)
+
+    def _on_notice(self, worker: int, message: wire.Message) -> bool:
+        """True when the message was one that is not answered."""
+        match message:
+            case wire.ShareDelivery():
+                done = self._delivered(worker, message.ticket) if message.ticket else None
+                self.delivery.deliver_share(message, done)
             case wire.InterestReset():
                 self.interest.reset(worker, message.filters, message.shares)
                 self.heard.add(worker)
                 self.telling.worker_heard(worker, message.cursors)
-                return None
-            case wire.RetainedQuery():
-                return self._told(self._retained(message))
             case wire.ShareAgain():
                 self.telling.share_again(message)
-                return None
             case wire.ReleasePacketIds():
                 self.owner.release(message)
-                return None
             case wire.ClearRetained():
                 self.owner.clear_retained(message.topic)
-                return None
             case wire.Drained():
                 self._drained.add(worker)
-                return None
             case wire.TopicDropped():
                 self._topic_dropped(message.topic)
-                return None
-        return self.gateway.serve(message)
+            case _:
+                return False
+        return True
 
     def share_again(self, message: wire.ShareAgain) -> None:
         """Ask the owner of the records to pick other members, in a following turn."""
