@@ -127,7 +127,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         bound(
             "port",
-            "Worker n also listens on this + n. 0: ports that the system chooses.",
+            "Worker n also listens on this + n. 0: ports that the system chooses, and keeps.",
             0,
             65_535,
             reloadable=False,

@@ -20,7 +20,7 @@ from robustmq.kafka import messages
 from robustmq.kafka.context import RequestContext, legal_name, settled
 from robustmq.kafka.gateway import Gateway
 from robustmq.kafka.groups_api import ask, call, reply_of
-from robustmq.promises import Promise, start
+from robustmq.promises import Promise, gather, start
 
 _TOPIC_ID_VERSION = 10
 _MANY_GROUPS_VERSION = 8
@@ -64,7 +64,11 @@ async def handle_commit(request: Any, context: RequestContext, gateway: Gateway)
     """Answer one OffsetCommit; partitions that do not exist are refused and the others are
     stored."""
     by_id = context.api_version >= _TOPIC_ID_VERSION
-    asked = [(await _topic(topic, by_id, gateway), topic.partitions) for topic in request.topics]
+    looked_up = await gather([start(_topic(topic, by_id, gateway)) for topic in request.topics])
+    asked = [
+        (found, topic.partitions)
+        for found, topic in zip(looked_up, request.topics, strict=True)
+    ]
     offsets = [
         events.OffsetToCommit(
             topic.key,

@@ -24,6 +24,7 @@ from robustmq.kafka.context import (
     settled,
 )
 from robustmq.kafka.gateway import Gateway, TopicInfo
+from robustmq.promises import gather, start
 
 AUTO_CREATE_VERSION = 4
 _NO_ID = UUID(int=0)
@@ -39,7 +40,9 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         create = gateway.auto_create and (
             context.api_version < AUTO_CREATE_VERSION or request.allow_auto_topic_creation
         )
-        topics = [await _one_topic(topic, create, request, gateway) for topic in wanted]
+        # Asked for all at once: light topics are looked up at their owners.
+        asked = [start(_one_topic(topic, create, request, gateway)) for topic in wanted]
+        topics = await gather(asked)
     operations = NO_OPERATIONS
     if request.include_cluster_authorized_operations:
         operations = CLUSTER_OPERATIONS
