@@ -18,7 +18,7 @@ from robustmq import core
 from robustmq.core import blocks, fanout, frames, hashing
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hash_table import HashTable
-from robustmq.core.publish import BlockBuilder, Publisher, TopicRoute
+from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
 from robustmq.core.topic_index import TopicIndex
 
 MESSAGES = 256
@@ -66,7 +66,7 @@ def measure_publish(seconds: float) -> None:
             measure("scan", "3", MESSAGES, scan, seconds)
         frames.scan(buffer, 0, len(buffer), table)
         builders = [BlockBuilder(0, False)]
-        publisher = Publisher(5, 1, {}, route_of, builders)
+        publisher = Publisher(5, 1, RouteTable(), route_of, builders)
 
         def absorb(buffer: bytes = buffer, publisher: Publisher = publisher) -> None:
             publisher.absorb(buffer, table, 0, MESSAGES, 1)
@@ -82,7 +82,7 @@ def block_of(topics: int) -> bytearray:
     buffer = packets(topics)
     frames.scan(buffer, 0, len(buffer), table)
     builders = [BlockBuilder(0, False)]
-    Publisher(5, 1, {}, route_of, builders).absorb(buffer, table, 0, MESSAGES, 1)
+    Publisher(5, 1, RouteTable(), route_of, builders).absorb(buffer, table, 0, MESSAGES, 1)
     block = builders[0].take()
     assert block is not None, "packets were absorbed"
     return block

@@ -8,6 +8,7 @@ cimport robustmq.core.properties as properties
 from cpython cimport array
 from robustmq.core.memory cimport cbytes, mbytes, u64
 from robustmq.core.blocks cimport BlockBuilder as _Builder
+from robustmq.core.hash_table cimport HashTable
 
 cdef array.array _place, _work
 cdef bytes _QOS_HEADER, _RETAIN_HEADER, _FORMAT_HEADER, _EXPIRY_NAME, _CONTENT_TYPE_NAME
@@ -32,10 +33,15 @@ cdef class Tally:
     cdef public long long messages
     cdef public long long denied
 
+cdef class RouteTable:
+    cdef public HashTable table
+    @cython.locals(route=TopicRoute, name=bytes)
+    cdef TopicRoute find(self, cbytes source, Py_ssize_t begin, Py_ssize_t end)
+
 cdef class Publisher:
     cdef public int version
     cdef public u64 origin
-    cdef public dict routes
+    cdef public RouteTable routes
     cdef public object resolve
     cdef public list builders
     cdef public int topic_alias_maximum
@@ -70,8 +76,10 @@ cdef class Publisher:
     cdef int _read(self, object buffer, int header, Py_ssize_t begin, Py_ssize_t end) except -1
     @cython.locals(source=cbytes, length=Py_ssize_t, shift=int, byte=int, place="long long*")
     cdef Py_ssize_t _read_properties(self, object buffer, Py_ssize_t at, Py_ssize_t end) except -1
-    @cython.locals(source=cbytes, topic=bytes, found=bytes, route=TopicRoute)
+    @cython.locals(source=cbytes, topic=bytes, route=TopicRoute)
     cdef TopicRoute _route(self, object buffer)
+    @cython.locals(route=TopicRoute)
+    cdef TopicRoute _learn(self, bytes topic)
     @cython.locals(source=cbytes, size=Py_ssize_t, levels=Py_ssize_t, at=Py_ssize_t, byte=int)
     cdef int _check_topic(self, bytes topic) except -1
     @cython.locals(work="int*", place=Py_ssize_t, payload=Py_ssize_t, qos=int, retain=int, headers=int, size=Py_ssize_t, topic=Py_ssize_t, first=bint)

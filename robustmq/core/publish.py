@@ -22,11 +22,12 @@ import robustmq.core.hashing as hashing
 import robustmq.core.memory as memory
 import robustmq.core.properties as properties
 from robustmq.core.blocks import BlockBuilder, build_entry
+from robustmq.core.hash_table import HashTable
 from robustmq.errors import BrokerError, Fault
 
 __all__ = ["BlockBuilder", "Publisher", "Tally", "TopicRoute", "build_entry"]
 
-ROUTES_MAX = 16_384
+ROUTES_MAX = 32_768
 TOPIC_LEVELS_MAX = 128
 # A row of the work table: payload begin, payload end, QoS, RETAIN, properties begin, properties
 # end, size of the record's body, number of headers, the next row of the same topic.
@@ -86,6 +87,43 @@ class Tally:
         self.denied = 0
 
 
+class RouteTable:
+    """Topic -> route, found by the bytes of a read buffer without making an object of them."""
+
+    def __init__(self, capacity: int = ROUTES_MAX) -> None:
+        """The route beyond `capacity` empties the table."""
+        self.table = HashTable(capacity)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def find(self, source: bytes | bytearray, begin: int, end: int) -> TopicRoute | None:
+        """The route of a topic name in a buffer."""
+        route: TopicRoute | None = self.table.find(hashing.mix_area(source, begin, end, 1))
+        if route is None:
+            return None
+        name = route.topic
+        if len(name) != end - begin or not memory.same(source, begin, name, 0, end - begin):
+            return None
+        return route
+
+    def get(self, topic: bytes) -> TopicRoute | None:
+        """The route of a topic."""
+        return self.find(topic, 0, len(topic))
+
+    def put(self, route: TopicRoute) -> None:
+        """Add a route; one whose name has the same hash makes way."""
+        self.table.put(hashing.mix(route.topic, 1), route)
+
+    def forget(self, topic: bytes) -> None:
+        """Another answer may be right for this topic."""
+        self.table.put(hashing.mix(topic, 1), None)
+
+    def clear(self) -> None:
+        """Other answers may be right for all."""
+        self.table.clear()
+
+
 class Publisher:
     """One connection's PUBLISH packets: aliases, verdicts, and what waits for an
     acknowledgement."""
@@ -94,7 +132,7 @@ class Publisher:
         self,
         version: int,
         origin: int,
-        routes: dict[bytes, TopicRoute],
+        routes: RouteTable,
         resolve: Callable[[bytes], TopicRoute],
         builders: list[BlockBuilder],
         topic_alias_maximum: int = 0,
@@ -332,21 +370,25 @@ class Publisher:
         """The route of the packet that was read; learns its alias."""
         source = buffer
         if self.topic_begin < self.topic_end:
-            topic = memory.cut(source, self.topic_begin, self.topic_end)
+            route = self.routes.find(source, self.topic_begin, self.topic_end)
+            if route is None:
+                route = self._learn(memory.cut(source, self.topic_begin, self.topic_end))
         else:
-            found = self.aliases.get(self.alias) if self.alias else None
-            if found is None:
+            topic = self.aliases.get(self.alias) if self.alias else None
+            if topic is None:
                 raise BrokerError(Fault.PROTOCOL_ERROR, "neither a topic nor a known alias")
-            topic = found
-        route = self.routes.get(topic)
-        if route is None or topic[0] == 0:
-            self._check_topic(topic)
-            route = self.resolve(topic)
-            if len(self.routes) >= ROUTES_MAX:
-                self.routes.clear()
-            self.routes[topic] = route
+            route = self.routes.find(topic, 0, len(topic))
+            if route is None:
+                route = self._learn(topic)
         if self.alias:
-            self.aliases[self.alias] = topic
+            self.aliases[self.alias] = route.topic
+        return route
+
+    def _learn(self, topic: bytes) -> TopicRoute:
+        """A topic that is not in the table."""
+        self._check_topic(topic)
+        route = self.resolve(topic)
+        self.routes.put(route)
         return route
 
     def _check_topic(self, topic: bytes) -> None:

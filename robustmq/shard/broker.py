@@ -577,7 +577,7 @@ class Broker:
         self.sessions.rehome(names)
 
     def _topic_dropped(self, topic: bytes) -> None:
-        self.placement.routes.pop(topic, None)
+        self.placement.routes.forget(topic)
         self.logs.forget(topic)
         self.groups.forget_topic(ForgetTopic(topic))
 

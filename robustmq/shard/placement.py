@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hashing import key_hash, murmur2, topic_hash
-from robustmq.core.publish import TopicRoute
+from robustmq.core.publish import RouteTable, TopicRoute
 from robustmq.shard.cluster_view import Declared
 
 # What a block holds, so that one block is appended in one way.
@@ -65,7 +65,7 @@ class Placement:
         self.worker_id = worker_id
         self.shard_count = shard_count
         self.shard_owner = shard_owner
-        self.routes: dict[bytes, TopicRoute] = {}
+        self.routes = RouteTable()
         self.declared: dict[bytes, tuple[int, str]] = {}
         self.compacted: set[bytes] = set()
         self.max_message_bytes: dict[bytes, int] = {}
@@ -193,13 +193,8 @@ class Placement:
             # What the broker says of itself is not for clients to say.
             not topic.startswith(SYS_PREFIX),
         )
-        if len(self.routes) >= MAX_ROUTES:
-            self.routes.clear()
-        self.routes[topic] = route
+        self.routes.put(route)
         return route
-
-
-MAX_ROUTES = 65536
 
 
 def _first(numbers: list[object]) -> int:

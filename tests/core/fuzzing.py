@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from robustmq.core import batches, blocks, fanout, frames, hashing, properties
 from robustmq.core.filters import FilterTrie
-from robustmq.core.publish import BlockBuilder, Publisher, TopicRoute
+from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
 from robustmq.core.topic_index import TopicIndex
 from robustmq.errors import BrokerError
 from robustmq.records import Record
@@ -250,7 +250,7 @@ def _publish(random_: random.Random, out: _Outcomes) -> None:
     publisher = Publisher(
         random_.choice((3, 4, 5, 5, 5)),
         77,
-        {},
+        RouteTable(),
         route,
         builders,
         random_.choice((0, 5, 65_535)),

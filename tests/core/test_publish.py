@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmq.core import batches, blocks, fanout, frames
-from robustmq.core.publish import BlockBuilder, Publisher, TopicRoute
+from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
 from robustmq.errors import BrokerError, Fault
 from robustmq.records import Message, from_record
 from tests.core.tables import by_topic
@@ -46,7 +46,7 @@ class Side:
         self.publisher = Publisher(
             version,
             77,
-            {},
+            RouteTable(),
             lambda t: TopicRoute(
                 t, 0, len(t) % 4, 0, 0, b"s" if t == b"str" else b"", t[:2] != b"no"
             ),
