@@ -47,11 +47,13 @@ from robustmq.shard.placement import MODE_SETTING
 from robustmq.shard.recovery import Recovery
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.data_directory import shard_directory
-from robustmq.storage.disk import RealDisk
+from robustmq.storage.disk import RealDisk, free_bytes
 from robustmq.storage.kv import LevelDb
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 LINK_TIMEOUT_S = 5.0
+DISK_RESERVE_BYTES = 32 * 1024 * 1024
+"""Left free, so that LevelDB can go on where it cannot wait."""
 T = TypeVar("T")
 log = logs.get_logger("worker")
 
@@ -140,8 +142,12 @@ class Worker:
     def _open_broker(self, loop: asyncio.AbstractEventLoop, view: MetaView) -> None:
         settings, context = self._settings, self._context
         self._disk = RealDisk()
+        data_dir = settings.node.data_dir
         self._committer = ThreadCommitter(
-            lambda run: loop.call_soon_threadsafe(run), self._disk_failed
+            lambda run: loop.call_soon_threadsafe(run),
+            self._disk_failed,
+            lambda size: free_bytes(data_dir) >= size + DISK_RESERVE_BYTES,
+            self._disk_full,
         )
         self._authenticator = AuthenticatorPort(settings, loop)
         self._bus = BusLink(
@@ -218,6 +224,14 @@ class Worker:
         log.error(
             "corrupt log entries were set aside", shard=shard, position=position, length=length
         )
+
+    def _disk_full(self, is_full: bool) -> None:
+        """Producers are told; what was appended waits for room, and reading goes on."""
+        self._broker.owner.full = is_full
+        if is_full:
+            log.error("the disk is full: nothing is taken until there is room")
+        else:
+            log.info("there is room on the disk again")
 
     def _disk_failed(self, error: BaseException) -> None:
         """What the disk left is unknown: the process ends, recovery finds out (design,

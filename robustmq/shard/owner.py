@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from robustmq.core import blocks
 from robustmq.core.publish import build_entry
-from robustmq.errors import BrokerError
+from robustmq.errors import BrokerError, Fault
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
 from robustmq.shard.deliverable import deliverable
@@ -61,6 +61,8 @@ class Owner:
         self._wall_ms = wall_ms
         self._notify = notify
         self._received: dict[int, ReceivedIds] = {}
+        self.full = False
+        """The disk has no room: nothing is appended until it has."""
 
     # -- appending ---------------------------------------------------------------------------------
 
@@ -169,6 +171,8 @@ class Owner:
     ) -> int:
         """The log position, NO_POSITION in memory, or REPEATED when the frame was appended
         before."""
+        if self.full and kind != MEMORY:
+            raise BrokerError(Fault.STORAGE_FULL, "the disk is full")
         if kind == LIGHT:
             return store.append_block(block, source, sequence, self._wall_ms())
         if kind == MEMORY:

@@ -2,15 +2,18 @@
 
 All that a turn has appended, of all shards of the worker, goes to the thread as one batch of jobs;
 while it writes, the loop gathers the next. The thread is woken once a batch and calls the loop back
-once a batch: handing the interpreter over is the expensive part. An error of a disk is fatal: what
-it left is unknown (design, section 6).
+once a batch: handing the interpreter over is the expensive part. A full disk is waited out, before
+anything of a batch is written: what was appended keeps its place. Any other error of a disk is
+fatal: what it left is unknown (design, section 6).
 """
 
 from __future__ import annotations
 
+import errno
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,6 +21,7 @@ from robustmq.promises import Promise
 
 Job = Callable[[], None]
 
+FULL_POLL_S = 0.1
 SWITCH_INTERVAL_S = 0.0005
 """How long the loop may keep the interpreter while the thread waits for it; Python's default is 5
 ms."""
@@ -26,8 +30,9 @@ ms."""
 class Committer(Protocol):
     """Runs jobs in order, off the loop."""
 
-    def submit(self, job: Job) -> Promise[None]:
-        """Add a job to the turn's batch; the promise settles when the batch is done."""
+    def submit(self, job: Job, size: int = 0) -> Promise[None]:
+        """Add a job that writes `size` bytes to the turn's batch; the promise settles when the
+        batch is done."""
         ...
 
     def kick(self) -> None:
@@ -46,18 +51,28 @@ class ThreadCommitter:
         self,
         notify: Callable[[Callable[[], None]], object],
         fatal: Callable[[BaseException], None],
+        has_room: Callable[[int], bool] = lambda size: True,
+        full: Callable[[bool], None] = lambda is_full: None,
     ) -> None:
-        """`notify` runs a function on the loop (call_soon_threadsafe); `fatal` ends the process."""
+        """`notify` runs a function on the loop (call_soon_threadsafe); `fatal` ends the process;
+        `has_room` says if so many bytes can be written; `full` hears, on the loop, when not."""
         self._notify = notify
         self._fatal = fatal
+        self._has_room = has_room
+        self._full = full
+        self._size = 0
+        self._closing = False
         self._batch: list[tuple[Job, Promise[None]]] = []
-        self._queue: queue.SimpleQueue[list[tuple[Job, Promise[None]]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[list[tuple[Job, Promise[None]]], int] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread: threading.Thread | None = None
 
-    def submit(self, job: Job) -> Promise[None]:
+    def submit(self, job: Job, size: int = 0) -> Promise[None]:
         """Add a job to the turn's batch."""
         promise: Promise[None] = Promise()
         self._batch.append((job, promise))
+        self._size += size
         return promise
 
     def kick(self) -> None:
@@ -69,14 +84,18 @@ class ThreadCommitter:
             self._thread = threading.Thread(target=self._run, name="storage", daemon=True)
             self._thread.start()
         batch, self._batch = self._batch, []
-        self._queue.put(batch)
+        size, self._size = self._size, 0
+        self._queue.put((batch, size))
 
     def _run(self) -> None:
         while True:
-            batch = self._queue.get()
-            if batch is None:
+            found = self._queue.get()
+            if found is None:
                 return
+            batch, size = found
             try:
+                if not self._has_room(size):
+                    self._wait_for_room(size)
                 for job, _ in batch:
                     job()
             except BaseException as error:  # noqa: BLE001
@@ -84,8 +103,17 @@ class ThreadCommitter:
                 return
             self._notify(lambda batch=batch: _settle(batch))  # type: ignore[misc]
 
+    def _wait_for_room(self, size: int) -> None:
+        self._notify(lambda: self._full(True))
+        while not self._has_room(size):
+            if self._closing:
+                raise OSError(errno.ENOSPC, "the disk is full")
+            time.sleep(FULL_POLL_S)
+        self._notify(lambda: self._full(False))
+
     def close(self) -> None:
         """Run what is left and stop the thread."""
+        self._closing = True
         self.kick()
         if self._thread is not None:
             self._queue.put(None)
@@ -102,7 +130,7 @@ class InlineCommitter:
         self._schedule = schedule
         self._batch: list[tuple[Job, Promise[None]]] = []
 
-    def submit(self, job: Job) -> Promise[None]:
+    def submit(self, job: Job, size: int = 0) -> Promise[None]:
         """Add a job to the turn's batch."""
         promise: Promise[None] = Promise()
         self._batch.append((job, promise))

@@ -174,6 +174,12 @@ class RealDisk:
             table.clear()
 
 
+def free_bytes(path: str) -> int:
+    """Bytes that can still be written to the file system of a path."""
+    state = os.statvfs(path)
+    return state.f_bavail * state.f_frsize
+
+
 def _sync_directory(path: str) -> None:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -122,6 +122,7 @@ class ShardStore:
         self._damaged = False
         self._report = corruption
         self._recover(listener)
+        self._flushed_to = self._log.end_position
 
     # -- recovery ----------------------------------------------------------------------------------
 
@@ -263,7 +264,9 @@ class ShardStore:
             if changes:
                 kv.write(list(changes.items()))
 
-        done = self._committer.submit(job)
+        size = end - self._flushed_to
+        self._flushed_to = end
+        done = self._committer.submit(job, size)
         done.when_settled(lambda: self._flushed(end, partitions, changes))
         return done
 
