@@ -49,7 +49,13 @@ class BrokerProcess:
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> BrokerProcess:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # No __exit__ follows: what did not come up in time would run for ever.
+            if self.running:
+                self.kill()
+            raise
         return self
 
     def __exit__(
