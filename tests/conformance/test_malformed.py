@@ -42,6 +42,9 @@ CONNECT = [
     Case("100e 00044d5154540542000000 00016d", MALFORMED, "password flag, no password [-19]"),
     Case("100e 00044d5154540506000000 00016d", MALFORMED, "will flag, no will [MQTT-3.1.2-9]"),
     Case("100f" + _V5 + "00016d00", MALFORMED, "bytes behind the last field"),
+    Case("1011" + _V5 + "00016d000178", MALFORMED, "a password without its flag [-18]"),
+    Case("1014 00044d5154540506000000 00016d 00 0001ff 0000", MALFORMED, "will topic [-11]"),
+    Case("1011 00044d5154540582000000 00016d 0001ff", MALFORMED, "user name not UTF-8 [-12]"),
     Case("100d" + _V5 + "0001", MALFORMED, "client id cut short"),
     Case("100e" + _V5 + "0001ff", MALFORMED, "client id not UTF-8 [MQTT-1.5.4-1]"),
     Case("1010" + _V5 + "0003eda080", MALFORMED, "client id with a surrogate [MQTT-1.5.4-1]"),
@@ -124,6 +127,7 @@ CONNECTED = [
     Case("300e 000161 0a 02000000010200000002", PROTOCOL, "message expiry twice", "5"),
     Case("3007 000161 03 020000", MALFORMED, "message expiry cut short", "5"),
     Case("3007 000161 03 0800 00", PROTOCOL, "empty response topic", "5"),
+    Case("3008 000161 04 080001ff", MALFORMED, "response topic not UTF-8 [MQTT-3.3.2-13]", "5"),
     Case("3008 000161 04 08000123", PROTOCOL, "response topic with a wildcard [-14]", "5"),
     Case("300c 000161 08 0800016108000162", PROTOCOL, "response topic twice", "5"),
     Case("300c 000161 08 0900016109000162", PROTOCOL, "correlation data twice", "5"),
@@ -225,7 +229,8 @@ def _read_to_the_end(client: Wire) -> list[object]:
 @pytest.mark.mqtt(
     "MQTT-2.1.3-1", "MQTT-1.5.4-1", "MQTT-1.5.4-2", "MQTT-1.5.5-1", "MQTT-3.1.2-3", "MQTT-3.1.2-9",
     "MQTT-3.1.2-11", "MQTT-3.1.2-12", "MQTT-3.1.2-13", "MQTT-3.1.2-17", "MQTT-3.1.2-19",
-    "MQTT-3.1.4-1", "MQTT-4.13.1-1", "MQTT-4.13.2-1",
+    "MQTT-3.1.2-16", "MQTT-3.1.2-18", "MQTT-3.1.3-1", "MQTT-3.1.3-3", "MQTT-3.1.3-4",
+    "MQTT-3.1.3-11", "MQTT-3.1.3-12", "MQTT-3.1.4-1", "MQTT-3.14.0-1", "MQTT-4.13.1-1",
 )  # fmt: skip
 @pytest.mark.parametrize("case", CONNECT, ids=lambda case: case.why)
 def test_a_connect_of_5_0_that_is_not_sound_gets_its_reason(
@@ -249,9 +254,11 @@ def test_a_connect_of_3_1_1_that_is_not_sound_is_closed(
 @pytest.mark.mqtt(
     "MQTT-2.1.3-1", "MQTT-1.5.4-1", "MQTT-1.5.4-2", "MQTT-1.5.5-1", "MQTT-2.2.1-3", "MQTT-3.2.2-15",
     "MQTT-3.3.1-2", "MQTT-3.3.1-4", "MQTT-3.3.2-1", "MQTT-3.3.2-2", "MQTT-3.3.2-8", "MQTT-3.3.2-9",
-    "MQTT-3.3.2-13", "MQTT-3.3.2-14", "MQTT-3.3.2-19", "MQTT-3.3.4-6", "MQTT-3.6.1-1",
+    "MQTT-3.3.2-13", "MQTT-3.3.2-14", "MQTT-3.14.2-2",
+    "MQTT-3.3.2-19", "MQTT-3.3.4-6", "MQTT-3.6.1-1",
     "MQTT-3.8.1-1", "MQTT-3.8.3-1", "MQTT-3.8.3-2", "MQTT-3.8.3-4", "MQTT-3.8.3-5", "MQTT-3.10.1-1",
-    "MQTT-3.10.3-1", "MQTT-3.10.3-2", "MQTT-3.14.1-1", "MQTT-3.15.1-1", "MQTT-4.12.0-6",
+    "MQTT-3.10.3-1", "MQTT-3.10.3-2", "MQTT-3.14.1-1", "MQTT-3.14.2-1", "MQTT-3.15.1-1",
+    "MQTT-4.7.0-1", "MQTT-4.7.3-2", "MQTT-1.5.7-1", "MQTT-4.13.2-1",
     "MQTT-4.13.1-1",
 )  # fmt: skip
 @pytest.mark.parametrize("case", CONNECTED, ids=lambda case: case.why)

@@ -86,7 +86,7 @@ def test_retained_messages_stay_over_a_restart(mortal: BrokerProcess, kind: str)
         client.expect_nothing()
 
 
-@pytest.mark.mqtt("MQTT-4.1.0-1", "MQTT-4.1.0-2", "MQTT-4.3.3-12")
+@pytest.mark.mqtt("MQTT-4.1.0-1", "MQTT-3.1.2-23", "MQTT-4.3.3-10")
 @pytest.mark.parametrize("kind", KINDS)
 def test_persistent_sessions_go_on_after_a_restart(mortal: BrokerProcess, kind: str) -> None:
     names = Names(mortal.workers)
