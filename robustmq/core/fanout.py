@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import robustmq.core.batches as batches
 import robustmq.core.blocks as blocks
@@ -55,7 +56,7 @@ class Sink:
         self.dirty = False
         self.dropped = 0
         self.messages = 0
-        self.owner: object = None
+        self.owner: Any = None
 
     def append(self, data: bytes | bytearray) -> None:
         """Add encoded packets, whatever the limit."""

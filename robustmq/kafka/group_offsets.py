@@ -66,8 +66,7 @@ async def handle_commit(request: Any, context: RequestContext, gateway: Gateway)
     by_id = context.api_version >= _TOPIC_ID_VERSION
     looked_up = await gather([start(_topic(topic, by_id, gateway)) for topic in request.topics])
     asked = [
-        (found, topic.partitions)
-        for found, topic in zip(looked_up, request.topics, strict=True)
+        (found, topic.partitions) for found, topic in zip(looked_up, request.topics, strict=True)
     ]
     offsets = [
         events.OffsetToCommit(

@@ -40,6 +40,7 @@ class MqttSockets:
         self._buffer = bytearray(broker.limits.max_turn_bytes)
         self._table = array("i", bytes(4 * 4 * TABLE_ROWS))
         self._lingering: dict[int, float] = {}
+        self._wall_ms = self._now_ms = 0
         self._sweep: asyncio.TimerHandle | None = None
         self.bytes_in = 0
         self.bytes_out = 0
@@ -66,6 +67,10 @@ class MqttSockets:
         self._epoll.close()
 
     def _ready(self) -> None:
+        broker = self._broker
+        broker.turn()
+        self._wall_ms = broker.wall_ms()
+        self._now_ms = broker.monotonic_ms()
         for file, event in self._epoll.poll(0, MAX_EVENTS):
             connection = self._open.get(file)
             if connection is None:
@@ -96,16 +101,14 @@ class MqttSockets:
         end = have + size
         begin = 0
         if publisher is not None and not client.rest:
-            broker = self._broker
-            largest = broker.limits.max_packet_bytes
-            broker.turn()
+            largest = self._broker.limits.max_packet_bytes
             try:
-                begin = publisher.absorb_stream(buffer, end, self._table, largest, broker.wall_ms())
+                begin = publisher.absorb_stream(buffer, end, self._table, largest, self._wall_ms)
             except BrokerError as error:
                 client.failed(error)
                 return
             if begin:
-                client.last_packet_ms = broker.monotonic_ms()
+                client.last_packet_ms = self._now_ms
             if begin == end:
                 return
         client.received(bytes(memoryview(buffer)[begin:end]))

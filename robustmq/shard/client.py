@@ -545,8 +545,11 @@ class MqttClient:
 
     def flush(self) -> None:
         """Write what the turn has put into the sink; a slow client's bytes stay there, bounded."""
-        if self.subscriber is not None and self._transport.writable:
-            self._flush(self.subscriber)
+        subscriber = self.subscriber
+        if subscriber is not None and self._transport.writable:
+            data = subscriber.sink.take()
+            if data:
+                self._transport.write(data)
 
     def drained(self) -> None:
         """The client reads again: send what has gathered."""

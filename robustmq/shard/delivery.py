@@ -225,10 +225,9 @@ class Delivery:
 
     def _wake_sinks(self) -> None:
         for sink in self._dirty:
-            subscriber = sink.owner
-            assert isinstance(subscriber, Subscriber), "a sink belongs to a subscriber"
-            if subscriber.peer is not None:
-                subscriber.peer.sink_ready()
+            peer = sink.owner.peer
+            if peer is not None and not peer.writing:
+                peer.sink_ready()
         self._dirty.clear()
 
     def _deliver_above_0(

@@ -16,7 +16,10 @@ from robustmq.promises import Promise
 
 
 class Peer(Protocol):
-    """The connection of a subscriber, as the shard room sees it."""
+    """The connection of a subscriber, as the shard room sees it; `writing` when its sink is to be
+    written at the end of this turn."""
+
+    writing: bool
 
     def end(self, fault: Fault) -> None:
         """End the connection with the protocol's own word for it (taken over, shutting
