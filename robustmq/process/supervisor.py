@@ -287,9 +287,10 @@ class Supervisor:
     # -- changing and ending -----------------------------------------------------------------------
 
     def _reload(self) -> None:
-        if self._read_again() is not None:
-            for child in self._workers:
-                child.signal(signal.SIGHUP)
+        # Also when no setting has changed: the password file may have.
+        self._read_again()
+        for child in self._workers:
+            child.signal(signal.SIGHUP)
 
     def _read_again(self) -> Settings | None:
         """The settings in force after a reload, and say what changed; None when none does."""

@@ -42,6 +42,7 @@ from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
 from robustmq.process.spawn import spawn
 from robustmq.promises import Promise
 from robustmq.security.authenticator import Authenticator
+from robustmq.security.passwords import PasswordFileError
 from robustmq.shard.broker import Broker, Surroundings
 from robustmq.shard.placement import MODE_SETTING
 from robustmq.shard.recovery import Recovery
@@ -343,11 +344,15 @@ class Worker:
     def _reload(self) -> None:
         """SIGHUP: take over what can be."""
         settings = self._context.reload()
+        try:
+            # The password file may be another though no setting is.
+            self._authenticator.reload(settings or self._settings)
+        except PasswordFileError as error:
+            log.error("the passwords stay as they were", reason=str(error))
         if settings is None:
             return
         self._settings = settings
         limits = settings.limits
-        self._authenticator.reload(settings)
         self._broker.reload(settings)
         self._gate.reload(limits)
         self._door.reload(limits.connect_timeout_ms, limits.max_connect_bytes)
