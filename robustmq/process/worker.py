@@ -175,6 +175,8 @@ class Worker:
             lambda level, text, **fields: getattr(log, level)(text, **fields),
             self._authenticator,
             self._committer.kick,
+            clock.monotonic_us,
+            lambda delay_us, run: loop.call_later(delay_us / 1e6, run),
         )
         self._broker = Broker(
             settings,

@@ -46,6 +46,7 @@ from robustmq.shard.runtime import GroupRuntime
 from robustmq.shard.sessions import Authenticator, Sessions, bounds_of, capabilities_of
 from robustmq.shard.telling import Telling
 from robustmq.shard.waits import AppendWaits
+from robustmq.shard.writing import Writing
 from robustmq.storage.shard_store import ShardStore
 
 if TYPE_CHECKING:
@@ -66,10 +67,12 @@ class Surroundings:
         log: Callable[..., None],
         authenticator: Authenticator,
         kick: Callable[[], None],
+        monotonic_us: Callable[[], int],
+        call_later: Callable[[int, Callable[[], None]], object],
     ) -> None:
         """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
-        **fields)`;
-        `kick` runs what was submitted to the storage thread."""
+        **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
+        run)` is the loop's."""
         self.bus = bus
         self.monotonic_ms = monotonic_ms
         self.wall_ms = wall_ms
@@ -79,6 +82,8 @@ class Surroundings:
         self.log = log
         self.authenticator = authenticator
         self.kick = kick
+        self.monotonic_us = monotonic_us
+        self.call_later = call_later
 
 
 class Broker:
@@ -113,7 +118,7 @@ class Broker:
         self.packets_out = 0
         self.wheel: TimeWheel[tuple[str, ...]] = TimeWheel()
         self._turning = False
-        self._to_write: list[MqttClient] = []
+        self.writing = Writing(around.monotonic_us, around.call_later, self.turn)
         self._to_pump: dict[Subscriber, None] = {}
         self._held = False
         self.behind = False
@@ -261,13 +266,6 @@ class Broker:
         self._to_pump[subscriber] = None
         self.turn()
 
-    def to_write(self, client: MqttClient) -> None:
-        """A client's sink has bytes."""
-        if not client.writing:
-            client.writing = True
-            self._to_write.append(client)
-            self.turn()
-
     def _end_turn(self) -> None:
         self._turning = False
         self.router.flush()
@@ -279,14 +277,11 @@ class Broker:
                     self.sessions.pump(subscriber)
                 else:
                     self.sessions.keep(subscriber)
-        if self._to_write:
-            writing, self._to_write = self._to_write, []
-            for client in writing:
-                client.writing = False
-                client.flush()
+        # First the other workers: they write to their clients while this one does.
+        self.around.bus.flush()
+        self.writing.flush()
         if self.draining:
             self.commits.hurry()
-        self.around.bus.flush()
         self.commits.flush()
         self._back_pressure()
 

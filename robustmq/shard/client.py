@@ -541,15 +541,18 @@ class MqttClient:
 
     def sink_ready(self) -> None:
         """There are bytes in the sink: write them at the end of the turn."""
-        self._broker.to_write(self)
+        self._broker.writing.add(self)
 
-    def flush(self) -> None:
-        """Write what the turn has put into the sink; a slow client's bytes stay there, bounded."""
+    def flush(self) -> int:
+        """Write what the turn has put into the sink; how many bytes. A slow client's stay there,
+        bounded."""
         subscriber = self.subscriber
-        if subscriber is not None and self._transport.writable:
-            data = subscriber.sink.take()
-            if data:
-                self._transport.write(data)
+        if subscriber is None or not self._transport.writable:
+            return 0
+        data = subscriber.sink.take()
+        if data:
+            self._transport.write(data)
+        return len(data)
 
     def drained(self) -> None:
         """The client reads again: send what has gathered."""

@@ -298,6 +298,10 @@ class World:
             lambda level, text, **fields: self.faults.append({"text": text, **fields}),
             Anyone(),
             committer.kick,
+            lambda: self.scheduler.now_ms * 1000,
+            lambda delay_us, run: self.scheduler.at(
+                delay_us / 1000 + self.scheduler.random.random(), self._alive(number, life, run)
+            ),
         )
         broker = Broker(self.settings, number, self.worker_count, view, around, open_store)
         self.brokers[number] = broker
