@@ -68,7 +68,7 @@ class MqttSockets:
 
     def _ready(self) -> None:
         broker = self._broker
-        broker.turn()
+        broker.begin_turn()
         self._wall_ms = broker.wall_ms()
         self._now_ms = broker.monotonic_ms()
         for file, event in self._epoll.poll(0, MAX_EVENTS):
@@ -79,6 +79,7 @@ class MqttSockets:
                 connection.write_on()
             if event & ~select.EPOLLOUT and connection.file >= 0:
                 self._read(connection)
+        broker.end_turn()
 
     def _read(self, connection: MqttSocket) -> None:
         client = connection.client

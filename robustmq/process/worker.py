@@ -157,7 +157,7 @@ class Worker:
             context.run_directory,
             context.incarnation,
             view.cluster_id,
-            lambda worker, kind, payload: self._broker.on_frame(worker, kind, payload),
+            self._frame,
             lambda worker, incarnation: self._broker.on_worker_up(worker, incarnation),
             lambda worker: self._broker.on_worker_down(worker),
             settings.limits.max_bus_frame_bytes,
@@ -165,6 +165,7 @@ class Worker:
             self._row.add,
         )
         self._bus.on_pressure(lambda over: self._broker.turn())
+        self._bus.on_turn_end(lambda: self._broker.end_turn())
         around = Surroundings(
             self._bus,
             clock.monotonic_ms,
@@ -235,6 +236,11 @@ class Worker:
             log.error("the disk is full: nothing is taken until there is room")
         else:
             log.info("there is room on the disk again")
+
+    def _frame(self, worker: int, kind: int, payload: memoryview | bytes) -> None:
+        """The turn ends when all frames of one read are told."""
+        self._broker.begin_turn()
+        self._broker.on_frame(worker, kind, payload)
 
     def _disk_failed(self, error: BaseException) -> None:
         """What the disk left is unknown: the process ends, recovery finds out (design,
