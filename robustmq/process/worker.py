@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import signal
 import socket
@@ -53,6 +54,7 @@ from robustmq.storage.kv import LevelDb
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 LINK_TIMEOUT_S = 5.0
+GC_THRESHOLDS = (20_000, 20, 100)
 DISK_RESERVE_BYTES = 32 * 1024 * 1024
 """Left free, so that LevelDB can go on where it cannot wait."""
 T = TypeVar("T")
@@ -97,6 +99,10 @@ class Worker:
         await self._listen(loop, view)
         self._housekeeping = Housekeeping(self._broker, self._mqtt, context, self._settings, loop)
         self._housekeeping.start()
+        # What the start has made stays: the collector need not look at it again and again. And it
+        # looks less often: a turn makes hundreds of objects and hardly ever a cycle.
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         self._row.set("ready", 1)
         context.ready(self._listening)
         log.info("worker ready", worker=context.worker_id, shards=len(self._broker.stores))
