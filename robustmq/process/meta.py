@@ -1,8 +1,10 @@
 """The meta process: `cluster.Meta` behind a UNIX socket, `<data_dir>/run/meta.sock`.
 
 What one read brought is proposed as one batch, with one fsync. Changes are written to every
-subscriber before answers are, on the same socket, so whoever reads an answer knows the change. A
-subscriber that does not read (more than MAX_UNSENT_BYTES wait for it) is cut off and starts again
+subscriber before answers are, on the same socket, so whoever reads an answer knows the change; and
+an answer waits until all the others have said that they know it (or for ANSWER_WAIT_S), so that a
+topic that was made is a topic for everyone: no worker takes its messages for those of a light one.
+A subscriber that does not read (more than MAX_UNSENT_BYTES wait for it) is cut off and starts again
 from the whole state. A disk error ends the process: the supervisor starts it again, and workers
 send what was not answered once more.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -26,6 +29,7 @@ from robustmq.observability import logs
 from robustmq.process import meta_wire
 from robustmq.process.meta_wire import (
     Answer,
+    Applied,
     Changed,
     FullState,
     Propose,
@@ -34,6 +38,7 @@ from robustmq.process.meta_wire import (
 )
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
+ANSWER_WAIT_S = 2.0
 log = logs.get_logger("meta")
 
 
@@ -42,11 +47,42 @@ def socket_path(settings: Settings) -> str:
     return str(Path(settings.node.data_dir) / "run" / "meta.sock")
 
 
+class Answers:
+    """The answers that wait until every worker knows what they tell of."""
+
+    def __init__(self) -> None:
+        self.links: set[MetaLink] = set()
+        self._waiting: deque[tuple[int, MetaLink, list[Answer]]] = deque()
+
+    def add(self, version: int, link: MetaLink, answers: list[Answer]) -> None:
+        """Answer a link when the others know the state up to this version."""
+        self._waiting.append((version, link, answers))
+        if self.look():
+            loop = asyncio.get_running_loop()
+            loop.call_later(ANSWER_WAIT_S, self.look, version)
+
+    def look(self, overdue: int = -1) -> bool:
+        """Send what need not wait, and what has waited for long; True when some waits on."""
+        while self._waiting:
+            version, link, answers = self._waiting[0]
+            others = self.links - {link}
+            if version > overdue and any(other.applied < version for other in others):
+                return True
+            self._waiting.popleft()
+            for answer in answers:
+                link.write(answer)
+        return False
+
+
 class MetaLink(asyncio.Protocol):
     """One worker's connection."""
 
-    def __init__(self, meta: Meta, on_fatal: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, meta: Meta, answers: Answers, on_fatal: Callable[[BaseException], None]
+    ) -> None:
         self._meta = meta
+        self._answers = answers
+        self.applied = -1
         self._on_fatal = on_fatal
         self._splitter = meta_wire.Splitter()
         self._decoder = msgspec.msgpack.Decoder(ToMeta)
@@ -73,6 +109,9 @@ class MetaLink(asyncio.Protocol):
                     self._subscribe(message)
                 case Propose():
                     proposals.append((message.command_id, message.command))
+                case Applied():
+                    self.applied = message.version
+                    self._answers.look()
         if not proposals:
             return
         try:
@@ -80,8 +119,8 @@ class MetaLink(asyncio.Protocol):
         except OSError as error:
             self._on_fatal(error)
             return
-        for (command_id, _), result in zip(proposals, results, strict=True):
-            self._write(Answer(command_id, result))
+        told = [Answer(row[0], result) for row, result in zip(proposals, results, strict=True)]
+        self._answers.add(self._meta.state.version, self, told)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The worker is gone; it comes again when it lives."""
@@ -89,19 +128,23 @@ class MetaLink(asyncio.Protocol):
             self._unsubscribe()
             self._unsubscribe = None
         self._transport = None
+        self._answers.links.discard(self)
+        self._answers.look()
 
     def _subscribe(self, message: Subscribe) -> None:
         if message.version != meta_wire.VERSION or self._unsubscribe is not None:
             log.warning("a worker of another version", version=message.version)
             self._close()
             return
-        self._write(FullState(self._meta.snapshot()))
+        self.write(FullState(self._meta.snapshot()))
         self._unsubscribe = self._meta.subscribe(self._tell)
+        self._answers.links.add(self)
 
     def _tell(self, changes: list[Change]) -> None:
-        self._write(Changed(tuple(changes)))
+        self.write(Changed(tuple(changes)))
 
-    def _write(self, message: meta_wire.Message) -> None:
+    def write(self, message: meta_wire.Message) -> None:
+        """Send a message, unless the link is gone."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -133,8 +176,9 @@ class MetaServer:
         mask = os.umask(0o177)
         try:
             loop = asyncio.get_running_loop()
+            answers = Answers()
             self._server = await loop.create_unix_server(
-                lambda: MetaLink(self._meta, self._fail), self._path
+                lambda: MetaLink(self._meta, answers, self._fail), self._path
             )
         finally:
             os.umask(mask)

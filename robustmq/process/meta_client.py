@@ -24,6 +24,7 @@ from robustmq.observability import logs
 from robustmq.process import meta_wire
 from robustmq.process.meta_wire import (
     Answer,
+    Applied,
     Changed,
     FromMeta,
     FullState,
@@ -124,9 +125,11 @@ class MetaClient(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
             return
+        version = self.state.version
         for message in messages:
             match message:
                 case FullState():
+                    version = -1
                     self._replace(msgspec.msgpack.decode(message.state, type=ClusterState))
                 case Changed():
                     for change in message.changes:
@@ -135,6 +138,8 @@ class MetaClient(asyncio.Protocol):
                     known = self._pending.pop(message.command_id, None)
                     if known is not None:
                         known[1].resolve(message.result)
+        if self.state.version != version and self._transport is not None:
+            self._transport.write(meta_wire.encode(Applied(self.state.version)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Meta is gone; connect again."""

@@ -31,6 +31,12 @@ class Propose(msgspec.Struct, frozen=True, tag="propose", array_like=True):
     command: Command
 
 
+class Applied(msgspec.Struct, frozen=True, tag="applied", array_like=True):
+    """The worker knows the state up to this version."""
+
+    version: int
+
+
 class FullState(msgspec.Struct, frozen=True, tag="state", array_like=True):
     """The whole state (msgpack of ClusterState)."""
 
@@ -44,13 +50,13 @@ class Changed(msgspec.Struct, frozen=True, tag="changed", array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
-    """The result of a command; sent behind the change that it made."""
+    """The result of a command; sent when every worker knows the change that it made."""
 
     command_id: bytes
     result: Result
 
 
-ToMeta = Subscribe | Propose
+ToMeta = Subscribe | Propose | Applied
 FromMeta = FullState | Changed | Answer
 Message = ToMeta | FromMeta
 
