@@ -77,22 +77,33 @@ def resolved(value: T) -> Promise[T]:
     return promise
 
 
+class _Run(Generic[T]):
+    """A coroutine on its way. A class, and no function in a function: that would refer to itself,
+    and keep every result until the collector finds it."""
+
+    __slots__ = ("_coroutine", "outcome")
+
+    def __init__(self, coroutine: Coroutine[Promise[Any], None, T]) -> None:
+        self._coroutine = coroutine
+        self.outcome: Promise[T] = Promise()
+
+    def step(self) -> None:
+        """On to the next promise that is not settled."""
+        try:
+            waiting = self._coroutine.send(None)
+        except StopIteration as finished:
+            self.outcome.resolve(finished.value)
+        except Exception as error:  # noqa: BLE001
+            self.outcome.fail(error)
+        else:
+            waiting.when_settled(self.step)
+
+
 def start(coroutine: Coroutine[Promise[Any], None, T]) -> Promise[T]:
     """Run a coroutine up to its first unsettled promise, and on from there as promises settle."""
-    outcome: Promise[T] = Promise()
-
-    def step() -> None:
-        try:
-            waiting = coroutine.send(None)
-        except StopIteration as finished:
-            outcome.resolve(finished.value)
-        except Exception as error:  # noqa: BLE001
-            outcome.fail(error)
-        else:
-            waiting.when_settled(step)
-
-    step()
-    return outcome
+    run = _Run(coroutine)
+    run.step()
+    return run.outcome
 
 
 async def gather(promises: list[Promise[T]]) -> list[T]:
