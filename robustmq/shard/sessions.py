@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from robustmq.config import Settings
@@ -434,16 +435,17 @@ class Sessions:
 
     def _write(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> None:
         """Append the session's new records; `then` runs when they, and all that was appended for it
-        before, are committed: at once when there is nothing to wait for."""
+        before, are committed: at once when there is nothing to wait for. Never does one overtake
+        another of the same session [MQTT-4.6.0-5]."""
         self._drop_finished(subscriber)
         records = subscriber.session.drain_records()
         if records:
             self._append(subscriber, records, then)
         elif then is not None:
             # What is said again (a second PUBREC) is answered no sooner than what it repeats.
-            if self._broker.stores[subscriber.shard].uncommitted_bytes:
-                self._broker.commits.mark(subscriber.shard, False, then)
-                self._broker.turn()
+            store = self._broker.stores[subscriber.shard]
+            if subscriber.waiting or (subscriber.session.durable and store.uncommitted_bytes):
+                self._append(subscriber, [], then)
             else:
                 then()
 
@@ -456,8 +458,16 @@ class Sessions:
         """Append records, which may be none; `then` runs after the commit of all up to here."""
         if records and self._subscribers.get(subscriber.client_id) is subscriber:
             self._append_rows(subscriber, [encode_record(record) for record in records])
+        if then is not None:
+            subscriber.waiting += 1
+            then = partial(self._committed, subscriber, then)
         self._broker.commits.mark(subscriber.shard, False, then)
         self._broker.turn()
+
+    @staticmethod
+    def _committed(subscriber: Subscriber, then: Callable[[], None]) -> None:
+        subscriber.waiting -= 1
+        then()
 
     def _append_rows(self, subscriber: Subscriber, rows: list[bytes]) -> None:
         """Append to the session's log; no rows at all: the session has ended."""

@@ -50,6 +50,7 @@ class Subscriber:
         "sink",
         "topic_alias_maximum",
         "unsent",
+        "waiting",
     )
 
     def __init__(
@@ -67,6 +68,8 @@ class Subscriber:
         self.topic_alias_maximum = 0
         self.aliases: dict[bytes, int] = {}
         self.unsent = 0
+        # What is done when records of this session are committed: so many wait for that.
+        self.waiting = 0
         self._room: list[Promise[None]] = []
 
     def connect(self, peer: Peer, max_packet_size: int, topic_alias_maximum: int) -> None:
