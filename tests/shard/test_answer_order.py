@@ -54,7 +54,7 @@ def test_pubrel_follows_pubrel_though_only_one_of_them_met_a_commit(seed: int) -
     broker = world.brokers[0]
     assert broker is not None
     subscriber, publisher = Peer(world, client_id()), Peer(world, b"publisher")
-    subscriber.send(Subscribe(1, [(TOPIC, SubscriptionOptions(2))]))
+    subscriber.send(Subscribe(1, ((TOPIC, SubscriptionOptions(2)),)))
     world.scheduler.run(50)
     for number in (1, 2):
         publisher.send(Publish(TOPIC, b"x", 2, packet_id=number))
