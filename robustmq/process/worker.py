@@ -54,7 +54,7 @@ from robustmq.storage.kv import LevelDb
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 LINK_TIMEOUT_S = 5.0
-GC_THRESHOLDS = (10_000, 10, 10)
+GC_THRESHOLDS = (2_000, 10, 10)
 DISK_RESERVE_BYTES = 32 * 1024 * 1024
 """Left free, so that LevelDB can go on where it cannot wait."""
 T = TypeVar("T")
