@@ -22,7 +22,6 @@ from uuid import UUID
 
 import msgspec
 
-from robustmq.errors import KafkaCode
 from robustmq.promises import Promise
 
 if TYPE_CHECKING:
@@ -313,8 +312,3 @@ class Gateway(Protocol):
         """A producer id that was never given out before, and its epoch 0; from blocks of the
         cluster state.
         """
-
-
-def code_of(error: int) -> KafkaCode:
-    """The named code of a number, for messages and tests."""
-    return KafkaCode(error)

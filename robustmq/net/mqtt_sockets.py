@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from array import array
 
 from robustmq.errors import BrokerError
 from robustmq.net.socket_io import AGAIN, GONE, receive, transmit
@@ -25,7 +24,6 @@ from robustmq.shard.broker import Broker
 from robustmq.shard.client import MqttClient
 
 MAX_EVENTS = 512
-TABLE_ROWS = 4096
 LINGER_S = 2.0
 
 
@@ -38,7 +36,6 @@ class MqttSockets:
         self._epoll = select.epoll()
         self._open: dict[int, MqttSocket] = {}
         self._buffer = bytearray(broker.limits.max_turn_bytes)
-        self._table = array("i", bytes(4 * 4 * TABLE_ROWS))
         self._lingering: dict[int, float] = {}
         self._wall_ms = self._now_ms = 0
         self._sweep: asyncio.TimerHandle | None = None
@@ -104,7 +101,9 @@ class MqttSockets:
         if publisher is not None and not client.rest:
             largest = self._broker.limits.max_packet_bytes
             try:
-                begin = publisher.absorb_stream(buffer, end, self._table, largest, self._wall_ms)
+                begin = publisher.absorb_stream(
+                    buffer, end, self._broker.frame_table, largest, self._wall_ms
+                )
             except BrokerError as error:
                 client.failed(error)
                 return

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from robustmq.shard.subscriber import Subscriber
 
 TABLE_ROWS = 4096
-READ_SUSPENDED_BYTES = 1024 * 1024
 
 PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 3, 4, 5, 6, 7
 

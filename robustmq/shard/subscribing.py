@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from robustmq import names
 from robustmq.errors import BrokerError
 from robustmq.mqtt.packets import Subscribe, Unsubscribe
 from robustmq.mqtt.retained import is_sent
@@ -314,8 +313,3 @@ def encode_cursors(cursors: dict[int, int]) -> bytes:
 def decode_cursors(payload: bytes | memoryview) -> dict[int, int]:
     """The cursors in an entry."""
     return msgspec.msgpack.decode(payload, type=dict[int, int])
-
-
-def plain_filter(filter_: bytes) -> bytes:
-    """The filter that topics are held against."""
-    return names.split_share(filter_)[1]
