@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from robustmq.listener import DEFAULT
 from robustmq.mqtt import codec
 from robustmq.mqtt.packets import Connect, Publish, Subscribe, SubscriptionOptions
 from robustmq.shard.client import MqttClient
@@ -63,7 +64,7 @@ class Turn:
         for number in range(clients):
             topic = b"bench/%06d" % number
             sock = Socket()
-            client = broker.connected(sock, f"client-{number}")
+            client = broker.connected(sock, f"client-{number}", DEFAULT)
             self._feed(client, codec.encode(Connect(VERSION, b"c%d" % number, True, 0), VERSION))
             options = ((topic, SubscriptionOptions(qos)),)
             self._feed(client, codec.encode(Subscribe(1, options), VERSION))

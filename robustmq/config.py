@@ -16,17 +16,19 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
+from robustmq.listener import DEFAULT, Listener, problem_of, with_port
 
 _KAFKA_NAME = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
 
 Mode = Literal["memory", "hybrid", "persistent"]
 MODES: tuple[str, ...] = ("memory", "hybrid", "persistent")
 ENVIRONMENT_PREFIX = "ROBUSTMQ_"
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class ConfigError(Exception):
@@ -80,7 +82,7 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The MQTT listener and what it offers."""
+    """The MQTT listener that is there without a [[listener]] table, and what all of them offer."""
 
     bind: Annotated[
         tuple[str, ...],
@@ -348,6 +350,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
     streams: tuple[Stream, ...] = ()
+    listener: tuple[Listener, ...] = ()
 
     @property
     def worker_count(self) -> int:
@@ -359,11 +362,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return max(1, min(wanted, self.node.shards))
 
     @property
-    def anonymous_allowed(self) -> bool:
-        """May MQTT clients connect without a user name?"""
+    def listeners(self) -> tuple[Listener, ...]:
+        """Where MQTT clients come in: the tables, or else [mqtt]."""
+        if self.listener:
+            return tuple(with_port(one) for one in self.listener)
+        mqtt = self.mqtt
+        if not mqtt.bind:
+            return ()
+        return (
+            msgspec.structs.replace(DEFAULT, bind=mqtt.bind, port=mqtt.port, backlog=mqtt.backlog),
+        )
+
+    def anonymous_allowed(self, one: Listener) -> bool:
+        """May MQTT clients of this listener connect without a user name?"""
+        if one.allow_anonymous != "inherit":
+            return one.allow_anonymous
         if self.security.allow_anonymous == "loopback":
             return not self.security.password_file
-        return bool(self.security.allow_anonymous)
+        return self.security.allow_anonymous
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -397,10 +413,11 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
 
 def parse(raw: Mapping[str, Any]) -> Settings:
     """Checked settings from the tables of a TOML file."""
-    unknown = sorted(set(raw) - set(SECTIONS) - {"streams"})
+    unknown = sorted(set(raw) - set(SECTIONS) - {"streams", "listener"})
     if unknown:
+        known = ", ".join(SECTIONS)
         raise ConfigError(
-            f"unknown section [{unknown[0]}]; the sections are {', '.join(SECTIONS)}, streams"
+            f"unknown section [{unknown[0]}]; the sections are {known}, streams, listener"
         )
     try:
         settings = msgspec.convert(raw, Settings)
@@ -429,29 +446,11 @@ def override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 def check(settings: Settings) -> None:
     """Rules that hold between settings; raises ConfigError."""
-    security = settings.security
-    for section, addresses in (
-        ("mqtt", settings.mqtt.bind),
-        ("kafka", settings.kafka.bind),
-        ("metrics", (settings.metrics.bind,)),
-    ):
-        for address in addresses:
-            if is_loopback(address, f"{section}.bind") or security.allow_anonymous is True:
-                continue
-            if section == "mqtt" and security.password_file:
-                continue
-            if section == "metrics" and not settings.metrics.enabled:
-                continue
-            remedy = (
-                " or set security.password_file (see `robustmq passwd`)"
-                if section == "mqtt"
-                else ""
-            )
-            raise ConfigError(
-                f"{section}.bind = {address!r} lets other machines in without a password:"
-                f" bind 127.0.0.1, or allow it with security.allow_anonymous = true{remedy}"
-            )
-    if not settings.mqtt.bind and not settings.kafka.bind:
+    problem = problem_of(settings.listener)
+    if problem is not None:
+        raise ConfigError(problem)
+    _check_addresses(settings)
+    if not settings.listeners and not settings.kafka.bind:
         raise ConfigError("mqtt.bind and kafka.bind are both empty: nothing to listen on")
     if settings.kafka.group_min_session_timeout_ms > settings.kafka.group_max_session_timeout_ms:
         raise ConfigError(
@@ -467,6 +466,28 @@ def check(settings: Settings) -> None:
             "each of [[streams]] needs a filter, and a Kafka topic:"
             " letters, digits, '.', '_' and '-', 249 at most"
         )
+
+
+def _check_addresses(settings: Settings) -> None:
+    """Other machines come in with a password, or because the settings say so."""
+    security = settings.security
+    open_to_all = security.allow_anonymous is True
+    ways = [("kafka", settings.kafka.bind, open_to_all, "")]
+    if settings.metrics.enabled:
+        ways.append(("metrics", (settings.metrics.bind,), open_to_all, ""))
+    for one in settings.listeners:
+        said = one.allow_anonymous is True or (one.allow_anonymous == "inherit" and open_to_all)
+        where = f"listener {one.name!r}: " if settings.listener else "mqtt."
+        remedy = " or set security.password_file (see `robustmq passwd`)"
+        ways.append((where, one.bind, said or bool(security.password_file), remedy))
+    for where, addresses, allowed, remedy in ways:
+        key = f"{where}bind" if where[-1] in ".: " else f"{where}.bind"
+        for address in addresses:
+            if not is_loopback(address, key) and not allowed:
+                raise ConfigError(
+                    f"{key} = {address!r} lets other machines in without a password:"
+                    f" bind 127.0.0.1, or allow it with security.allow_anonymous = true{remedy}"
+                )
 
 
 def is_loopback(address: str, key: str) -> bool:
@@ -496,17 +517,38 @@ def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
         needs_restart.append("storage.rules")
     if old.streams != new.streams:
         needs_restart.append("streams")
+    _diff_listeners(old, new, applied, needs_restart)
     return applied, needs_restart
+
+
+def _diff_listeners(
+    old: Settings, new: Settings, applied: list[str], needs_restart: list[str]
+) -> None:
+    now = {one.name: one for one in new.listener}
+    if list(now) != [one.name for one in old.listener]:
+        needs_restart.append("listener")
+    for before in old.listener:
+        after = now.get(before.name, before)
+        for row in rows(Listener):
+            if getattr(before, row.name) != getattr(after, row.name):
+                where = applied if row.reloadable else needs_restart
+                where.append(f"listener.{before.name}.{row.name}")
 
 
 def merge(old: Settings, new: Settings) -> Settings:
     """The settings in force after a reload: reloadable ones from `new`, all others from `old`."""
     sections = {}
-    for section, struct in SECTIONS.items():
-        after = getattr(new, section)
-        taken = {row.name: getattr(after, row.name) for row in rows(struct) if row.reloadable}
-        sections[section] = msgspec.structs.replace(getattr(old, section), **taken)
-    return msgspec.structs.replace(old, **sections)
+    for section in SECTIONS:
+        sections[section] = _taken(getattr(old, section), getattr(new, section))
+    now = {one.name: one for one in new.listener}
+    listeners = tuple(_taken(one, now.get(one.name, one)) for one in old.listener)
+    return msgspec.structs.replace(old, listener=listeners, **sections)
+
+
+def _taken(before: S, after: S) -> S:
+    """The settings of `before`, but for those that a reload takes from `after`."""
+    taken = {row.name: getattr(after, row.name) for row in rows(type(after)) if row.reloadable}
+    return msgspec.structs.replace(before, **taken)
 
 
 def _toml_value(written: str) -> Any:

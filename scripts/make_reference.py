@@ -13,12 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from robustmq.config import SECTIONS  # noqa: E402
 from robustmq.errors import Fault, KafkaCode  # noqa: E402
 from robustmq.limits import Row, rows  # noqa: E402
+from robustmq.listener import Listener  # noqa: E402
 
 NOTE = "<!-- Written by scripts/make_reference.py from the code; do not edit. -->\n\n"
 EXAMPLES = """\
@@ -33,6 +36,7 @@ EXAMPLES = """\
 # topic = "sensors-temp"
 # partitions = 6           # default 1
 # mode = ""                # default: by the rules above
+
 """
 
 
@@ -60,13 +64,27 @@ def config_text() -> str:
         parts += ["", f"# {about}", f"[{section}]"]
         for row in rows(struct):
             parts += [note(row), f"{row.name} = {toml(row.default)}"]
-    return "\n".join(parts) + "\n\n" + EXAMPLES
+    return "\n".join(parts) + "\n\n" + EXAMPLES + listener_example()
+
+
+def listener_example() -> str:
+    """A [[listener]] table with everything that can be set in it, commented out."""
+    parts = [
+        "# Where MQTT clients come in; with any such table, bind, port and backlog of [mqtt] do",
+        "# not count.",
+        "# [[listener]]",
+    ]
+    for row in rows(Listener):
+        written = '"inside"' if row.name == "name" else toml(row.default)
+        parts += [f"#{note(row)}", f"# {row.name} = {written}"]
+    return "\n".join(parts) + "\n"
 
 
 def settings_text() -> str:
     """docs/reference/settings.md."""
     parts = [NOTE + "# Settings\n", "config.toml holds all of them with their defaults.\n"]
-    for section, struct in SECTIONS.items():
+    tables: dict[str, type[msgspec.Struct]] = {**SECTIONS, "[listener]": Listener}
+    for section, struct in tables.items():
         parts += [f"## [{section}]\n", (struct.__doc__ or "").strip() + "\n"]
         parts += [
             "| setting | default | unit | range | reload | why |",
@@ -77,7 +95,8 @@ def settings_text() -> str:
             high = "" if row.high is None else str(row.high)
             span = f"{low}..{high}" if low or high else ""
             reload = "yes" if row.reloadable else "restart"
-            default = f"`{toml(row.default)}`"
+            given = row.default is not msgspec.NODEFAULT
+            default = f"`{toml(row.default)}`" if given else ""
             parts.append(f"| {row.name} | {default} | {row.unit} | {span} | {reload} | {row.why} |")
         parts.append("")
     return "\n".join(parts)

@@ -41,6 +41,8 @@ class BrokerProcess:
         self.config = directory / "config.toml"
         self.config.write_text(config)
         self.mqtt = 0
+        self.listeners: dict[str, int] = {}
+        """Ports by the names of [[listener]] tables."""
         self.kafka = 0
         self.worker_ports: list[int] = []
         self.metrics = 0
@@ -110,6 +112,8 @@ class BrokerProcess:
             port = int(address.rpartition(":")[2].partition("/")[0])
             if name == ["mqtt"]:
                 self.mqtt = port
+            elif name[0] == "mqtt":
+                self.listeners[name[-1]] = port
             elif name == ["kafka"]:
                 self.kafka = port
             elif name == ["metrics"]:

@@ -12,6 +12,7 @@ import pytest
 
 from robustmq import config
 from robustmq.limits import rows
+from robustmq.listener import DEFAULT
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,8 +71,8 @@ def test_other_machines_are_let_in_only_when_asked_for() -> None:
     everywhere = {"mqtt": {"bind": ["0.0.0.0"]}}
     config.parse(everywhere | {"security": {"allow_anonymous": True}})
     settings = config.parse(everywhere | {"security": {"password_file": "p"}})
-    assert not settings.anonymous_allowed
-    assert config.Settings().anonymous_allowed
+    assert not settings.anonymous_allowed(DEFAULT)
+    assert config.Settings().anonymous_allowed(DEFAULT)
     with pytest.raises(config.ConfigError):
         config.parse({"kafka": {"bind": ["0.0.0.0"]}, "security": {"password_file": "p"}})
 
@@ -98,3 +99,55 @@ def test_a_reload_takes_what_it_can_and_says_what_it_cannot() -> None:
     assert config.diff(old, new) == (["log.level", "limits.max_inflight"], ["mqtt.port"])
     merged = config.merge(old, new)
     assert (merged.mqtt.port, merged.log.level, merged.limits.max_inflight) == (1883, "debug", 7)
+
+
+def test_listeners_are_the_tables_or_else_the_mqtt_section() -> None:
+    (only,) = config.parse({"mqtt": {"port": 7, "bind": ["::1"]}}).listeners
+    assert (only.port, only.bind, only.transport) == (7, ("::1",), "tcp")
+    assert config.parse({"mqtt": {"bind": []}}).listeners == ()
+    tables = [{"name": "inside"}, {"name": "other", "port": 0}]
+    settings = config.parse({"mqtt": {"port": 7}, "listener": tables})
+    assert [(one.name, one.port) for one in settings.listeners] == [("inside", 1883), ("other", 0)]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "listener[0]"),
+        ({"name": "a b"}, "listener[0].name"),
+        ({"name": "a", "prot": 1}, "listener[0].prot"),
+        ({"name": "a", "bind": []}, "no address in bind"),
+        ({"name": "twice"}, "'twice'"),
+        ({"name": "a", "bind": ["example.org"]}, "listener 'a': bind"),
+        ({"name": "a", "bind": ["0.0.0.0"]}, "without a password"),
+        ({"name": "a", "bind": ["::"], "allow_anonymous": False}, "without a password"),
+    ],
+)
+def test_a_bad_listener_is_named(table: dict[str, object], words: str) -> None:
+    with pytest.raises(config.ConfigError) as error:
+        config.parse({"listener": [table, {"name": "twice"}]})
+    assert words in str(error.value)
+
+
+def test_each_listener_decides_on_anonymous_clients() -> None:
+    tables = [
+        {"name": "inside", "allow_anonymous": True},
+        {"name": "outside", "bind": ["0.0.0.0"]},
+        {"name": "strict", "allow_anonymous": False},
+        {"name": "open", "bind": ["0.0.0.0"], "allow_anonymous": True},
+    ]
+    settings = config.parse({"listener": tables, "security": {"password_file": "p"}})
+    allowed = [settings.anonymous_allowed(one) for one in settings.listeners]
+    assert allowed == [True, False, False, True]
+
+
+def test_a_reload_takes_the_bounds_of_a_listener_and_leaves_its_place() -> None:
+    old = config.parse({"listener": [{"name": "a"}, {"name": "b"}]})
+    changed = {"name": "b", "port": 1, "max_connections": 5}
+    new = config.parse({"listener": [{"name": "a"}, changed]})
+    assert config.diff(old, new) == (["listener.b.max_connections"], ["listener.b.port"])
+    kept = config.merge(old, new).listeners[1]
+    assert (kept.port, kept.max_connections) == (1883, 5)
+    fewer = config.parse({"listener": [changed]})
+    assert config.diff(old, fewer)[1] == ["listener", "listener.b.port"]
+    assert config.merge(old, fewer).listeners[0] == old.listeners[0]

@@ -153,7 +153,7 @@ def _sync_latency(directory: Path) -> Finding:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
-    wanted = [("mqtt", host, settings.mqtt.port) for host in settings.mqtt.bind]
+    wanted = [(one.shown, host, one.port) for one in settings.listeners for host in one.bind]
     wanted += [("kafka", host, settings.kafka.port) for host in settings.kafka.bind]
     if settings.metrics.enabled:
         wanted.append(("metrics", settings.metrics.bind, settings.metrics.port))
@@ -195,6 +195,6 @@ def _kernel(settings: Settings) -> Iterator[Finding]:
     except (OSError, ValueError):
         yield Finding("warn", "kernel", "net.core.somaxconn cannot be read")
         return
-    wanted = max(settings.mqtt.backlog, settings.kafka.backlog)
+    wanted = max([settings.kafka.backlog, *(one.backlog for one in settings.listeners)])
     advice = "" if backlog >= wanted else f"; bursts of connections want {wanted}"
     yield Finding("ok" if not advice else "warn", "kernel", f"net.core.somaxconn {backlog}{advice}")

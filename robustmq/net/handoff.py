@@ -17,14 +17,27 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from robustmq.net.unix_paths import socket_path
 from robustmq.observability import logs
 
 MAX_QUEUED = 4096
-MAX_NAME_BYTES = 64
+MAX_ARRIVAL_BYTES = 4096
 BATCH = 64
 DESCRIPTOR_BYTES = array.array("i").itemsize
 log = logs.get_logger("handoff")
+
+
+class Arrival(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where a connection came in, and from where."""
+
+    listener: str
+    address: str
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Arrival).decode
 
 
 class Handoff:
@@ -34,9 +47,9 @@ class Handoff:
         self,
         worker_id: int,
         directory: Path,
-        on_socket: Callable[[socket.socket, str], None],
+        on_socket: Callable[[socket.socket, Arrival], None],
     ) -> None:
-        """`on_socket(sock, listener_name)`: the socket does not block and is the receiver's."""
+        """`on_socket(sock, arrival)`: the socket does not block and is the receiver's."""
         self._worker_id = worker_id
         self._directory = directory
         self._on_socket = on_socket
@@ -66,7 +79,7 @@ class Handoff:
             path = socket_path(self._directory, f"handoff-{self._worker_id}.sock")
             Path(path).unlink(missing_ok=True)
 
-    def send(self, worker: int, sock: socket.socket, listener_name: str) -> bool:
+    def send(self, worker: int, sock: socket.socket, arrival: Arrival) -> bool:
         """Pass a socket on and close it here; False when the worker cannot take it (the socket is
         still the caller's)."""
         peer = self._peers.get(worker) or self._reach(worker)
@@ -75,18 +88,18 @@ class Handoff:
         if peer.waiting:
             if len(peer.waiting) >= MAX_QUEUED:
                 return False
-            peer.waiting.append((sock, listener_name))
+            peer.waiting.append((sock, arrival))
             return True
-        failure = _pass_on(peer.sock, sock, listener_name)
+        failure = _pass_on(peer.sock, sock, arrival)
         if failure in GONE:
             # The worker was started again: its new mailbox has the same name.
             self._forget(worker)
             peer = self._reach(worker)
             if peer is None:
                 return False
-            failure = _pass_on(peer.sock, sock, listener_name)
+            failure = _pass_on(peer.sock, sock, arrival)
         if failure in BUSY:
-            self._wait(worker, peer, sock, listener_name)
+            self._wait(worker, peer, sock, arrival)
             return True
         if failure:
             log.warning("a connection could not be passed on", worker=worker, errno=failure)
@@ -105,16 +118,16 @@ class Handoff:
         peer = self._peers[worker] = _Peer(sock)
         return peer
 
-    def _wait(self, worker: int, peer: _Peer, sock: socket.socket, name: str) -> None:
+    def _wait(self, worker: int, peer: _Peer, sock: socket.socket, arrival: Arrival) -> None:
         assert self._loop is not None, "start() comes first"
-        peer.waiting.append((sock, name))
+        peer.waiting.append((sock, arrival))
         self._loop.add_writer(peer.sock.fileno(), self._drain, worker)
 
     def _drain(self, worker: int) -> None:
         peer = self._peers[worker]
         while peer.waiting:
-            sock, name = peer.waiting[0]
-            failure = _pass_on(peer.sock, sock, name)
+            sock, arrival = peer.waiting[0]
+            failure = _pass_on(peer.sock, sock, arrival)
             if failure in BUSY:
                 return
             if failure in GONE:
@@ -139,7 +152,7 @@ class Handoff:
         for _ in range(BATCH):
             try:
                 data, ancillary, flags, _ = self._mailbox.recvmsg(
-                    MAX_NAME_BYTES,
+                    MAX_ARRIVAL_BYTES,
                     socket.CMSG_SPACE(DESCRIPTOR_BYTES),
                     socket.MSG_CMSG_CLOEXEC,
                 )
@@ -158,10 +171,11 @@ class Handoff:
     def _take(self, content: bytes, data: bytes) -> None:
         descriptors = array.array("i")
         descriptors.frombytes(content[: len(content) - len(content) % DESCRIPTOR_BYTES])
+        arrival = _decode(data)
         for descriptor in descriptors:
             sock = socket.socket(fileno=descriptor)
             sock.setblocking(False)
-            self._on_socket(sock, data.decode("utf-8", "replace"))
+            self._on_socket(sock, arrival)
 
 
 GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.ENOTCONN, errno.EPIPE})
@@ -175,14 +189,14 @@ class _Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.waiting: deque[tuple[socket.socket, str]] = deque()
+        self.waiting: deque[tuple[socket.socket, Arrival]] = deque()
 
 
-def _pass_on(way: socket.socket, sock: socket.socket, name: str) -> int:
+def _pass_on(way: socket.socket, sock: socket.socket, arrival: Arrival) -> int:
     """0, or the errno."""
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))
     try:
-        way.sendmsg([name.encode()[:MAX_NAME_BYTES] or b"-"], [rights])
+        way.sendmsg([_encode(arrival)], [rights])
     except OSError as error:
         return error.errno or errno.EIO
     return 0

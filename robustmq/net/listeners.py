@@ -16,8 +16,10 @@ import socket
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from robustmq.limits import Limits
+from robustmq.listener import Listener
 from robustmq.observability import logs
 
 BATCH = 128
@@ -113,6 +115,31 @@ class TokenBucket:
         return now_s - self._filled_s >= 1
 
 
+class Gate(Protocol):
+    """How many come in."""
+
+    @property
+    def accepts_per_second(self) -> int:
+        """0 is without bound."""
+        ...
+
+    def ready(self, now_s: float) -> bool:
+        """May one more be accepted in this second?"""
+        ...
+
+    def unused(self) -> None:
+        """There was none to accept after all."""
+        ...
+
+    def pace(self, address: str, now_s: float) -> bool:
+        """May this address open one more in this second?"""
+        ...
+
+    def hold(self, sock: socket.socket, address: str) -> bool:
+        """Count a connection; False when a bound of open connections is reached."""
+        ...
+
+
 class ConnectionGate:
     """The open connections of one worker, all and by address. A connection counts as long as its
     socket object lives, so nobody has to say that it is closed."""
@@ -167,6 +194,11 @@ class ConnectionGate:
         return bucket.take(now_s)
 
     @property
+    def accepts_per_second(self) -> int:
+        """0 is without bound."""
+        return self.limits.max_accepts_per_second
+
+    @property
     def open(self) -> int:
         """Open connections."""
         return len(self._sockets)
@@ -180,6 +212,58 @@ class ConnectionGate:
             del self._by_address[host]
 
 
+class ListenerGate:
+    """The connections of one listener: its own bounds, and those of the worker behind them."""
+
+    def __init__(self, listener: Listener, worker: ConnectionGate) -> None:
+        self._listener = listener
+        self._worker = worker
+        self._sockets: set[weakref.ref[socket.socket]] = set()
+        self._pace: TokenBucket | None = None
+
+    def reload(self, listener: Listener) -> None:
+        """Other bounds from now on."""
+        self._listener = listener
+        self._pace = None
+
+    @property
+    def accepts_per_second(self) -> int:
+        """The lower of the two rates; 0 is without bound."""
+        rates = (self._listener.max_accepts_per_second, self._worker.limits.max_accepts_per_second)
+        return min((rate for rate in rates if rate), default=0)
+
+    def ready(self, now_s: float) -> bool:
+        """May one more be accepted in this second?"""
+        if self._pace is None:
+            self._pace = TokenBucket(self._listener.max_accepts_per_second, now_s)
+        if not self._pace.take(now_s):
+            return False
+        if self._worker.ready(now_s):
+            return True
+        self._pace.put_back()
+        return False
+
+    def unused(self) -> None:
+        """There was none to accept after all."""
+        if self._pace is not None:
+            self._pace.put_back()
+        self._worker.unused()
+
+    def pace(self, address: str, now_s: float) -> bool:
+        """May this address open one more in this second?"""
+        return self._worker.pace(address, now_s)
+
+    def hold(self, sock: socket.socket, address: str) -> bool:
+        """Count a connection; False when a bound of open connections is reached."""
+        bound = self._listener.max_connections
+        if bound and len(self._sockets) >= bound:
+            return False
+        if not self._worker.hold(sock, address):
+            return False
+        self._sockets.add(weakref.ref(sock, self._sockets.discard))
+        return True
+
+
 class Acceptor:
     """Accepts from one listening socket, in batches."""
 
@@ -187,18 +271,17 @@ class Acceptor:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        limits: Limits,
         on_accept: Callable[[socket.socket, str], None],
         count: Callable[[str], None],
-        gate: ConnectionGate | None = None,
+        gate: Gate,
     ) -> None:
-        """Begins at once. `on_accept(sock, "host:port")`; pass one `gate` to all acceptors of a
-        worker, so that the bounds are those of the worker."""
+        """Begins at once. `on_accept(sock, "host:port")`; acceptors that share a gate share its
+        bounds."""
         self.sock = sock
         self._loop = loop
         self._on_accept = on_accept
         self._count = count
-        self._gate = gate or ConnectionGate(limits)
+        self._gate = gate
         self._pause: asyncio.TimerHandle | None = None
         loop.add_reader(sock.fileno(), self._accept)
 
@@ -214,7 +297,7 @@ class Acceptor:
         now_s = self._loop.time()
         for _ in range(BATCH):
             if not self._gate.ready(now_s):
-                self._rest(1 / max(1, self._gate.limits.max_accepts_per_second) + 0.001)
+                self._rest(1 / max(1, self._gate.accepts_per_second) + 0.001)
                 return
             try:
                 sock, peer = self.sock.accept()

@@ -14,11 +14,12 @@ import socket
 from collections.abc import Callable
 
 from robustmq.errors import BrokerError
+from robustmq.limits import Limits
+from robustmq.listener import Listener
 from robustmq.mqtt.codec import peek_connect
-from robustmq.net.handoff import Handoff
+from robustmq.net.handoff import Arrival, Handoff
 from robustmq.observability import logs
 
-LISTENER = "mqtt"
 SWEEP_S = 0.05
 log = logs.get_logger("front_door")
 
@@ -36,29 +37,29 @@ class _Waiting:
 
 
 class MqttFrontDoor:
-    """The accepted MQTT sockets of one worker that have not said who they are."""
+    """The sockets that one worker has accepted from one listener and that have not said who they
+    are."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         home: Callable[[bytes], int],
         worker_id: int,
-        adopt: Callable[[socket.socket, str], None],
+        adopt: Callable[[socket.socket, Arrival], None],
         handoff: Handoff,
-        connect_timeout_ms: int,
-        max_connect_bytes: int,
+        listener: Listener,
+        limits: Limits,
         count: Callable[[str], None],
     ) -> None:
-        """`home(client_id)` is the worker that holds its session; `adopt(sock, address)` makes the
+        """`home(client_id)` is the worker that holds its session; `adopt(sock, arrival)` makes the
         connection."""
         self._loop = loop
         self._home = home
         self._worker_id = worker_id
         self._adopt = adopt
         self._handoff = handoff
-        self._timeout_s = connect_timeout_ms / 1000
-        self._max_connect_bytes = max_connect_bytes
         self._count = count
+        self.reload(listener, limits)
         # All wait equally long, so the order of arrival is that of the deadlines (but for those
         # that a reload finds waiting).
         self._waiting: dict[int, _Waiting] = {}
@@ -79,10 +80,11 @@ class MqttFrontDoor:
         self._loop.add_reader(sock.fileno(), self._readable, sock.fileno())
         self._sweep_soon()
 
-    def reload(self, connect_timeout_ms: int, max_connect_bytes: int) -> None:
+    def reload(self, listener: Listener, limits: Limits) -> None:
         """Other bounds for those that come from now on."""
-        self._timeout_s = connect_timeout_ms / 1000
-        self._max_connect_bytes = max_connect_bytes
+        self._listener = listener.name
+        self._timeout_s = (listener.connect_timeout_ms or limits.connect_timeout_ms) / 1000
+        self._max_connect_bytes = limits.max_connect_bytes
 
     def close(self) -> None:
         """Close what waits."""
@@ -149,9 +151,10 @@ class MqttFrontDoor:
         except OSError:
             sock.close()
             return
+        arrival = Arrival(self._listener, waiting.address)
         if home == self._worker_id:
-            self._adopt(sock, waiting.address)
-        elif self._handoff.send(home, sock, LISTENER):
+            self._adopt(sock, arrival)
+        elif self._handoff.send(home, sock, arrival):
             self._count("connections_handed_over")
         else:
             self._stranded.append((waiting, home))

@@ -19,6 +19,7 @@ import select
 import socket
 
 from robustmq.errors import BrokerError
+from robustmq.listener import Listener
 from robustmq.net.socket_io import AGAIN, GONE, receive, transmit
 from robustmq.shard.broker import Broker
 from robustmq.shard.client import MqttClient
@@ -46,12 +47,12 @@ class MqttSockets:
     def __len__(self) -> int:
         return len(self._open)
 
-    def adopt(self, sock: socket.socket, address: str) -> None:
+    def adopt(self, sock: socket.socket, address: str, listener: Listener) -> None:
         """Serve an accepted socket that does not block. It is read in its turn, so that what its
         client sent on an older connection, which it takes over, is read before."""
         # Before its client is made: that may say at once that it is not to be read.
         self._epoll.register(sock.fileno(), select.EPOLLIN)
-        connection = MqttSocket(self, self._broker, sock, address)
+        connection = MqttSocket(self, self._broker, sock, address, listener)
         self._open[connection.file] = connection
 
     def close(self) -> None:
@@ -159,7 +160,12 @@ class MqttSocket:
     )
 
     def __init__(
-        self, sockets: MqttSockets, broker: Broker, sock: socket.socket, address: str
+        self,
+        sockets: MqttSockets,
+        broker: Broker,
+        sock: socket.socket,
+        address: str,
+        listener: Listener,
     ) -> None:
         self._sockets = sockets
         self._sock: socket.socket | None = sock
@@ -168,7 +174,7 @@ class MqttSocket:
         self._pending = b""
         self._paused = False
         self._closing = False
-        self.client: MqttClient = broker.connected(self, address)
+        self.client: MqttClient = broker.connected(self, address, listener)
 
     def write(self, data: bytes | bytearray) -> None:
         """Send bytes; what the socket does not take now waits."""

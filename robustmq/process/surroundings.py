@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from robustmq.config import Settings
+from robustmq.listener import Listener, with_port
 from robustmq.net.listeners import open_listener
 from robustmq.observability import logs
 
@@ -61,8 +62,11 @@ def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     _refuse_shared_ports(settings)
     held: list[socket.socket] = []
     mqtt, kafka, metrics = settings.mqtt, settings.kafka, settings.metrics
-    mqtt_port = _settle("mqtt", mqtt.bind, mqtt.port, held)
-    kafka_port = _settle("kafka", kafka.bind, kafka.port, held)
+    listeners = tuple(_settle_listener(one, held) for one in settings.listener)
+    mqtt_port = mqtt.port
+    if not listeners:
+        mqtt_port = _settle("mqtt.", mqtt.bind, mqtt.port, held)
+    kafka_port = _settle("kafka.", kafka.bind, kafka.port, held)
     if kafka.bind and kafka.worker_port_base and not kafka.single_port:
         for worker in range(settings.worker_count):
             port = kafka.worker_port_base + worker
@@ -70,11 +74,12 @@ def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
                 _check("kafka.worker_port_base", host, port)
     metrics_port = metrics.port
     if metrics.enabled:
-        metrics_port = _settle("metrics", (metrics.bind,), metrics.port, held)
+        metrics_port = _settle("metrics.", (metrics.bind,), metrics.port, held)
     replace = msgspec.structs.replace
     settled = replace(
         settings,
         mqtt=replace(mqtt, port=mqtt_port),
+        listener=listeners,
         kafka=replace(kafka, port=kafka_port),
         metrics=replace(metrics, port=metrics_port),
     )
@@ -107,8 +112,12 @@ def become_child(parent: int, name: str) -> None:
 def _refuse_shared_ports(settings: Settings) -> None:
     """With SO_REUSEPORT the kernel would not mind two protocols on one port: each connection would
     meet either."""
-    mqtt, kafka, metrics = settings.mqtt, settings.kafka, settings.metrics
-    wanted = [("mqtt.port", mqtt.bind, mqtt.port), ("kafka.port", kafka.bind, kafka.port)]
+    kafka, metrics = settings.kafka, settings.metrics
+    wanted = []
+    for one in settings.listeners:
+        key = f"listener {one.name!r}: port" if settings.listener else "mqtt.port"
+        wanted.append((key, one.bind, one.port))
+    wanted.append(("kafka.port", kafka.bind, kafka.port))
     if kafka.bind and kafka.worker_port_base and not kafka.single_port:
         ports = range(kafka.worker_port_base, kafka.worker_port_base + settings.worker_count)
         if ports[-1] > MAX_PORT:
@@ -124,6 +133,12 @@ def _refuse_shared_ports(settings: Settings) -> None:
             raise StartError(f"{key} and {other_key} both take port {port}: change one of them")
 
 
+def _settle_listener(listener: Listener, held: list[socket.socket]) -> Listener:
+    port = with_port(listener).port
+    where = f"listener {listener.name!r}: "
+    return msgspec.structs.replace(listener, port=_settle(where, listener.bind, port, held))
+
+
 def _overlap(hosts: tuple[str, ...], others: tuple[str, ...]) -> bool:
     if not hosts or not others:
         return False
@@ -133,7 +148,7 @@ def _overlap(hosts: tuple[str, ...], others: tuple[str, ...]) -> bool:
 def _settle(section: str, hosts: tuple[str, ...], port: int, held: list[socket.socket]) -> int:
     for host in hosts:
         if port:
-            _check(f"{section}.port", host, port)
+            _check(f"{section}port", host, port)
         else:
             sock = _reserve(section, host)
             held.append(sock)
@@ -149,7 +164,7 @@ def _reserve(section: str, host: str) -> socket.socket:
     try:
         sock.bind(("127.0.0.1" if host == "localhost" else host, 0))
     except OSError as error:
-        raise StartError(f"cannot bind {section}.bind = {host!r}: {error.strerror}") from None
+        raise StartError(f"cannot bind {section}bind = {host!r}: {error.strerror}") from None
     return sock
 
 
@@ -158,8 +173,8 @@ def _check(key: str, host: str, port: int) -> None:
     try:
         open_listener(host, port, 1, reuse_port=False).close()
     except OSError as error:
-        section = key.partition(".")[0]
+        bind = key.replace("port", "bind").replace("worker_bind_base", "bind")
         raise StartError(
             f"cannot listen on {host} port {port}: {error.strerror}; stop what uses it,"
-            f" or set {key} (0 lets the system choose) or {section}.bind"
+            f" or set {key} (0 lets the system choose) or {bind}"
         ) from None

@@ -28,10 +28,20 @@ from robustmq.cluster.meta import Meta
 from robustmq.config import Settings
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.gateway import Broker as KafkaBroker
+from robustmq.limits import Limits
+from robustmq.listener import Listener
 from robustmq.net.bus_link import BusLink
-from robustmq.net.handoff import Handoff
+from robustmq.net.handoff import Arrival, Handoff
 from robustmq.net.kafka_connection import KafkaConnection
-from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, open_own_listener, tune
+from robustmq.net.listeners import (
+    Acceptor,
+    ConnectionGate,
+    Gate,
+    ListenerGate,
+    open_listener,
+    open_own_listener,
+    tune,
+)
 from robustmq.net.mqtt_front_door import MqttFrontDoor
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.observability import logs
@@ -265,42 +275,48 @@ class Worker:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, view: MetaView) -> None:
         settings, context = self._settings, self._context
-        limits, mqtt, kafka = settings.limits, settings.mqtt, settings.kafka
+        kafka = settings.kafka
         self._sockets: list[socket.socket] = []
         self._listening: list[str] = []
         self._acceptors: list[Acceptor] = []
-        self._gate = ConnectionGate(limits)
+        self._gate = ConnectionGate(settings.limits)
         self._mqtt = MqttSockets(loop, self._broker)
         self._handoff = Handoff(context.worker_id, context.run_directory, self._handed_over)
         if context.worker_count > 1:
             self._handoff.start(loop)
-        self._door = MqttFrontDoor(
-            loop,
-            self._broker.placement.session_home,
-            context.worker_id,
-            self._adopt_mqtt,
-            self._handoff,
-            limits.connect_timeout_ms,
-            limits.max_connect_bytes,
-            self._row.add,
-        )
-        for host in mqtt.bind:
-            sock = open_listener(host, mqtt.port, mqtt.backlog)
-            self._accept(loop, sock, f"mqtt {_address(sock)}", self._door.accepted)
+        self._ways_in = {one.name: self._way_in(loop, one) for one in settings.listeners}
         own_port = kafka.worker_port_base and kafka.worker_port_base + context.worker_id
         port = 0
         for host in kafka.bind:
             sock = open_listener(host, kafka.port, kafka.backlog)
-            self._accept(loop, sock, f"kafka {_address(sock)}", self._adopt_kafka)
+            self._accept(loop, sock, f"kafka {_address(sock)}", self._adopt_kafka, self._gate)
             port = sock.getsockname()[1]
             if not kafka.single_port:
                 remembered = context.run_directory / f"kafka-port-{context.worker_id}"
                 sock = open_own_listener(host, own_port, kafka.backlog, remembered)
                 own_port = port = sock.getsockname()[1]
                 name = f"kafka worker {context.worker_id} {_address(sock)}"
-                self._accept(loop, sock, name, self._adopt_kafka)
+                self._accept(loop, sock, name, self._adopt_kafka, self._gate)
         if kafka.bind:
             await self._register(view, port)
+
+    def _way_in(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> WayIn:
+        """Listen for MQTT clients."""
+        gate = ListenerGate(listener, self._gate)
+        door = MqttFrontDoor(
+            loop,
+            self._broker.placement.session_home,
+            self._context.worker_id,
+            self._adopt_mqtt,
+            self._handoff,
+            listener,
+            self._settings.limits,
+            self._row.add,
+        )
+        for host in listener.bind:
+            sock = open_listener(host, listener.port, listener.backlog)
+            self._accept(loop, sock, f"{listener.shown} {_address(sock)}", door.accepted, gate)
+        return WayIn(listener, gate, door)
 
     def _accept(
         self,
@@ -308,12 +324,11 @@ class Worker:
         sock: socket.socket,
         name: str,
         on_accept: Callable[[socket.socket, str], None],
+        gate: Gate,
     ) -> None:
         self._sockets.append(sock)
         self._listening.append(name)
-        self._acceptors.append(
-            Acceptor(loop, sock, self._settings.limits, on_accept, self._row.add, self._gate)
-        )
+        self._acceptors.append(Acceptor(loop, sock, on_accept, self._row.add, gate))
 
     async def _register(self, view: MetaView, port: int) -> None:
         kafka, context = self._settings.kafka, self._context
@@ -328,19 +343,18 @@ class Worker:
 
     # -- connections -------------------------------------------------------------------------------
 
-    def _handed_over(self, sock: socket.socket, _listener: str) -> None:
+    def _handed_over(self, sock: socket.socket, arrival: Arrival) -> None:
         """Another worker accepted a connection whose home is here."""
-        address = _peer(sock)
-        if self._gate.hold(sock, address):
-            self._adopt_mqtt(sock, address)
+        if self._ways_in[arrival.listener].gate.hold(sock, arrival.address):
+            self._adopt_mqtt(sock, arrival)
         else:
             self._row.add("connections_refused")
             sock.close()
 
-    def _adopt_mqtt(self, sock: socket.socket, address: str) -> None:
+    def _adopt_mqtt(self, sock: socket.socket, arrival: Arrival) -> None:
         """A connection whose home is here (or that must be told why not)."""
         tune(sock)
-        self._mqtt.adopt(sock, address)
+        self._mqtt.adopt(sock, arrival.address, self._ways_in[arrival.listener].listener)
 
     def _adopt_kafka(self, sock: socket.socket, address: str) -> None:
         tune(sock)
@@ -369,7 +383,8 @@ class Worker:
         limits = settings.limits
         self._broker.reload(settings)
         self._gate.reload(limits)
-        self._door.reload(limits.connect_timeout_ms, limits.max_connect_bytes)
+        for listener in settings.listeners:
+            self._ways_in[listener.name].reload(listener, limits)
         self._bus.max_frame_bytes = limits.max_bus_frame_bytes
         self._bus.high_water_bytes = limits.max_bus_bytes
         self._housekeeping.reload(settings)
@@ -413,6 +428,23 @@ class Worker:
         log.info("worker stopped", worker=context.worker_id)
 
 
+class WayIn:
+    """A listener at work."""
+
+    __slots__ = ("door", "gate", "listener")
+
+    def __init__(self, listener: Listener, gate: ListenerGate, door: MqttFrontDoor) -> None:
+        self.listener = listener
+        self.gate = gate
+        self.door = door
+
+    def reload(self, listener: Listener, limits: Limits) -> None:
+        """Other settings, for those that come from now on."""
+        self.listener = listener
+        self.gate.reload(listener)
+        self.door.reload(listener, limits)
+
+
 class AuthenticatorPort:
     """`security.Authenticator` for connections: what takes long runs on a thread of its own."""
 
@@ -426,12 +458,12 @@ class AuthenticatorPort:
         self._inner.reload(settings)
 
     def authenticate(
-        self, user_name: str | None, password: bytes | None, address: str
+        self, user_name: str | None, password: bytes | None, address: str, listener: Listener
     ) -> Promise[None]:
         """Settles when the client may connect; fails with BrokerError when it may not."""
         decided: Promise[None] = Promise()
         try:
-            if self._inner.check(user_name, password):
+            if self._inner.check(user_name, password, listener):
                 decided.resolve(None)
                 return decided
         except BrokerError as error:
@@ -467,12 +499,4 @@ async def _arrived(promise: Promise[T], timeout_s: float = 30.0) -> T:
 
 def _address(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _peer(sock: socket.socket) -> str:
-    try:
-        host, port = sock.getpeername()[:2]
-    except OSError:
-        return "gone"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

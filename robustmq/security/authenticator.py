@@ -16,6 +16,7 @@ from collections import OrderedDict
 
 from robustmq.config import Settings
 from robustmq.errors import BrokerError, Fault
+from robustmq.listener import Listener
 from robustmq.security import passwords
 
 REMEMBERED = 10_000
@@ -30,7 +31,6 @@ class Authenticator:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._users: passwords.Users = {}
         self._decoy = ""
-        self.anonymous_allowed = False
         self.reload(settings)
 
     def reload(self, settings: Settings) -> None:
@@ -40,18 +40,19 @@ class Authenticator:
         self._decoy = next(iter(users.values()), "")
         self._users = users
         self._seen.clear()
-        self.anonymous_allowed = settings.anonymous_allowed
+        self._anonymous_allowed = settings.anonymous_allowed
 
-    def check(self, user: str | None, password: bytes | None) -> bool:
+    def check(self, user: str | None, password: bytes | None, listener: Listener) -> bool:
         """True: welcome. False: `verify_slowly` must decide. Raises BrokerError: refused."""
+        anonymous_allowed = self._anonymous_allowed(listener)
         if user is None:
             if password is not None:
                 raise BrokerError(Fault.BAD_USER_NAME_OR_PASSWORD)
-            if not self.anonymous_allowed:
+            if not anonymous_allowed:
                 raise BrokerError(Fault.NOT_AUTHORIZED, "anonymous clients are not allowed")
             return True
         if not self._users:
-            if self.anonymous_allowed:
+            if anonymous_allowed:
                 return True
             raise BrokerError(Fault.BAD_USER_NAME_OR_PASSWORD)
         if password is None:

@@ -19,6 +19,7 @@ from robustmq.core.publish import Publisher, Tally
 from robustmq.errors import BrokerError, Fault
 from robustmq.groups.timers import TimeWheel
 from robustmq.kafka.group_events import ForgetTopic
+from robustmq.listener import Listener
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
@@ -357,9 +358,9 @@ class Broker:
 
     # -- connections -------------------------------------------------------------------------------
 
-    def connected(self, transport: Transport, address: str) -> MqttClient:
+    def connected(self, transport: Transport, address: str, listener: Listener) -> MqttClient:
         """A connection begins; CONNECT has yet to come."""
-        client = MqttClient(self, transport, address, self.monotonic_ms())
+        client = MqttClient(self, transport, address, listener, self.monotonic_ms())
         self.clients.add(client)
         self.count("mqtt_connections_opened", 1)
         if self._held:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from robustmq.core import fanout, frames
 from robustmq.core.publish import Publisher
 from robustmq.errors import BrokerError, Fault
+from robustmq.listener import Listener
 from robustmq.mqtt import codec
 from robustmq.mqtt.connect import refusal
 from robustmq.mqtt.packets import (
@@ -96,16 +97,25 @@ class MqttClient:
         "closed",
         "keep_alive_ms",
         "last_packet_ms",
+        "listener",
         "publisher",
         "rest",
         "subscriber",
         "writing",
     )
 
-    def __init__(self, broker: Broker, transport: Transport, address: str, now_ms: int) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        transport: Transport,
+        address: str,
+        listener: Listener,
+        now_ms: int,
+    ) -> None:
         self._broker = broker
         self._transport = transport
         self.address = address
+        self.listener = listener
         self.subscriber: Subscriber | None = None
         self.closed = False
         self.writing = False
@@ -512,6 +522,7 @@ class MqttClient:
             self.last_packet_ms = now_ms
         silent_ms = now_ms - self.last_packet_ms
         if self.publisher is None:
+            connect_timeout_ms = self.listener.connect_timeout_ms or connect_timeout_ms
             if silent_ms > connect_timeout_ms and not self._connecting:
                 self._broker.fault(self, BrokerError(Fault.KEEP_ALIVE_TIMEOUT, "no CONNECT"))
                 self._close()

@@ -19,6 +19,7 @@ from robustmq.core import batches, fanout
 from robustmq.core.hashing import key_hash
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
+from robustmq.listener import Listener
 from robustmq.mqtt.capabilities import Capabilities
 from robustmq.mqtt.connect import close_session, open_session
 from robustmq.mqtt.inflight import Delivery as Outgoing
@@ -67,7 +68,7 @@ class Authenticator(Protocol):
     """Who may connect (security room)."""
 
     def authenticate(
-        self, user_name: str | None, password: bytes | None, address: str
+        self, user_name: str | None, password: bytes | None, address: str, listener: Listener
     ) -> Promise[None]:
         """Settles when the client may connect; fails with BrokerError when it may not."""
         ...
@@ -154,7 +155,7 @@ class Sessions:
         if broker.draining:
             raise BrokerError(Fault.SERVER_SHUTTING_DOWN)
         await broker.around.authenticator.authenticate(
-            packet.user_name, packet.password, client.address
+            packet.user_name, packet.password, client.address, client.listener
         )
         if client.closed:
             raise BrokerError(Fault.UNSPECIFIED, "the client went away")

@@ -11,7 +11,8 @@ import msgspec
 import uvloop
 
 from robustmq.limits import Limits
-from robustmq.net.handoff import Handoff
+from robustmq.listener import DEFAULT, Listener
+from robustmq.net.handoff import Arrival, Handoff
 from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, tune
 from robustmq.net.mqtt_front_door import MqttFrontDoor
 
@@ -20,34 +21,36 @@ CONNECT_ELSEWHERE = CONNECT[:-1] + b"z"
 CONNECT_WITHOUT_ID = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
 
 
+def waits(timeout_ms: int) -> Listener:
+    return msgspec.structs.replace(DEFAULT, connect_timeout_ms=timeout_ms)
+
+
 class Node:
     """Worker 0 with its door, and the mailbox of worker 1."""
 
     def __init__(self, directory: Path, limits: Limits, timeout_ms: int = 5000) -> None:
         loop = asyncio.get_running_loop()
-        self.here: list[tuple[socket.socket, str]] = []
-        self.there: list[tuple[socket.socket, str]] = []
+        self.here: list[tuple[socket.socket, Arrival]] = []
+        self.there: list[tuple[socket.socket, Arrival]] = []
         self.counted: list[str] = []
-        self.home = Handoff(1, directory, lambda s, name: self.there.append((s, name)))
+        self.home = Handoff(1, directory, lambda s, arrival: self.there.append((s, arrival)))
         self.home.start(loop)
-        self.handoff = Handoff(0, directory, lambda s, name: self.here.append((s, name)))
+        self.handoff = Handoff(0, directory, lambda s, arrival: self.here.append((s, arrival)))
         self.handoff.start(loop)
         self.door = MqttFrontDoor(
             loop,
             lambda client_id: 1 if client_id == b"z" else 0,
             0,
-            lambda s, address: self.here.append((s, address)),
+            lambda s, arrival: self.here.append((s, arrival)),
             self.handoff,
-            timeout_ms,
-            1024,
+            waits(timeout_ms),
+            limits,
             self.counted.append,
         )
         self.gate = ConnectionGate(limits)
         sock = open_listener("127.0.0.1", 0, 128)
         self.address = sock.getsockname()
-        self.acceptor = Acceptor(
-            loop, sock, limits, self.door.accepted, self.counted.append, self.gate
-        )
+        self.acceptor = Acceptor(loop, sock, self.door.accepted, self.counted.append, self.gate)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, 5)
@@ -76,8 +79,9 @@ def test_a_connection_goes_to_its_home_with_nothing_read(tmp_path: Path) -> None
         ):
             client.sendall(first + b"\xc0\x00")
         await until(lambda: len(node.here) == 2 and len(node.there) == 1)
-        sock, name = node.there[0]
-        assert name == "mqtt"
+        sock, arrival = node.there[0]
+        near = clients[1].getsockname()
+        assert arrival == Arrival("default", f"{near[0]}:{near[1]}")
         assert not sock.get_inheritable() and sock.gettimeout() == 0
         assert sock.recv(100) == CONNECT_ELSEWHERE + b"\xc0\x00"
         tune(sock)
@@ -147,7 +151,7 @@ def test_a_connection_waits_for_a_home_that_is_away_and_is_closed_when_it_stays_
         second = node.connect()
         second.sendall(CONNECT_ELSEWHERE)
         await until(lambda: node.door.waiting == 1)
-        node.home = Handoff(1, tmp_path, lambda s, name: node.there.append((s, name)))
+        node.home = Handoff(1, tmp_path, lambda s, arrival: node.there.append((s, arrival)))
         node.home.start(asyncio.get_running_loop())
         await until(lambda: len(node.there) == 2)
         assert "connections_refused" not in node.counted
@@ -170,7 +174,7 @@ def test_sockets_for_a_busy_worker_wait_and_all_arrive(tmp_path: Path) -> None:
         sender.start(loop)
         pairs = [socket.socketpair() for _ in range(300)]
         # All in one turn: the kernel's queue of the mailbox is shorter than this.
-        assert all(sender.send(1, near, "mqtt") for near, _ in pairs)
+        assert all(sender.send(1, near, Arrival("default", "")) for near, _ in pairs)
         await until(lambda: len(taken) == 300)
         assert all(near.fileno() == -1 for near, _ in pairs)
         sender.close()
@@ -240,7 +244,7 @@ def test_bounds_may_change_while_connections_are_open(tmp_path: Path) -> None:
         node.gate.reload(msgspec.structs.replace(limits, max_connections=2))
         clients.append(node.connect())
         await until(lambda: node.gate.open == 2)
-        node.door.reload(200, 1024)
+        node.door.reload(waits(200), limits)
         clients[2].sendall(CONNECT)
         await until(lambda: len(node.here) == 1)
         node.close()

@@ -8,6 +8,7 @@ import pytest
 
 from robustmq import config
 from robustmq.errors import BrokerError, Fault
+from robustmq.listener import DEFAULT
 from robustmq.security import passwords
 from robustmq.security.authenticator import Authenticator
 
@@ -23,19 +24,19 @@ def with_users(tmp_path: Path) -> Authenticator:
 def refused(authenticator: Authenticator, user: str | None, password: bytes | None) -> Fault:
     """The fault of a refusal."""
     with pytest.raises(BrokerError) as error:
-        authenticator.check(user, password)
+        authenticator.check(user, password, DEFAULT)
     return error.value.fault
 
 
 def test_out_of_the_box_anonymous_clients_are_welcome_on_loopback() -> None:
-    assert Authenticator(config.Settings()).check(None, None)
+    assert Authenticator(config.Settings()).check(None, None, DEFAULT)
 
 
 def test_with_a_password_file_only_known_users_come_in(tmp_path: Path) -> None:
     authenticator = with_users(tmp_path)
     assert refused(authenticator, None, None) == Fault.NOT_AUTHORIZED
     assert refused(authenticator, "ann", None) == Fault.BAD_USER_NAME_OR_PASSWORD
-    assert not authenticator.check("ann", b"secret")
+    assert not authenticator.check("ann", b"secret", DEFAULT)
     assert authenticator.verify_slowly("ann", b"secret")
     assert not authenticator.verify_slowly("ann", b"wrong")
     assert not authenticator.verify_slowly("bob", b"secret")
@@ -44,9 +45,9 @@ def test_with_a_password_file_only_known_users_come_in(tmp_path: Path) -> None:
 def test_a_verified_password_is_known_at_once_and_no_other(tmp_path: Path) -> None:
     authenticator = with_users(tmp_path)
     authenticator.remember("ann", b"secret")
-    assert authenticator.check("ann", b"secret")
-    assert not authenticator.check("ann", b"Secret")
-    assert not authenticator.check("bob", b"secret")
+    assert authenticator.check("ann", b"secret", DEFAULT)
+    assert not authenticator.check("ann", b"Secret", DEFAULT)
+    assert not authenticator.check("bob", b"secret", DEFAULT)
 
 
 def test_a_password_file_that_others_read_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from robustmq.config import Settings
 from robustmq.kafka.gateway import Broker as KafkaBroker
+from robustmq.listener import DEFAULT, Listener
 from robustmq.promises import Promise, resolved
 from robustmq.shard.broker import Broker, Surroundings
 from robustmq.shard.client import MqttClient
@@ -186,7 +187,7 @@ class Anyone:
     """Lets everyone in."""
 
     def authenticate(
-        self, user_name: str | None, password: bytes | None, address: str
+        self, user_name: str | None, password: bytes | None, address: str, listener: Listener
     ) -> Promise[None]:
         """Always."""
         return resolved(None)
@@ -432,7 +433,7 @@ class World:
             return None
         transport = SimTransport(self, deliver, gone)
         self.transports[home].append(transport)
-        return broker.connected(transport, client_id.decode())
+        return broker.connected(transport, client_id.decode(), DEFAULT)
 
     def _count(self, name: str, amount: int) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
