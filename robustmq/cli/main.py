@@ -1,4 +1,4 @@
-"""`robustmq start|pub|sub|bench|doctor|passwd`, and `robustmq-supervisor`.
+"""The `robustmq` command: its subcommands, and `robustmq-supervisor`.
 
 Each command imports what it needs when it runs, so that `robustmq --help` is quick. `start` and
 the daemon are the same. Exit codes: 0 done, 1 failed, 2 wrong use or wrong configuration.
@@ -136,8 +136,32 @@ def passwd(arguments: list[str]) -> int:
     return 0
 
 
+def status(arguments: list[str]) -> int:
+    """Show the workers of the running broker."""
+    from robustmq.cli.clients import run_status
+
+    return run_status(arguments)
+
+
+def clients(arguments: list[str]) -> int:
+    """List clients, show one, or end its connection."""
+    from robustmq.cli.clients import run_clients
+
+    return run_clients(arguments)
+
+
+def subscriptions(arguments: list[str]) -> int:
+    """List subscriptions; say who gets a topic."""
+    from robustmq.cli.clients import run_subscriptions
+
+    return run_subscriptions(arguments)
+
+
 COMMANDS: dict[str, Command] = {
     "start": start,
+    "status": status,
+    "clients": clients,
+    "subscriptions": subscriptions,
     "pub": pub,
     "sub": sub,
     "bench": bench,
@@ -159,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given == ["--version"]:
         print(f"robustmq {__version__}")
         return 0
-    lines = [f"  {name:<8} {command.__doc__}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<14} {command.__doc__}" for name, command in COMMANDS.items()]
     usage = "usage: robustmq COMMAND [options]\n\n" + "\n".join(lines)
     asked = given in (["--help"], ["-h"])
     if given and not asked:

@@ -15,6 +15,7 @@ import msgspec
 MQTT_3_1: Final = 3
 MQTT_3_1_1: Final = 4
 MQTT_5_0: Final = 5
+VERSION_NAMES: Final = {MQTT_3_1: "3.1", MQTT_3_1_1: "3.1.1", MQTT_5_0: "5.0"}
 
 
 class PacketType(enum.IntEnum):

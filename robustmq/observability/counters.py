@@ -91,6 +91,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_connect_refused", "CONNECT packets answered with an error."),
     _counter("mqtt_authentication_failures", "CONNECT packets with a bad user name or password."),
     _counter("mqtt_takeovers", "Connections closed because their session was taken over."),
+    _counter("mqtt_clients_kicked", "Connections ended by an operator."),
     _counter("mqtt_wills_published", "Wills published."),
     _counter(
         "mqtt_faults",

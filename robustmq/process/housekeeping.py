@@ -106,7 +106,7 @@ class Housekeeping:
         row = self._context.row
         while True:
             messages = size = in_flight = shared = 0
-            for number, subscriber in enumerate(self._broker.sessions.all()):
+            for number, subscriber in enumerate(self._broker.sessions.walk()):
                 session = subscriber.session
                 row.add("mqtt_messages_dropped", subscriber.take_dropped())
                 messages += session.window.queued

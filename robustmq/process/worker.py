@@ -26,11 +26,13 @@ from robustmq import clock, names
 from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorker
 from robustmq.cluster.meta import Meta
 from robustmq.config import Settings
+from robustmq.control.operator import Operator
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.limits import Limits
 from robustmq.listener import Listener
 from robustmq.net.bus_link import BusLink
+from robustmq.net.control_socket import ControlSocket
 from robustmq.net.handoff import Arrival, Handoff
 from robustmq.net.kafka_connection import KafkaConnection
 from robustmq.net.listeners import (
@@ -107,6 +109,8 @@ class Worker:
         self._open_broker(loop, view)
         await self._link(loop)
         await self._listen(loop, view)
+        self._control = ControlSocket(context.run_directory, Operator(self._broker))
+        await self._control.start(loop)
         self._housekeeping = Housekeeping(self._broker, self._mqtt, context, self._settings, loop)
         self._housekeeping.start()
         # What the start has made stays: the collector need not look at it again and again. And it
@@ -403,6 +407,7 @@ class Worker:
         for acceptor in self._acceptors:
             acceptor.close()
         self._housekeeping.stop()
+        self._control.close()
         broker = self._broker
         broker.drain()
         for connection in self._kafka:

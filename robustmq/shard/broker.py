@@ -113,6 +113,8 @@ class Broker:
         self.bounds = bounds_of(settings)
         self.frame_table = array("i", bytes(4 * 4 * TABLE_ROWS))
         self.clients: set[MqttClient] = set()
+        self.connections = 0
+        """Clients that have been let in and are there."""
         self.tally = Tally()
         self.packets_in = 0
         """Packets other than PUBLISH."""
@@ -597,7 +599,7 @@ class Broker:
         """What is counted by looking, for the counters."""
         stores = self.stores.values()
         return {
-            "mqtt_connections": sum(client.subscriber is not None for client in self.clients),
+            "mqtt_connections": self.connections,
             "mqtt_sessions": len(self.sessions),
             "mqtt_subscriptions": self.sessions.subscriptions,
             "kafka_groups": len(self.groups.listings()),

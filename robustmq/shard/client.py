@@ -95,6 +95,7 @@ class MqttClient:
         "_version",
         "address",
         "closed",
+        "connected_at_ms",
         "keep_alive_ms",
         "last_packet_ms",
         "listener",
@@ -133,7 +134,13 @@ class MqttClient:
         self._full = False
         self._paused = False
         self.last_packet_ms = now_ms
+        self.connected_at_ms = 0
         self.keep_alive_ms = 0
+
+    @property
+    def user_name(self) -> str | None:
+        """Who the client says it is."""
+        return self._connect.user_name if self._connect is not None else None
 
     # -- bytes in ----------------------------------------------------------------------------------
 
@@ -413,7 +420,9 @@ class MqttClient:
             self._broker.sessions.disconnected(opened.subscriber, self, None)
             return
         subscriber = self.subscriber = opened.subscriber
+        self._broker.connections += 1
         self.publisher = self._broker.publisher(packet.version, subscriber.origin)
+        self.connected_at_ms = self._broker.wall_ms()
         keep_alive_s = opened.keep_alive
         self.keep_alive_ms = keep_alive_s * 1500
         self.send(opened.connack)
@@ -473,6 +482,7 @@ class MqttClient:
         except BrokerError as error:
             self.subscriber, self.closed = subscriber, False
             raise error
+        self._broker.connections -= 1
         self._flush(subscriber)
         self._close()
 
@@ -510,6 +520,7 @@ class MqttClient:
         self._acks.clear()
         subscriber, self.subscriber = self.subscriber, None
         if subscriber is not None:
+            self._broker.connections -= 1
             self._broker.sessions.disconnected(subscriber, self, None)
         self._broker.clients.discard(self)
 

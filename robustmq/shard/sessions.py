@@ -49,6 +49,7 @@ from robustmq.shard import wire
 from robustmq.shard.inbox import HELD
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND
 from robustmq.shard.received import packet_name
+from robustmq.shard.roster import Roster
 from robustmq.shard.router import AckGroup
 from robustmq.shard.runtime import encode_machine_entry
 from robustmq.shard.shares import unfinished
@@ -115,7 +116,9 @@ class Sessions:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._subscribers: dict[bytes, Subscriber] = {}
+        self._roster = Roster()
+        self.get = self._roster.get
+        self.walk = self._roster.walk
         self._subscribing = Subscribing(broker)
         self.subscribe = self._subscribing.subscribe
         self.unsubscribe = self._subscribing.unsubscribe
@@ -124,21 +127,13 @@ class Sessions:
         self.interest_of = self._subscribing.interest_of
         self.cursors_of = self._subscribing.cursors_of
 
-    def get(self, client_id: bytes) -> Subscriber | None:
-        """The subscriber of a client id."""
-        return self._subscribers.get(client_id)
-
     def __len__(self) -> int:
-        return len(self._subscribers)
-
-    def all(self) -> list[Subscriber]:
-        """The subscribers of now."""
-        return list(self._subscribers.values())
+        return len(self._roster)
 
     def reload(self) -> None:
         """Take over bounds of what is there; those of a connection count from its next one."""
         capabilities, limits = self._broker.capabilities, self._broker.limits
-        for subscriber in self._subscribers.values():
+        for subscriber in self._roster.walk():
             subscriber.limit = limits.max_outbound_bytes
             subscriber.session.bound(capabilities)
 
@@ -163,12 +158,12 @@ class Sessions:
             raise BrokerError(Fault.CLIENT_IDENTIFIER_NOT_VALID, "client id is too long")
         client_id = packet.client_id or self._assigned_id()
         self._check_room(client_id)
-        taken = self._subscribers.get(client_id)
+        taken = self._roster.get(client_id)
         if taken is not None and taken.peer is not None:
             taken.peer.end(Fault.SESSION_TAKEN_OVER)
             broker.count("mqtt_takeovers", 1)
             self.disconnected(taken, taken.peer, None)
-        existing = self._subscribers.get(client_id)
+        existing = self._roster.get(client_id)
         session, connack, present, effects = open_session(
             packet,
             existing.session if existing is not None else None,
@@ -207,7 +202,7 @@ class Sessions:
         limits = self._broker.limits
         if self._broker.placement.session_home(client_id) != self._broker.worker_id:
             raise BrokerError(Fault.SERVER_UNAVAILABLE, "the session lives on another worker")
-        if len(self._subscribers) >= limits.max_sessions and client_id not in self._subscribers:
+        if len(self._roster) >= limits.max_sessions and client_id not in self._roster:
             raise BrokerError(Fault.SERVER_BUSY, "too many sessions")
 
     def _adopt(self, client_id: bytes, session: Session, existing: Subscriber | None) -> Subscriber:
@@ -219,7 +214,7 @@ class Sessions:
                 session,
                 self._broker.limits.max_outbound_bytes,
             )
-            self._subscribers[client_id] = subscriber
+            self._roster.add(subscriber)
             return subscriber
         self._subscribing.refresh(existing)
         return existing
@@ -265,9 +260,25 @@ class Sessions:
             broker.wheel.set(key, broker.monotonic_ms() + after_ms)
         self._write(subscriber)
 
+    async def kick(self, subscriber: Subscriber, end_session: bool) -> bool:
+        """An operator ends a connection, which publishes its will, and the session if asked; True
+        when the session is gone, and that is committed."""
+        if subscriber.peer is not None:
+            self._broker.count("mqtt_clients_kicked", 1)
+            subscriber.peer.end(Fault.ADMINISTRATIVE_ACTION)
+        if self._roster.get(subscriber.client_id) is not subscriber:
+            return True
+        if not end_session:
+            return False
+        self._settle(subscriber, subscriber.session.take_will(), True)
+        ended: Promise[None] = Promise()
+        self._append(subscriber, (), lambda: ended.resolve(None))
+        await ended
+        return True
+
     def fire(self, client_id: str) -> None:
         """A will's delay or a session's expiry has come."""
-        subscriber = self._subscribers.get(client_id.encode())
+        subscriber = self._roster.get(client_id.encode())
         if subscriber is not None and subscriber.peer is None:
             will, ended = subscriber.session.advance(self._broker.wall_ms())
             self._settle(subscriber, will, ended)
@@ -282,7 +293,7 @@ class Sessions:
         subscriber.disconnect()
         for reference in (*session.take_finished(), *session.references()):
             self._broker.inbox.drop(reference)
-        self._subscribers.pop(subscriber.client_id, None)
+        self._roster.remove(subscriber.client_id)
         self._broker.wheel.set(("session", subscriber.client_id.decode()), None)
         session.drain_records()
         if session.durable:
@@ -457,7 +468,7 @@ class Sessions:
         then: Callable[[], None] | None = None,
     ) -> None:
         """Append records, which may be none; `then` runs after the commit of all up to here."""
-        if records and self._subscribers.get(subscriber.client_id) is subscriber:
+        if records and self._roster.get(subscriber.client_id) is subscriber:
             self._append_rows(subscriber, [encode_record(record) for record in records])
         if then is not None:
             subscriber.waiting += 1
@@ -487,9 +498,9 @@ class Sessions:
         """Recovery: records of the log or of a snapshot; none at all: the session has ended."""
         rows = list(records)
         if not rows:
-            self._subscribers.pop(client_id, None)
+            self._roster.remove(client_id)
             return
-        subscriber = self._subscribers.get(client_id)
+        subscriber = self._roster.get(client_id)
         if subscriber is None:
             session = Session(client_id, self._broker.capabilities)
             subscriber = self._adopt(client_id, session, None)
@@ -499,7 +510,7 @@ class Sessions:
     def resume_all(self) -> None:
         """Recovery is over: connections that the crash cut end now, subscriptions count again."""
         now = self._broker.wall_ms()
-        for subscriber in list(self._subscribers.values()):
+        for subscriber in self._roster.all():
             subscriber.session.recover(now)
             subscriber.sink.version = subscriber.session.version
             self._subscribing.restore(subscriber)
@@ -511,13 +522,14 @@ class Sessions:
         unqueued: dict[int, list[Queued]] = {}
         for subscriber, queued in self._broker.delivery.unqueued(shard):
             unqueued.setdefault(id(subscriber), []).append(queued)
-        for client_id, subscriber in self._subscribers.items():
+        for subscriber in self._roster.all():
             if subscriber.shard == shard and subscriber.session.durable:
                 records = [
                     *subscriber.session.snapshot(),
                     *unqueued.get(id(subscriber), ()),
                 ]
-                yield client_id, [encode_record(one) for one in records if not _held(one)]
+                rows = [encode_record(one) for one in records if not _held(one)]
+                yield subscriber.client_id, rows
 
 
 def _held(record: object) -> bool:

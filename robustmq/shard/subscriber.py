@@ -10,6 +10,7 @@ from typing import Protocol
 
 from robustmq.core.fanout import Sink
 from robustmq.errors import Fault
+from robustmq.listener import Listener
 from robustmq.mqtt.packets import Packet
 from robustmq.mqtt.session import Session
 from robustmq.promises import Promise
@@ -20,6 +21,15 @@ class Peer(Protocol):
     written at the end of this turn."""
 
     writing: bool
+    address: str
+    listener: Listener
+    connected_at_ms: int
+    keep_alive_ms: int
+
+    @property
+    def user_name(self) -> str | None:
+        """Who the client says it is."""
+        ...
 
     def end(self, fault: Fault) -> None:
         """End the connection with the protocol's own word for it (taken over, shutting
@@ -45,6 +55,7 @@ class Subscriber:
         "limit",
         "origin",
         "peer",
+        "place",
         "session",
         "shard",
         "sink",
@@ -63,6 +74,7 @@ class Subscriber:
         self.session = session
         self.limit = limit
         self.peer: Peer | None = None
+        self.place = 0
         self.sink = Sink(session.version, 0)
         self.sink.owner = self
         self.topic_alias_maximum = 0

@@ -1,0 +1,155 @@
+"""What goes over the control socket of a worker: JSON lines, one request, then its answer.
+
+A request is one line, an object whose `type` says what is asked. Its answer is a line
+`{"row": {...}}` for each row, and a last line `{"end": {"error": "", "more": false}}`: `error` says
+why nothing (more) was done, `more` that the request's `limit` cut the rows. One connection may ask
+as often as it likes, one request after the other. `docs/formats.md` has an example.
+
+Nothing of the broker is imported here, so the command line is quick.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_LINE_BYTES = 64 * 1024
+"""Of a request; the next byte is answered with an error and the end of the connection."""
+
+MAX_PATTERN = 256
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that is asked; each kind has its own tag."""
+
+
+class Listing(Request, frozen=True, forbid_unknown_fields=True):
+    """A request whose answer has many rows; `limit` 0: all of them."""
+
+    limit: int = 0
+
+
+class ShowWorker(Request, frozen=True, tag="status", forbid_unknown_fields=True):
+    """What is this worker, and how is it? Answered with one `WorkerRow`."""
+
+
+class ListClients(Listing, frozen=True, tag="clients_list", forbid_unknown_fields=True):
+    """The sessions whose home this worker is, connected or not, as `ClientRow`.
+
+    `filter` and `user` are patterns (`*`, `?`, `[a-z]`), or a part of the name; `address` is how
+    the remote address begins.
+    """
+
+    filter: str = ""
+    user: str = ""
+    address: str = ""
+    connected: bool | None = None
+
+
+class ShowClient(Request, frozen=True, tag="clients_show", forbid_unknown_fields=True):
+    """All about one session, as `ClientDetail`; no row where it does not live."""
+
+    client_id: str
+
+
+class KickClient(Request, frozen=True, tag="clients_kick", forbid_unknown_fields=True):
+    """End the connection of a client, and its session too if `end_session`; one `Kicked` where it
+    lives."""
+
+    client_id: str
+    end_session: bool = False
+
+
+class ListSubscriptions(Listing, frozen=True, tag="subscriptions_list", forbid_unknown_fields=True):
+    """The subscriptions of the sessions of this worker, as `SubscriptionRow`: those of one client,
+    those whose filter fits a pattern, those that a topic matches."""
+
+    client_id: str = ""
+    filter: str = ""
+    topic: str = ""
+
+
+class WorkerRow(msgspec.Struct, frozen=True):
+    """One worker of the node."""
+
+    worker: int
+    workers: int
+    pid: int
+    version: str
+    uptime_s: int
+    connections: int
+    sessions: int
+    subscriptions: int
+
+
+class ClientRow(msgspec.Struct, frozen=True):
+    """One session in a list. `since_ms` is the wall time at which it was connected, or left."""
+
+    client_id: str
+    worker: int
+    connected: bool
+    since_ms: int
+    version: str
+    user_name: str | None
+    address: str
+    listener: str
+    keep_alive_s: int
+    session_expiry_interval: int
+    subscriptions: int
+    in_flight: int
+    queued: int
+
+
+class ClientDetail(msgspec.Struct, frozen=True):
+    """What `ClientRow` has, and what is seldom asked for."""
+
+    client: ClientRow
+    queued_bytes: int
+    dropped: int
+    receive_maximum: int
+    maximum_packet_size: int
+    topic_alias_maximum: int
+    inbound_qos2: int
+    unsent_bytes: int
+    will_topic: str | None
+    expires_at_ms: int | None
+
+
+class Kicked(msgspec.Struct, frozen=True):
+    """What a kick has ended."""
+
+    client_id: str
+    worker: int
+    was_connected: bool
+    session_ended: bool
+
+
+class SubscriptionRow(msgspec.Struct, frozen=True):
+    """One subscription; `filter` is the whole one, with `$share/<group>/`."""
+
+    client_id: str
+    worker: int
+    filter: str
+    qos: int
+    no_local: bool
+    retain_as_published: bool
+    retain_handling: int
+    subscription_identifier: int
+    connected: bool
+
+
+AnyRequest = ShowWorker | ListClients | ShowClient | KickClient | ListSubscriptions
+Row = WorkerRow | ClientRow | ClientDetail | Kicked | SubscriptionRow
+
+
+class End(msgspec.Struct, frozen=True):
+    """The end of an answer."""
+
+    error: str = ""
+    more: bool = False
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line of an answer: a row, or the end."""
+
+    row: msgspec.Raw = msgspec.Raw()
+    end: End | None = None
