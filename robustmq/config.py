@@ -101,6 +101,15 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             reloadable=False,
         ),
     ] = 4_096
+    retained_expiry_s: Annotated[
+        int,
+        bound(
+            "s",
+            "Retained messages without an expiry of their own are removed after this. 0: never.",
+            0,
+            4_294_967_295,
+        ),
+    ] = 0
     sys_interval_s: Annotated[
         int, bound("s", "How often $SYS/broker/... is published. 0: never.", 0, 86_400)
     ] = 10

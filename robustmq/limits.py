@@ -214,6 +214,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_queued_bytes: Annotated[int, bound("bytes", "The same in payload bytes.", 1 * KIB)] = (
         64 * MIB
     )
+    max_delayed_messages: Annotated[
+        int,
+        bound(
+            "messages",
+            "Delayed messages that the shards of one worker keep; the next gets quota exceeded.",
+        ),
+    ] = 1_000_000
+    max_delay_s: Annotated[
+        int,
+        bound("s", "Longest delay of a message; a longer one gets quota exceeded.", 0, 4_294_967),
+    ] = 4_294_967
     max_outbound_bytes: Annotated[
         int,
         bound(

@@ -21,6 +21,7 @@ from robustmq.errors import BrokerError, Fault
 KAFKA_NAME_MAX = 249
 UTF8_MAX = 65_535
 SHARE_PREFIX = b"$share/"
+DELAYED_PREFIX = b"$delayed/"
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _IMAGE = {
@@ -104,6 +105,19 @@ def split_share(filter: bytes) -> tuple[bytes | None, bytes]:
     if not group or not slash or not plain or b"+" in group or b"#" in group:
         raise BrokerError(Fault.TOPIC_FILTER_INVALID, "a shared filter is $share/{name}/{filter}")
     return group, plain
+
+
+def split_delayed(topic: bytes) -> tuple[int, bytes]:
+    """The seconds and the topic of `$delayed/{seconds}/{topic}`; raises TOPIC_NAME_INVALID for a
+    name that is none."""
+    seconds, slash, plain = topic[len(DELAYED_PREFIX) :].partition(b"/")
+    if not slash or not plain or not seconds.isdigit() or len(seconds) > 10:
+        raise BrokerError(
+            Fault.TOPIC_NAME_INVALID, "a delayed topic is $delayed/{seconds}/{topic name}"
+        )
+    if plain.startswith(DELAYED_PREFIX):
+        raise BrokerError(Fault.TOPIC_NAME_INVALID, "a delay within a delay")
+    return int(seconds), plain
 
 
 def _is_text(text: bytes) -> bool:

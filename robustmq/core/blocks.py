@@ -165,6 +165,12 @@ def set_base_offset(block: bytearray, begin: int, base_offset: int) -> None:
     memory.put64be(target, batch_begin(target, begin), base_offset)
 
 
+def set_due(block: bytearray, begin: int, due_ms: int) -> None:
+    """When an entry that is delayed is to be published, in the place of its base offset."""
+    target = block
+    memory.put64(target, begin + 32, due_ms)
+
+
 def all_flags(block: bytes | bytearray | memoryview) -> int:
     """The union of the entries' flags."""
     data = memory.flat(block)

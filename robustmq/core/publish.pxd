@@ -22,7 +22,10 @@ cdef class TopicRoute:
     cdef public long long partition
     cdef public int flags
     cdef public bytes log_name
-    cdef public bint allowed
+    cdef public object refusal
+    cdef public bytes asked
+    cdef public long long delay_ms
+    cdef public bint plain
     cdef public long head
     cdef public long tail
     cdef public long count
@@ -55,6 +58,7 @@ cdef class Publisher:
     cdef public array.array packet_ids
     cdef public list ack_builders
     cdef public Tally tally
+    cdef public object refusal
     cdef public Py_ssize_t topic_begin
     cdef public Py_ssize_t topic_end
     cdef public int alias

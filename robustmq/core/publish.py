@@ -59,10 +59,14 @@ class TopicRoute:
         partition: int,
         flags: int,
         log_name: bytes,
-        allowed: bool = True,
+        refusal: Fault | None = None,
+        asked: bytes | None = None,
+        delay_ms: int = 0,
     ) -> None:
         """`builder` indexes the publisher's builders; `flags` are entry flags; `log_name` is a
-        stream's or b""."""
+        stream's or b"". `refusal` says why nothing may be sent there; `asked` is the name that
+        publishers use, if it is another; a message with a delay is due then, and is acknowledged
+        alone."""
         self.topic = topic
         self.key = hashing.topic_key(topic)
         self.shard = shard
@@ -70,7 +74,10 @@ class TopicRoute:
         self.partition = partition
         self.flags = flags
         self.log_name = log_name
-        self.allowed = allowed
+        self.refusal = refusal
+        self.asked = topic if asked is None else asked
+        self.delay_ms = delay_ms
+        self.plain = refusal is None and not delay_ms
         # The chain of the run being absorbed.
         self.head = -1
         self.tail = -1
@@ -102,7 +109,7 @@ class RouteTable:
         route: TopicRoute | None = self.table.find(hashing.mix_area(source, begin, end, 1))
         if route is None:
             return None
-        name = route.topic
+        name = route.asked
         if len(name) != end - begin or not memory.same(source, begin, name, 0, end - begin):
             return None
         return route
@@ -113,7 +120,7 @@ class RouteTable:
 
     def put(self, route: TopicRoute) -> None:
         """Add a route; one whose name has the same hash makes way."""
-        self.table.put(hashing.mix(route.topic, 1), route)
+        self.table.put(hashing.mix(route.asked, 1), route)
 
     def forget(self, topic: bytes) -> None:
         """Another answer may be right for this topic."""
@@ -162,6 +169,8 @@ class Publisher:
         self.packet_ids: array[int] = array("H")
         self.ack_builders: list[int] = []
         self.tally = Tally() if tally is None else tally
+        self.refusal: Fault | None = None
+        """Why the packet that `absorb_one` looked at last may not be sent."""
         # The packet being read: see _read.
         self.topic_begin = 0
         self.topic_end = 0
@@ -177,7 +186,7 @@ class Publisher:
         """Take in rows until one that Python must handle; the next row.
 
         That is a packet other than PUBLISH, one of QoS 2, or one of QoS 1 to a topic that may not
-        be written.
+        be written, or whose answer may be another than that of the rest.
         """
         touched: list[TopicRoute] = []
         if (last - first) * COLUMNS > len(_work):
@@ -251,7 +260,7 @@ class Publisher:
                 route = self._route(buffer)
                 before_size = size if size else -1
                 before_begin = self.topic_begin
-            if not route.allowed:
+            if not route.plain and (qos or route.refusal is not None):
                 if qos:
                     break
                 self.tally.denied += 1
@@ -280,7 +289,8 @@ class Publisher:
         qos = header >> 1 & 3
         self._read(buffer, header, table[row * 4 + 1], end)
         route = self._route(buffer)
-        if not route.allowed:
+        self.refusal = route.refusal
+        if route.refusal is not None:
             self.tally.denied += 1
             return self.packet_id, qos, -1
         self._chain(buffer, header, end, 0, route)
@@ -381,7 +391,7 @@ class Publisher:
             if route is None:
                 route = self._learn(topic)
         if self.alias:
-            self.aliases[self.alias] = route.topic
+            self.aliases[self.alias] = route.asked
         return route
 
     def _learn(self, topic: bytes) -> TopicRoute:
@@ -478,6 +488,8 @@ class Publisher:
             target, begin, end, flags, route.topic, route.key, route.log_name,
             route.partition, packet_id, self.origin,
         )  # fmt: skip
+        if route.delay_ms:
+            memory.put64(target, begin + 32, timestamp_ms + route.delay_ms)
         at = batch + 61
         number = route.head
         index = 0

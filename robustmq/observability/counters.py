@@ -93,6 +93,9 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_takeovers", "Connections closed because their session was taken over."),
     _counter("mqtt_clients_kicked", "Connections ended by an operator."),
     _counter("mqtt_wills_published", "Wills published."),
+    _counter("mqtt_delayed_refused", "Delayed messages refused: too many wait."),
+    _counter("mqtt_delayed_expired", "Delayed messages that expired before they were due."),
+    _counter("mqtt_retained_expired", "Retained messages removed because they expired."),
     _counter(
         "mqtt_faults",
         "Connections ended by bad input.",
@@ -107,6 +110,8 @@ COUNTERS: tuple[Counter, ...] = (
     ),
     _gauge("mqtt_sessions", "Sessions, connected or not."),
     _gauge("mqtt_subscriptions", "Subscriptions of all sessions."),
+    _gauge("mqtt_delayed_messages", "Delayed messages that wait to be published."),
+    _gauge("mqtt_retained_messages", "Retained messages."),
     _gauge("mqtt_shared_subscriptions", "Subscriptions of $share groups."),
     _gauge("mqtt_queued_messages", "Messages that wait in sessions."),
     _gauge("mqtt_queued_bytes", "Bytes that wait in sessions."),

@@ -25,6 +25,7 @@ _PLAIN = (
     ("publish/messages/received", "mqtt_messages_received"),
     ("publish/messages/sent", "mqtt_messages_sent"),
     ("publish/messages/dropped", "mqtt_messages_dropped"),
+    ("retained messages/count", "mqtt_retained_messages"),
     ("subscriptions/count", "mqtt_subscriptions"),
     ("shared_subscriptions/count", "mqtt_shared_subscriptions"),
 )

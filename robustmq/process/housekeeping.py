@@ -78,6 +78,7 @@ class Housekeeping:
         self._seconds += 1
         broker, row = self._broker, self._context.row
         broker.check_keep_alive()
+        broker.sweep_retained()
         broker.checkpoint()
         for name, value in broker.gauges().items():
             row.set(name, value)

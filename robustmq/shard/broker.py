@@ -25,6 +25,7 @@ from robustmq.shard import wire
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.commits import Commits
+from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.inbox import Inbox
@@ -52,6 +53,10 @@ from robustmq.storage.shard_store import ShardStore
 
 if TYPE_CHECKING:
     from robustmq.shard.subscriber import Subscriber
+
+
+RETAINED_SWEEP = 1000
+"""Expired retained values that one shard removes in one go."""
 
 
 class Surroundings:
@@ -183,13 +188,33 @@ class Broker:
             self.telling,
             around.wall_ms,
             lambda worker, message: self.rpc.notify(worker, message),
+            self.count,
         )
         self.router = Router(
             self.worker_id, self.placement, around.bus, self.owner, self.limits.max_bus_bytes
         )
+        self.delayed = Delayed(
+            self.placement,
+            self.stores,
+            self.commits,
+            self.owner,
+            self.router,
+            around.wall_ms,
+            self.count,
+            around.call_soon,
+            self.turn,
+        )
+        self._bound_topics()
         self.sessions = Sessions(self)
         self.delivery.subscribers = self.sessions.get
         self.delivery.share_again = self.share_again
+
+    def _bound_topics(self) -> None:
+        """What topics may hold, from the limits."""
+        self.placement.max_delay_s = self.limits.max_delay_s
+        self.owner.max_delayed = self.limits.max_delayed_messages
+        self.owner.retained_expiry_s = self.settings.mqtt.retained_expiry_s
+        self.placement.routes.clear()
 
     def _open_kafka(self) -> None:
         """What Kafka's requests meet: groups, logs, waits, the gateway."""
@@ -326,6 +351,7 @@ class Broker:
         self._look_behind()
         if self.behind or self._held:
             self.turn()
+        self.delayed.tick()
         now = self.monotonic_ms()
         for key in self.wheel.due(now):
             kind, *rest = key
@@ -341,6 +367,15 @@ class Broker:
         now = self.monotonic_ms()
         for client in list(self.clients):
             client.check_keep_alive(now, self.limits.connect_timeout_ms)
+
+    def sweep_retained(self) -> None:
+        """Remove retained values that have expired, a slice a call; the shell calls it once a
+        second."""
+        for shard, store in self.stores.items():
+            removed = store.retained.sweep(self.wall_ms(), RETAINED_SWEEP)
+            if removed:
+                self.count("mqtt_retained_expired", removed)
+                self.commits.mark(shard)
 
     def checkpoint(self, force: bool = False) -> None:
         """Snapshot the shards that have written enough since their last one; one a call."""
@@ -549,7 +584,9 @@ class Broker:
     def _retained(self, query: wire.RetainedQuery) -> wire.RetainedPage:
         found: list[tuple[bytes, bytes]] = []
         for store in self.stores.values():
-            found.extend(page(store, query.filter, query.after, query.limit, is_wildcard))
+            found.extend(
+                page(store, query.filter, query.after, query.limit, is_wildcard, self.wall_ms())
+            )
         found.sort()
         rows = found[: query.limit]
         return wire.RetainedPage(rows, len(found) > query.limit, rows[-1][0] if rows else b"")
@@ -559,7 +596,7 @@ class Broker:
         rows: list[tuple[bytes, bytes]] = []
         for topic, entry in found.entries:
             store = self.stores.get(self.placement.home(topic).shard)
-            if store is None or store.get_retained(topic) == entry:
+            if store is None or store.retained.get(topic) == entry:
                 rows.append((topic, entry))
         return wire.RetainedPage(rows, found.more, found.last)
 
@@ -593,6 +630,7 @@ class Broker:
         self.bounds = bounds_of(settings)
         self.router.high_water_bytes = self.limits.max_bus_bytes
         self.logs.max_message_bytes = self.limits.max_message_bytes
+        self._bound_topics()
         self.sessions.reload()
 
     def gauges(self) -> dict[str, int]:
@@ -602,6 +640,8 @@ class Broker:
             "mqtt_connections": self.connections,
             "mqtt_sessions": len(self.sessions),
             "mqtt_subscriptions": self.sessions.subscriptions,
+            "mqtt_delayed_messages": self.delayed.waiting,
+            "mqtt_retained_messages": sum(store.retained.count for store in stores),
             "kafka_groups": len(self.groups.listings()),
             "kafka_fetches_parked": len(self.waits),
             "topics": sum(store.light_topics for store in stores),

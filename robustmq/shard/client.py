@@ -275,7 +275,8 @@ class MqttClient:
             self._read_or_not()
 
     def _publish_one(self, publisher: Publisher, data: bytes, table: array[int], row: int) -> None:
-        """QoS 2, or QoS 1 that may not be published: what the compiled core leaves to us."""
+        """QoS 2, or QoS 1 that may not be published or is answered alone: what the compiled core
+        leaves to us."""
         self._finish_acks()
         subscriber = self.subscriber
         assert subscriber is not None, "PUBLISH is handled after CONNECT"
@@ -291,7 +292,7 @@ class MqttClient:
         publisher.ack_builders.clear()
         group = AckGroup(array("H", [packet_id]), qos, self._group_done)
         if builder < 0:
-            group.fault = Fault.NOT_AUTHORIZED
+            group.fault = publisher.refusal
         self._queue_group(group, [builder] if builder >= 0 else [])
 
     def _finish_acks(self) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from robustmq.core import blocks
+from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
 from robustmq.shard import wire
@@ -22,6 +22,7 @@ from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import (
     DECLARED,
+    DELAYED,
     ENTRY_PERSISTENT,
     ENTRY_QOS2,
     ENTRY_RETAIN,
@@ -32,7 +33,7 @@ from robustmq.shard.placement import (
 from robustmq.shard.received import Name, ReceivedIds
 from robustmq.shard.retained import retain, tombstones
 from robustmq.shard.telling import Commit, Confirm, Telling
-from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore
+from robustmq.storage.shard_store import DECLARED_MARKER, DELAYED_BLOCK, ShardStore
 
 REPEATED = -1
 
@@ -50,8 +51,10 @@ class Owner:
         telling: Telling,
         wall_ms: Callable[[], int],
         notify: Callable[[int, wire.Message], object],
+        count: Callable[[str, int], None],
     ) -> None:
         """`stores` are the shards held here; `notify(worker, message)` tells another worker."""
+        self._count = count
         self._placement = placement
         self._stores = stores
         self._commits = commits
@@ -61,6 +64,10 @@ class Owner:
         self._wall_ms = wall_ms
         self._notify = notify
         self._received: dict[int, ReceivedIds] = {}
+        self.max_delayed = 0
+        """Delayed messages that the shards held here keep at most."""
+        self.retained_expiry_s = 0
+        """How long values are retained that do not say it themselves; 0: for ever."""
         self.full = False
         """The disk has no room: nothing is appended until it has."""
 
@@ -79,7 +86,10 @@ class Owner:
         store = self._stores[shard]
         fresh: list[Name] = []
         try:
-            mask, same, flags = blocks.split(block, self._interest.masks, self._interest.mask)
+            if kind == DELAYED:
+                mask, same, flags = 0, True, blocks.all_flags(block)
+            else:
+                mask, same, flags = blocks.split(block, self._interest.masks, self._interest.mask)
             if flags & ENTRY_QOS2:
                 block, fresh = self.received(shard).without_repeated(block)
             position = self._append(store, kind, block, source, sequence) if block else REPEATED
@@ -93,9 +103,12 @@ class Owner:
             if confirm is not None:
                 self._mark(shard, flags, block, Commit(confirm))
             return
-        if flags & ENTRY_RETAIN:
-            retain(store, block)
         commit = Commit(confirm) if confirm is not None else None
+        if kind == DELAYED:
+            self._mark(shard, flags, block, commit)
+            return
+        if flags & ENTRY_RETAIN:
+            retain(store, block, self.retained_expiry_s)
         self._tell(shard, position, block, mask, same, flags, commit, block)
 
     def append_batch(
@@ -130,7 +143,7 @@ class Owner:
         shard = self._placement.home(topic).shard
         store = self._stores.get(shard)
         if store is not None:
-            store.set_retained(topic, None)
+            store.retained.set(topic, None)
             self._commits.mark(shard)
             return
         self._notify(self._placement.shard_owner(shard), wire.ClearRetained(topic))
@@ -178,11 +191,27 @@ class Owner:
         if kind == MEMORY:
             new = store.memory_append(block, source, sequence)
             return wire.NO_POSITION if new else REPEATED
+        if kind == DELAYED:
+            return self._append_delayed(store, block, source, sequence)
         assert kind == DECLARED, "a block is light, memory or declared"
         if store.seen(source, sequence):
             return REPEATED
         marker = self._partitions.append_entries(block)
         return store.append(DECLARED_MARKER, marker, source, sequence, self._wall_ms())
+
+    def _append_delayed(
+        self, store: ShardStore, block: bytearray, source: int, sequence: int
+    ) -> int:
+        """All of a block waits, or none: its publishers hear one answer."""
+        if store.seen(source, sequence):
+            return REPEATED
+        brought = sum(
+            batches.record_count(block, entry.batch_begin) for entry in blocks.entries(block)
+        )
+        if brought + sum(one.delayed.count for one in self._stores.values()) > self.max_delayed:
+            self._count("mqtt_delayed_refused", brought)
+            raise BrokerError(Fault.QUOTA_EXCEEDED, "too many delayed messages")
+        return store.append(DELAYED_BLOCK, block, source, sequence, self._wall_ms())
 
     def committed(self, shard: int, then: Callable[[], None]) -> None:
         """Call back when all that the shard holds now is committed."""

@@ -15,11 +15,13 @@ from typing import NamedTuple
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hashing import key_hash, murmur2, topic_hash
 from robustmq.core.publish import RouteTable, TopicRoute
+from robustmq.errors import BrokerError, Fault
+from robustmq.names import DELAYED_PREFIX, split_delayed
 from robustmq.shard.cluster_view import Declared
 
 # What a block holds, so that one block is appended in one way.
-LIGHT, MEMORY, DECLARED = 0, 1, 2
-CLASSES = 3
+LIGHT, MEMORY, DECLARED, DELAYED = 0, 1, 2, 3
+CLASSES = 4
 
 ENTRY_ACK = 1
 ENTRY_RETAIN = 2
@@ -70,6 +72,8 @@ class Placement:
         self.compacted: set[bytes] = set()
         self.max_message_bytes: dict[bytes, int] = {}
         """Of the declared topics that set it."""
+        self.max_delay_s = 0
+        """The longest delay of a message; see `route`."""
         self._default_mode = default_mode
         self._rules = FilterTrie()
         self._rule_modes: list[str] = []
@@ -173,7 +177,30 @@ class Placement:
         return key_hash(GROUP_KIND, group_id.encode()) % self.shard_count
 
     def route(self, topic: bytes) -> TopicRoute:
-        """What a publisher needs to know of a topic, made once and kept in `routes`."""
+        """What a publisher needs to know of a topic, made once and kept in `routes`.
+
+        `$delayed/{seconds}/{topic}` has the route of the topic, with a delay.
+        """
+        route = self._delayed(topic) if topic.startswith(DELAYED_PREFIX) else self._route(topic)
+        self.routes.put(route)
+        return route
+
+    def _delayed(self, asked: bytes) -> TopicRoute:
+        try:
+            seconds, topic = split_delayed(asked)
+        except BrokerError as error:
+            return self._route(asked, refusal=error.fault)
+        if seconds > self.max_delay_s:
+            return self._route(topic, asked, refusal=Fault.QUOTA_EXCEEDED)
+        return self._route(topic, asked, seconds * 1000)
+
+    def _route(
+        self,
+        topic: bytes,
+        asked: bytes | None = None,
+        delay_ms: int = 0,
+        refusal: Fault | None = None,
+    ) -> TopicRoute:
         home = self.home(topic)
         mode = self.mode(home.log_topic if home.declared else topic)
         flags = {"memory": ENTRY_MEMORY, "persistent": ENTRY_PERSISTENT}.get(mode, 0)
@@ -183,18 +210,22 @@ class Placement:
             kind = DECLARED
         elif mode == "memory":
             kind = MEMORY
-        route = TopicRoute(
+        if delay_ms:
+            kind = DELAYED
+        if topic.startswith(SYS_PREFIX):
+            # What the broker says of itself is not for clients to say.
+            refusal = Fault.NOT_AUTHORIZED
+        return TopicRoute(
             topic,
             home.shard,
             home.shard * CLASSES + kind,
             home.partition,
             flags,
             home.log_topic if home.stream else b"",
-            # What the broker says of itself is not for clients to say.
-            not topic.startswith(SYS_PREFIX),
+            refusal,
+            asked,
+            delay_ms,
         )
-        self.routes.put(route)
-        return route
 
 
 def _first(numbers: list[object]) -> int:

@@ -23,6 +23,7 @@ from robustmq.storage.shard_store import (
     BLOCK,
     CURSOR,
     DECLARED_MARKER,
+    DELAYED_BLOCK,
     INBOX,
     MACHINE,
     ShardStore,
@@ -72,9 +73,9 @@ class Recovery:
             self._delivery.replay_inbox(position, decode_inbox(payload), self.shard)
         elif kind == CURSOR:
             self._cursors(payload)
-        elif kind == BLOCK:
+        elif kind in (BLOCK, DELAYED_BLOCK):
             self._owner.received(self.shard).learn(payload)
-            if fresh:
+            if fresh and kind == BLOCK:
                 self._retained.append((self.shard, kind, payload))
         elif kind == DECLARED_MARKER:
             marks = self._partitions.replay_marker(payload)
@@ -90,7 +91,7 @@ class Recovery:
         """All shards and partitions are open: what the log retains, LevelDB retains."""
         for shard, kind, payload in self._retained:
             block = payload if kind == BLOCK else self._partitions.read_marker(payload)
-            retain(stores[shard], block)
+            retain(stores[shard], block, self._owner.retained_expiry_s)
 
     def _replay(self, kind: bytes, key: bytes, records: list[bytes]) -> None:
         if kind == GROUP_KIND:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from robustmq.config import Settings
-from robustmq.core import batches, fanout
+from robustmq.core import batches, blocks, fanout
 from robustmq.core.hashing import key_hash
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
@@ -303,7 +303,12 @@ class Sessions:
             broker.share_again(message)
 
     def publish_will(self, client_id: bytes, will: Will) -> None:
-        """Publish a will as its client would have."""
+        """Publish a will as its client would have; one that its client may not publish is lost."""
+        placement = self._broker.placement
+        route = placement.routes.get(will.topic) or placement.route(will.topic)
+        if route.refusal is not None:
+            self._broker.count("mqtt_publish_denied", 1)
+            return
         self._broker.count("mqtt_wills_published", 1)
         self.publish(to_message(will), key_hash(SESSION_KIND, client_id))
 
@@ -312,12 +317,16 @@ class Sessions:
         broker = self._broker
         route = broker.placement.routes.get(message.topic) or broker.placement.route(message.topic)
         batch = batches.build(
-            [to_record(message, message.topic if route.log_name else None)], broker.wall_ms()
+            [to_record(message, route.topic if route.log_name else None)], broker.wall_ms()
         )
         flags = route.flags
         flags |= ENTRY_ACK if message.qos else 0
         flags |= ENTRY_RETAIN if message.retain else 0
-        entry = build_entry(message.topic, route.log_name, route.partition, flags, origin, 0, batch)
+        entry = bytearray(
+            build_entry(route.topic, route.log_name, route.partition, flags, origin, 0, batch)
+        )
+        if route.delay_ms:
+            blocks.set_due(entry, 0, broker.wall_ms() + route.delay_ms)
         broker.router.builders[route.builder].append_entry(entry)
         if message.qos:
             # Somebody waits, so it is sent again to an owner that was away.

@@ -17,17 +17,19 @@ from crc32c import crc32c
 
 from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
-from robustmq.core.filters import FilterTrie
 from robustmq.core.topic_index import TopicIndex
 from robustmq.promises import Promise
 from robustmq.storage import segment as _segment
 from robustmq.storage import shard_log
 from robustmq.storage.committer import Committer
+from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
 from robustmq.storage.disk import Disk
 from robustmq.storage.engine import PartitionLog, PartitionSettings, ReadResult, engine
 from robustmq.storage.kv import Change, KeyValue
 from robustmq.storage.light import LightReader
+from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.memory import MemoryPartition
+from robustmq.storage.retained_values import RetainedValues
 from robustmq.storage.shard_log import ShardLog
 
 BLOCK = shard_log.BLOCK
@@ -37,8 +39,10 @@ DECLARED_MARKER = shard_log.DECLARED_MARKER
 CURSOR = shard_log.CURSOR
 TOPIC_DELETED = shard_log.TOPIC_DELETED
 TOPIC_CREATED = shard_log.TOPIC_CREATED
+DELAYED_BLOCK = shard_log.DELAYED_BLOCK
+DELAYED_OVER = shard_log.DELAYED_OVER
 
-_TOPIC, _RETAINED, _MACHINE, _CHECKPOINT, _APPLIED = b"t", b"r", b"m", b"c", b"p"
+_TOPIC, _MACHINE, _CHECKPOINT, _APPLIED = b"t", b"m", b"c", b"p"
 _MAX_SOURCES = 256
 _BUILT_IN = (_segment,)
 
@@ -110,8 +114,9 @@ class ShardStore:
         self._light = LightReader(self._log, self._index)
         self._sources: dict[int, int] = {}
         self._new_topics: list[bytes] = []
-        self._changes: dict[bytes, bytes | None] = {}
-        self._writing: dict[bytes, bytes | None] = {}
+        self._lookups = Lookups(kv)
+        self.retained = RetainedValues(self._lookups)
+        self.delayed = DelayedMessages(self._lookups)
         self._memory: dict[bytes, MemoryPartition] = {}
         self._memory_bytes = 0
         self._partitions: list[PartitionLog] = []
@@ -140,7 +145,7 @@ class ShardStore:
             self._sources = dict(point.sources)
             self._partition_ends = dict(point.partitions)
             position = point.position
-            for key, value in self._kv.range(_MACHINE, _after(_MACHINE)):
+            for key, value in self._kv.range(_MACHINE, after(_MACHINE)):
                 kind, _, name = key[1:].partition(b"\0")
                 listener.on_snapshot(kind, name, value)
         applied = int.from_bytes(self._kv.get(_APPLIED) or b"", "little")
@@ -149,9 +154,14 @@ class ShardStore:
         def on_entry(
             at: int, kind: int, source: int, sequence: int, timestamp: int, payload: memoryview
         ) -> None:
-            if source and sequence > self._sources.get(source, 0):
-                self._sources[source] = sequence
             data = bytes(payload)
+            if source & PUBLISHED_DELAYED:
+                if at >= applied:
+                    self.delayed.remove(source ^ PUBLISHED_DELAYED, sequence)
+            elif source and sequence > self._sources.get(source, 0):
+                self._sources[source] = sequence
+            if kind == DELAYED_BLOCK and at >= applied:
+                self.delayed.add(at, data)
             if self._index_entry(at, kind, data, new_topics):
                 if kind != BLOCK:
                     return
@@ -162,12 +172,12 @@ class ShardStore:
 
         self._log.recover(position, on_entry)
         self._checkpointed_at = position
+        self._note_topics(new_topics)
+
+    def _note_topics(self, new_topics: list[bytes]) -> None:
         for topic in new_topics:
             if self._index.lookup(topic) is not None:
-                self._changes[_TOPIC + topic] = b""
-        if self._changes:
-            self._kv.write(list(self._changes.items()))
-            self._changes.clear()
+                self._lookups.put(_TOPIC + topic, b"")
 
     def _index_entry(self, at: int, kind: int, data: bytes, new_topics: list[bytes]) -> bool:
         """Learn from a log entry what light topics there are; False when it tells of none."""
@@ -175,7 +185,7 @@ class ShardStore:
             self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, new_topics)
         elif kind == TOPIC_DELETED:
             self._index.remove(data)
-            self._changes[_TOPIC + data] = None
+            self._lookups.put(_TOPIC + data, None)
         elif kind == TOPIC_CREATED:
             self._index.set(data, 0)
             new_topics.append(data)
@@ -196,13 +206,15 @@ class ShardStore:
         new_topics: list[bytes] = []
         for at, kind, payload in self._log.peek(point.position):
             self._index_entry(at, kind, bytes(payload), new_topics)
-        self._changes.clear()
+        self._note_topics(new_topics)
 
     # -- appending ---------------------------------------------------------------------------------
 
     def seen(self, source: int, sequence: int) -> bool:
         """Was this frame of another worker appended before?"""
-        return bool(source) and sequence <= self._sources.get(source, 0)
+        if not source or source & PUBLISHED_DELAYED:
+            return False
+        return sequence <= self._sources.get(source, 0)
 
     def append_block(self, block: bytearray, source: int, sequence: int, timestamp_ms: int) -> int:
         """Append a block of light topics, giving offsets in place; its log position, -1 if it was
@@ -220,12 +232,18 @@ class ShardStore:
         sequence: int,
         timestamp_ms: int,
     ) -> int:
-        """Append an entry; its log position, -1 if the frame was seen before."""
-        if source:
+        """Append an entry; its log position, -1 if the frame was seen before. One that publishes a
+        delayed message (`delayed.published_as`) removes it."""
+        if source & PUBLISHED_DELAYED:
+            self.delayed.remove(source ^ PUBLISHED_DELAYED, sequence)
+        elif source:
             if self.seen(source, sequence):
                 return -1
             self._sources[source] = sequence
-        return self._log.append(kind, payload, source, sequence, timestamp_ms)
+        position = self._log.append(kind, payload, source, sequence, timestamp_ms)
+        if kind == DELAYED_BLOCK:
+            self.delayed.add(position, payload)
+        return position
 
     @property
     def end_position(self) -> int:
@@ -244,13 +262,11 @@ class ShardStore:
         end = self._log.end_position
         written = [(log, log.write()) for log in self._partitions]
         partitions = [(log, write) for log, write in written if write is not None]
-        for topic in self._new_topics:
-            self._changes[_TOPIC + topic] = b""
+        self._note_topics(self._new_topics)
         self._new_topics.clear()
-        changes, self._changes = self._changes, {}
+        changes = self._lookups.take()
         if changes:
             changes[_APPLIED] = end.to_bytes(8, "little")
-            self._writing = {**self._writing, **changes}
         sync = sync or self._settings.sync
         disk, kv = self._disk, self._kv
 
@@ -279,11 +295,7 @@ class ShardStore:
         self._log.committed_position = max(self._log.committed_position, end)
         for log, _ in partitions:
             log.committed()
-        if changes:
-            writing = self._writing
-            for key, value in changes.items():
-                if writing.get(key, b"") is value:
-                    del writing[key]
+        self._lookups.written(changes)
 
     # -- reading the log ---------------------------------------------------------------------------
 
@@ -323,7 +335,7 @@ class ShardStore:
             self._light.forget(topic)
             if topic in self._new_topics:
                 self._new_topics.remove(topic)
-            self._changes[_TOPIC + topic] = None
+            self._lookups.put(_TOPIC + topic, None)
             self._log.append(TOPIC_DELETED, topic, 0, 0, timestamp_ms)
 
     def read(self, topic: bytes, offset: int, max_bytes: int) -> ReadResult:
@@ -361,7 +373,7 @@ class ShardStore:
         """Names of light topics, so many at most."""
         found = [*self._memory, *self._new_topics][:limit]
         names = set(found)
-        for key, _ in self._kv.range(_TOPIC, _after(_TOPIC)):
+        for key, _ in self._lookups.range(_TOPIC, after(_TOPIC)):
             if len(found) >= limit:
                 break
             topic = key[1:]
@@ -412,43 +424,6 @@ class ShardStore:
                 return freed
         return 0
 
-    # -- retained values ---------------------------------------------------------------------------
-
-    def set_retained(self, topic: bytes, entry: bytes | None) -> None:
-        """Keep, or clear, the retained value of a topic."""
-        self._changes[_RETAINED + topic] = entry
-
-    def get_retained(self, topic: bytes) -> bytes | None:
-        """The retained value of a topic."""
-        key = _RETAINED + topic
-        for changes in (self._changes, self._writing):
-            if key in changes:
-                return changes[key]
-        return self._kv.get(key)
-
-    def match_retained(self, filter_: bytes, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """(topic, entry) of retained values that match a filter, by topic, after `after`; `limit`
-        at most."""
-        trie = FilterTrie()
-        trie.insert(filter_, 1)
-        prefix = _literal_prefix(filter_)
-        start = max(_RETAINED + prefix, _RETAINED + after + b"\0" if after else b"")
-        stop = _after(_RETAINED + prefix)
-        fresh = {
-            key: value
-            for changes in (self._writing, self._changes)
-            for key, value in changes.items()
-            if start <= key < stop
-        }
-        found: list[tuple[bytes, bytes]] = []
-        for key, value in _overlaid(self._kv.range(start, stop), fresh):
-            topic = key[1:]
-            if trie.match(topic):
-                found.append((topic, value))
-                if len(found) >= limit:
-                    break
-        return found
-
     # -- declared topics ---------------------------------------------------------------------------
 
     def open_partition(
@@ -498,7 +473,7 @@ class ShardStore:
         def job() -> None:
             disk.replace(f"{directory}/{name}", dump)
             changes: list[Change] = [
-                (key, None) for key, _ in kv.range(_MACHINE, _after(_MACHINE)) if key not in kept
+                (key, None) for key, _ in kv.range(_MACHINE, after(_MACHINE)) if key not in kept
             ]
             changes.extend(kept.items())
             changes.append((_CHECKPOINT, msgspec.msgpack.encode(point)))
@@ -514,40 +489,3 @@ class ShardStore:
         for log in self._partitions:
             log.close()
         self._kv.close()
-
-
-def _after(prefix: bytes) -> bytes:
-    """The first key behind all that begin with a prefix."""
-    return prefix[:-1] + bytes([prefix[-1] + 1])
-
-
-def _literal_prefix(filter_: bytes) -> bytes:
-    """The beginning that every topic of a filter has."""
-    levels: list[bytes] = []
-    for level in filter_.split(b"/"):
-        if level in (b"+", b"#"):
-            # `a/#` matches `a` too.
-            return b"/".join(levels)
-        levels.append(level)
-    return filter_
-
-
-def _overlaid(
-    stored: Iterator[tuple[bytes, bytes]], fresh: dict[bytes, bytes | None]
-) -> Iterator[tuple[bytes, bytes]]:
-    """Stored pairs in order, with fresh ones over them."""
-    waiting = sorted(fresh)
-    at = 0
-    for key, value in stored:
-        while at < len(waiting) and waiting[at] < key:
-            new = fresh[waiting[at]]
-            if new is not None:
-                yield waiting[at], new
-            at += 1
-        if key in fresh:
-            continue
-        yield key, value
-    for name in waiting[at:]:
-        new = fresh[name]
-        if new is not None:
-            yield name, new

@@ -23,7 +23,7 @@ from robustmq.core import batches, blocks, fanout, frames, hashing, properties
 from robustmq.core.filters import FilterTrie
 from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
 from robustmq.core.topic_index import TopicIndex
-from robustmq.errors import BrokerError
+from robustmq.errors import BrokerError, Fault
 from robustmq.records import Record
 from tests.core.tables import by_topic
 
@@ -237,21 +237,23 @@ def _either(random_: random.Random, data: bytes) -> bytes | bytearray:
     return data if random_.random() < 0.5 else bytearray(data)
 
 
+def _route(topic: bytes) -> TopicRoute:
+    refusal = Fault.NOT_AUTHORIZED if topic[:2] == b"no" else None
+    delay_ms = 5000 if topic[:2] == b"a/" else 0
+    log_name = b"log" if topic == b"str" else b""
+    return TopicRoute(topic, 0, len(topic) % 3, 0, 0, log_name, refusal, delay_ms=delay_ms)
+
+
 def _publish(random_: random.Random, out: _Outcomes) -> None:
     data = _either(random_, packets(random_))
     table = array("i", [0] * 4 * random_.choice((1, 4, 64)))
     builders = [BlockBuilder(index, False) for index in range(3)]
 
-    def route(topic: bytes) -> TopicRoute:
-        return TopicRoute(
-            topic, 0, len(topic) % 3, 0, 0, b"log" if topic == b"str" else b"", topic[:2] != b"no"
-        )
-
     publisher = Publisher(
         random_.choice((3, 4, 5, 5, 5)),
         77,
         RouteTable(),
-        route,
+        _route,
         builders,
         random_.choice((0, 5, 65_535)),
         random_.random() < 0.9,

@@ -48,7 +48,13 @@ class Side:
             77,
             RouteTable(),
             lambda t: TopicRoute(
-                t, 0, len(t) % 4, 0, 0, b"s" if t == b"str" else b"", t[:2] != b"no"
+                t,
+                0,
+                len(t) % 4,
+                0,
+                0,
+                b"s" if t == b"str" else b"",
+                Fault.NOT_AUTHORIZED if t[:2] == b"no" else None,
             ),
             self.builders,
             topic_alias_maximum=10,

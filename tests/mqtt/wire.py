@@ -73,6 +73,20 @@ class Closed(Exception):
     """The broker has closed the connection."""
 
 
+def resumed(port: int, client_id: bytes, **options: Any) -> Wire:
+    """A connection that goes on with a session, as soon as the worker that has it is there."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            wire = Wire(port)
+            if wire.connect(client_id, False, **options).reason_code == 0:
+                return wire
+            wire.drop()
+        except (Closed, OSError):
+            assert time.monotonic() < deadline, "no worker took the session up"
+            time.sleep(0.02)
+
+
 class Wire:
     """One connection. `version` is the protocol level that packets are written and read by."""
 

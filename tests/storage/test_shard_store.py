@@ -13,6 +13,7 @@ from robustmq.storage.shard_store import DECLARED_MARKER, MACHINE, StoreSettings
 from tests.storage.stores import NOW_MS, Machine, batch, values_of
 
 TOPICS = [b"a", b"b/c", b"d"]
+VALUE = build_entry(b"a", b"", 0, 3, 7, 0, batch(b"x"))
 
 
 def machines() -> list[tuple[bytes, bytes, bytes]]:
@@ -147,22 +148,22 @@ def test_recovery_begins_at_the_checkpoint_with_the_machines_of_then() -> None:
 def test_retained_values_are_found_before_and_after_their_commit() -> None:
     machine = Machine()
     store = machine.store
-    store.set_retained(b"a/1", b"one")
-    store.set_retained(b"a/2", b"two")
-    assert store.get_retained(b"a/1") == b"one"
+    store.retained.set(b"a/1", VALUE)
+    store.retained.set(b"a/2", VALUE)
+    assert store.retained.get(b"a/1") == VALUE
     store.flush(False)
-    store.set_retained(b"a/2", None)
-    assert store.match_retained(b"a/+", b"", 10) == [(b"a/1", b"one")]
+    store.retained.set(b"a/2", None)
+    assert store.retained.match(b"a/+", b"", 10) == [(b"a/1", VALUE)]
     machine.committer.kick()
     machine.commit()
-    assert machine.open().match_retained(b"#", b"", 10) == [(b"a/1", b"one")]
+    assert machine.open().retained.match(b"#", b"", 10) == [(b"a/1", VALUE)]
 
 
 def test_recovery_says_which_retained_messages_the_key_value_store_may_lack() -> None:
     machine = Machine()
     retained = bytearray(build_entry(b"a", b"", 0, 3, 7, 0, batch(b"x")))
     machine.store.append_block(retained, 0, 0, NOW_MS)
-    machine.store.set_retained(b"a", b"x")
+    machine.store.retained.set(b"a", VALUE)
     machine.commit()
     machine.open()
     assert machine.heard.entries == [(1, bytes(retained))], "it is told; fresh is False"
