@@ -8,12 +8,14 @@ again before it has gone.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import time
 from typing import TYPE_CHECKING
 
 from robustmq.bench import count, plan
+from robustmq.bench.stream import Stream, TlsStream, tls_context
 from robustmq.core import fanout
 from robustmq.mqtt import codec
 from robustmq.mqtt.packets import (
@@ -54,6 +56,7 @@ class Shared:
         self.ready = 0
         self.disconnected = 0
         self.woken: set[Publisher] = set()
+        self.tls = tls_context(options) if options.transport == "tls" else None
 
 
 class Connection:
@@ -68,7 +71,8 @@ class Connection:
         self.inbox = count.Inbox(shared.options.version, *streams)
         self.publisher: Publisher | None = None
         self.feeds: list[Publisher] = []
-        self.socket: socket.socket | None = None
+        self.socket: Stream | None = None
+        self.secured = shared.tls is None
         self.rest = b""
         self.unsent = bytearray()
         self.blocked = False
@@ -80,11 +84,11 @@ class Connection:
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error = sock.connect_ex((options.host, options.port))
+        if error not in (0, errno.EINPROGRESS):
+            raise LoadError(f"cannot connect to {options.host}:{options.port}: error {error}")
         self.socket = sock
         self.shared.connections[sock.fileno()] = self
-        error = sock.connect_ex((options.host, options.port))
-        if error not in (0, 115):
-            raise LoadError(f"cannot connect to {options.host}:{options.port}: error {error}")
         packet = Connect(
             options.version,
             self.name.encode(),
@@ -106,12 +110,33 @@ class Connection:
 
     def on_event(self, event: int) -> None:
         """Write first, as that makes room at the broker."""
+        if not self.secured and not self._handshake():
+            return
         if event & select.EPOLLOUT:
             self.flush()
             if self.publisher is not None:
                 self.shared.woken.add(self.publisher)
         if event & ~select.EPOLLOUT and self.socket is not None:
             self.read()
+
+    def _handshake(self) -> bool:
+        """Go on with the handshake of TLS, which begins when the socket is connected; True when it
+        is through."""
+        shared = self.shared
+        assert shared.tls is not None, "without TLS there is no handshake"
+        try:
+            if isinstance(self.socket, socket.socket):
+                self.socket = TlsStream(shared.tls, self.socket, shared.options.host)
+            assert isinstance(self.socket, TlsStream), "the socket is TLS's now"
+            self.secured = self.socket.handshake()
+        except OSError as error:
+            raise LoadError(f"{self.name}: no TLS with the broker: {error}") from None
+        if not self.secured:
+            # The broker's turn, as a rule: its word wakes the poll.
+            shared.poll.modify(self.socket.fileno(), _QUICK)
+        elif self.unsent:
+            shared.poll.modify(self.socket.fileno(), _BLOCKED)
+        return self.secured
 
     def read(self) -> None:
         """Take what is there, once; the poll is level-triggered."""

@@ -15,6 +15,7 @@ import msgspec
 from robustmq.bench import plan, result, run
 from robustmq.bench.clients import run_pub, run_sub
 from robustmq.bench.connection import LoadError
+from robustmq.bench.stream import TRANSPORTS
 from robustmq.errors import BrokerError
 
 __all__ = ["run_bench", "run_pub", "run_sub"]
@@ -22,6 +23,8 @@ __all__ = ["run_bench", "run_pub", "run_sub"]
 OPTIONS = (
     ("--host", "", "127.0.0.1", "address of the broker"),
     ("--port", "", 1883, "MQTT port"),
+    ("--transport", "", "tcp", "tcp or tls"),
+    ("--ca-file", "", "", "authorities that the broker's certificate is held against; none: any"),
     ("--version", "", 4, "protocol level: 3, 4 (3.1.1) or 5"),
     ("--clients", "-c", 1, "publishers, subscribers or pairs"),
     ("--topics", "", 1, "topics of each publisher"),
@@ -73,6 +76,8 @@ def parse(arguments: list[str]) -> tuple[plan.Options, bool]:
     ):
         if not low <= getattr(options, name) <= high:
             parser.error(f"--{name} must be {low} to {high}")
+    if options.transport not in TRANSPORTS:
+        parser.error(f"--transport must be one of {', '.join(TRANSPORTS)}")
     if options.topics < 1 or options.window < 1:
         parser.error("--topics and --window must be at least 1")
     return options, as_json

@@ -24,6 +24,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     scenario: str
     host: str = "127.0.0.1"
     port: int = 1883
+    transport: str = "tcp"
+    ca_file: str = ""
     version: int = 4
     clients: int = 1
     topics: int = 1
