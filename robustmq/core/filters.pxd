@@ -3,8 +3,8 @@ import cython
 cdef class Node:
     cdef public dict children
     cdef public Node plus
-    cdef public list values
-    cdef public list multi
+    cdef public object here
+    cdef public object below
 
 cdef class FilterTrie:
     cdef public Node root
@@ -18,3 +18,6 @@ cdef class FilterTrie:
     cpdef list match(self, bytes topic)
     @cython.locals(nodes=list, following=list, node=Node, child=Node, hidden=bint, level=bytes)
     cdef _walk(self, bytes topic, list found)
+
+cdef Node _child(Node node, bytes level)
+cdef _take(object held, list found)

@@ -10,23 +10,26 @@ from __future__ import annotations
 
 
 class Node:
-    """One level: children by name, the child of `+`, the values of filters that end here or with
-    `/#`."""
+    """One level: children by name, the child of `+`, and what is held for filters that end here or
+    with `/#`. What is not there costs nothing: most nodes of a million are leaves."""
 
     def __init__(self) -> None:
-        self.children: dict[bytes, Node] = {}
+        self.children: dict[bytes, Node] | None = None
         self.plus: Node | None = None
-        self.values: list[object] = []
-        self.multi: list[object] = []
+        self.here: object = None
+        self.below: object = None
 
 
 class FilterTrie:
-    """Filters with values; a filter may carry many values, and equal ones as often as they were
-    inserted."""
+    """Filters with values: a filter carries as many as one wants, each once; None is no value.
+
+    One value is held as it is, several as the keys of a dictionary: a filter may have a hundred
+    thousand subscribers, who all leave.
+    """
 
     def __init__(self) -> None:
         self.root = Node()
-        self.exact: dict[bytes, list[object]] = {}
+        self.exact: dict[bytes, object] = {}
         self.wildcards = 0
         self.size = 0
 
@@ -37,48 +40,55 @@ class FilterTrie:
         """Add a value under a valid filter."""
         self.size += 1
         if b"#" not in filter and b"+" not in filter:
-            self.exact.setdefault(filter, []).append(value)
+            self.exact[filter] = _with(self.exact.get(filter), value)
             return
         self.wildcards += 1
         node = self.root
         for level in filter.split(b"/"):
             if level == b"#":
-                node.multi.append(value)
+                node.below = _with(node.below, value)
                 return
             if level == b"+":
                 child = node.plus
                 if child is None:
                     child = node.plus = Node()
             else:
+                if node.children is None:
+                    node.children = {}
                 child = node.children.get(level)
                 if child is None:
                     child = node.children[level] = Node()
             node = child
-        node.values.append(value)
+        node.here = _with(node.here, value)
 
     def remove(self, filter: bytes, value: object) -> bool:
         """Take one value away; False when it was not there. Empty nodes go with it."""
         if b"#" not in filter and b"+" not in filter:
-            values = self.exact.get(filter)
-            if values is None or value not in values:
+            held = self.exact.get(filter)
+            if not _holds(held, value):
                 return False
-            values.remove(value)
-            if not values:
+            held = _without(held, value)
+            if held is None:
                 del self.exact[filter]
+            else:
+                self.exact[filter] = held
             self.size -= 1
             return True
         path: list[Node] = [self.root]
         levels = filter.split(b"/")
-        multi = levels[-1] == b"#"
-        for level in levels[:-1] if multi else levels:
-            child = path[-1].plus if level == b"+" else path[-1].children.get(level)
+        below = levels[-1] == b"#"
+        for level in levels[:-1] if below else levels:
+            child = _child(path[-1], level)
             if child is None:
                 return False
             path.append(child)
-        values = path[-1].multi if multi else path[-1].values
-        if value not in values:
+        node = path[-1]
+        if not _holds(node.below if below else node.here, value):
             return False
-        values.remove(value)
+        if below:
+            node.below = _without(node.below, value)
+        else:
+            node.here = _without(node.here, value)
         self.size -= 1
         self.wildcards -= 1
         self._prune(path, levels)
@@ -87,19 +97,26 @@ class FilterTrie:
     def _prune(self, path: list[Node], levels: list[bytes]) -> None:
         for depth in range(len(path) - 1, 0, -1):
             node = path[depth]
-            if node.children or node.plus is not None or node.values or node.multi:
+            if (
+                node.children is not None
+                or node.plus is not None
+                or node.here is not None
+                or node.below is not None
+            ):
                 return
+            parent = path[depth - 1]
             if levels[depth - 1] == b"+":
-                path[depth - 1].plus = None
+                parent.plus = None
             else:
-                del path[depth - 1].children[levels[depth - 1]]
+                assert parent.children is not None, "a node is its parent's child"
+                del parent.children[levels[depth - 1]]
+                if not parent.children:
+                    parent.children = None
 
     def match(self, topic: bytes) -> list[object]:
         """The values of all filters that match a topic name; exact ones first."""
         found: list[object] = []
-        values = self.exact.get(topic)
-        if values is not None:
-            found += values
+        _take(self.exact.get(topic), found)
         if self.wildcards:
             self._walk(topic, found)
         return found
@@ -110,12 +127,12 @@ class FilterTrie:
         for level in topic.split(b"/"):
             following: list[Node] = []
             for node in nodes:
-                child = node.children.get(level)
-                if child is not None:
-                    following.append(child)
+                if node.children is not None:
+                    child = node.children.get(level)
+                    if child is not None:
+                        following.append(child)
                 if not hidden:
-                    if node.multi:
-                        found += node.multi
+                    _take(node.below, found)
                     child = node.plus
                     if child is not None:
                         following.append(child)
@@ -124,7 +141,44 @@ class FilterTrie:
             nodes = following
             hidden = False
         for node in nodes:
-            if node.values:
-                found += node.values
-            if node.multi:
-                found += node.multi
+            _take(node.here, found)
+            _take(node.below, found)
+
+
+def _child(node: Node, level: bytes) -> Node | None:
+    """Where a level of a filter leads."""
+    if level == b"+":
+        return node.plus
+    return None if node.children is None else node.children.get(level)
+
+
+def _take(held: object, found: list[object]) -> None:
+    """Add what is held."""
+    if held is None:
+        return
+    if isinstance(held, dict):
+        found.extend(held)
+    else:
+        found.append(held)
+
+
+def _with(held: object, value: object) -> object:
+    """What is held when a value has come."""
+    if held is None:
+        return value
+    if isinstance(held, dict):
+        held[value] = None
+        return held
+    return {held: None, value: None}
+
+
+def _holds(held: object, value: object) -> bool:
+    return value in held if isinstance(held, dict) else held == value
+
+
+def _without(held: object, value: object) -> object:
+    """What is held when a value has gone that was there."""
+    if not isinstance(held, dict):
+        return None
+    del held[value]
+    return held if held else None

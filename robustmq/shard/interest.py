@@ -27,39 +27,43 @@ def is_wildcard(filter_: bytes) -> bool:
 
 
 class LocalInterest:
-    """How many local subscriptions want each filter; tells what changed for others."""
+    """How many local subscriptions want each filter; tells what changed for others.
+
+    Both counts of a filter are one number, persistent ones above 32 bits: a million filters are a
+    million numbers, not lists.
+    """
 
     def __init__(self) -> None:
-        self._counts: dict[bytes, list[int]] = {}
+        self._counts: dict[bytes, int] = {}
 
     def add(self, filter_: bytes, persistent: bool) -> int | None:
         """Count one more; the new flags when they changed, else None."""
-        counts = self._counts.setdefault(filter_, [0, 0])
-        before = _flags(counts)
-        counts[persistent] += 1
-        after = _flags(counts)
-        return after if after != before else None
+        return self._change(filter_, 1 << 32 if persistent else 1)
 
     def remove(self, filter_: bytes, persistent: bool) -> int | None:
         """Count one less; the new flags (0: nobody) when they changed, else None."""
-        counts = self._counts[filter_]
-        before = _flags(counts)
-        counts[persistent] -= 1
-        assert min(counts) >= 0, "a subscription is removed once"
-        after = _flags(counts)
-        if not after:
+        return self._change(filter_, -1 << 32 if persistent else -1)
+
+    def _change(self, filter_: bytes, step: int) -> int | None:
+        before = self._counts.get(filter_, 0)
+        after = before + step
+        assert after >= 0, "a subscription is removed once"
+        if after:
+            self._counts[filter_] = after
+        else:
             del self._counts[filter_]
-        return after if after != before else None
+        flags = _flags(after)
+        return flags if flags != _flags(before) else None
 
     def items(self) -> Iterator[tuple[bytes, int]]:
         """All filters with their flags."""
         return ((filter_, _flags(counts)) for filter_, counts in self._counts.items())
 
 
-def _flags(counts: list[int]) -> int:
-    if counts[1]:
+def _flags(counts: int) -> int:
+    if counts >> 32:
         return WANTED | PERSISTENT
-    return WANTED if counts[0] else 0
+    return WANTED if counts else 0
 
 
 class ShareMembers:
@@ -114,7 +118,7 @@ class OwnerInterest:
 
     def __init__(self) -> None:
         self._trie = FilterTrie()
-        self._flags: dict[tuple[bytes, int], int] = {}
+        self._wanted: dict[bytes, int] = {}
         self._shares: dict[tuple[bytes, bytes], ShareMembers] = {}
         self._share_trie = FilterTrie()
         self.masks = HashTable(MAX_CACHED_TOPICS)
@@ -122,17 +126,17 @@ class OwnerInterest:
 
     def set(self, worker: int, filter_: bytes, flags: int) -> None:
         """Worker `worker` wants `filter_` with `flags` (0: no more)."""
-        key = (filter_, worker)
-        before = self._flags.get(key, 0)
-        if before == flags:
+        before = self._wanted.get(filter_, 0)
+        after = before & ~(3 << (2 * worker)) | flags << (2 * worker)
+        if before == after:
             return
         if before:
-            self._trie.remove(filter_, before << (2 * worker))
-        if flags:
-            self._trie.insert(filter_, flags << (2 * worker))
-            self._flags[key] = flags
+            self._trie.remove(filter_, before)
+        if after:
+            self._trie.insert(filter_, after)
+            self._wanted[filter_] = after
         else:
-            del self._flags[key]
+            del self._wanted[filter_]
         self._forget_answers(filter_)
 
     def set_share(
@@ -160,8 +164,8 @@ class OwnerInterest:
     ) -> None:
         """All that `worker` wants, replacing what it wanted before."""
         wanted = dict(filters)
-        for filter_, peer in list(self._flags):
-            if peer == worker and filter_ not in wanted:
+        for filter_, _ in self._wanted_by(worker):
+            if filter_ not in wanted:
                 self.set(worker, filter_, 0)
         for filter_, flags in wanted.items():
             self.set(worker, filter_, flags)
@@ -177,13 +181,22 @@ class OwnerInterest:
 
     def only_persistent(self, worker: int) -> None:
         """A worker went away: keep what its persistent sessions want, forget the rest."""
-        for (filter_, peer), flags in list(self._flags.items()):
-            if peer == worker and flags != WANTED | PERSISTENT:
+        for filter_, flags in self._wanted_by(worker):
+            if flags != WANTED | PERSISTENT:
                 self.set(worker, filter_, 0)
         for share in list(self._shares.values()):
             # Members that are persistent stay; while others are connected those take over.
             count = share.persistent.get(worker, 0)
             self.set_share(worker, share.group, share.filter, 0, count)
+
+    def _wanted_by(self, worker: int) -> list[tuple[bytes, int]]:
+        """The filters of a worker, with their flags."""
+        shift = 2 * worker
+        return [
+            (filter_, mask >> shift & 3)
+            for filter_, mask in self._wanted.items()
+            if mask >> shift & 3
+        ]
 
     def mask(self, topic: bytes) -> int:
         """The bits of the workers that want a topic."""
