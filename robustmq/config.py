@@ -22,7 +22,6 @@ import msgspec
 
 from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
 from robustmq.listener import DEFAULT, Listener, problem_of, with_port
-from robustmq.topic_rules import AutoSubscribe, Rewrite, problem_of_rules
 
 _KAFKA_NAME = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
 
@@ -114,6 +113,23 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sys_interval_s: Annotated[
         int, bound("s", "How often $SYS/broker/... is published. 0: never.", 0, 86_400)
     ] = 10
+    maximum_qos: Annotated[
+        int,
+        bound("", "Highest QoS of a PUBLISH or a will; above it DISCONNECT 0x9B.", 0, 2, False),
+    ] = 2
+    wildcard_subscription_available: Annotated[
+        bool, choice("Whether filters may have + and #; if not, DISCONNECT 0xA2.")
+    ] = True
+    subscription_identifiers_available: Annotated[
+        bool, choice("Whether SUBSCRIBE may carry an identifier; if not, DISCONNECT 0xA1.")
+    ] = True
+    shared_subscription_available: Annotated[
+        bool, choice("Whether there is $share/...; if not, DISCONNECT 0x9E.")
+    ] = True
+    response_information: Annotated[
+        str,
+        text("Told to MQTT 5.0 clients that ask for it: a prefix for their response topics."),
+    ] = ""
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -361,8 +377,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     streams: tuple[Stream, ...] = ()
     listener: tuple[Listener, ...] = ()
-    rewrite: tuple[Rewrite, ...] = ()
-    auto_subscribe: tuple[AutoSubscribe, ...] = ()
 
     @property
     def worker_count(self) -> int:
@@ -406,10 +420,6 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 
-TABLES = ("streams", "listener", "rewrite", "auto_subscribe")
-"""Lists of tables: [[streams]]."""
-
-
 def load(path: str | Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
     """Read a file (None: defaults alone) and the environment (None: the process's); raises
     ConfigError."""
@@ -429,10 +439,12 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
 
 def parse(raw: Mapping[str, Any]) -> Settings:
     """Checked settings from the tables of a TOML file."""
-    unknown = sorted(set(raw) - set(SECTIONS) - set(TABLES))
+    unknown = sorted(set(raw) - set(SECTIONS) - {"streams", "listener"})
     if unknown:
-        known = ", ".join((*SECTIONS, *TABLES))
-        raise ConfigError(f"unknown section [{unknown[0]}]; the sections are {known}")
+        known = ", ".join(SECTIONS)
+        raise ConfigError(
+            f"unknown section [{unknown[0]}]; the sections are {known}, streams, listener"
+        )
     try:
         settings = msgspec.convert(raw, Settings)
     except msgspec.ValidationError as error:
@@ -460,9 +472,7 @@ def override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 def check(settings: Settings) -> None:
     """Rules that hold between settings; raises ConfigError."""
-    problem = problem_of(settings.listener) or problem_of_rules(
-        settings.rewrite, settings.auto_subscribe
-    )
+    problem = problem_of(settings.listener)
     if problem is not None:
         raise ConfigError(problem)
     _check_addresses(settings)
@@ -531,9 +541,8 @@ def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
                 (applied if row.reloadable else needs_restart).append(f"{section}.{row.name}")
     if old.storage.rules != new.storage.rules:
         needs_restart.append("storage.rules")
-    for table in ("streams", "rewrite", "auto_subscribe"):
-        if getattr(old, table) != getattr(new, table):
-            needs_restart.append(table)
+    if old.streams != new.streams:
+        needs_restart.append("streams")
     _diff_listeners(old, new, applied, needs_restart)
     return applied, needs_restart
 

@@ -1,66 +1,73 @@
 #!/usr/bin/env python3
-"""Write docs/mqtt-conformance.md: each normative statement of MQTT 5.0 with the tests for it.
+"""Write docs/mqtt-conformance.md: each normative statement of MQTT 5.0 and 3.1.1, and its tests.
 
-Tests name their statements with `@pytest.mark.mqtt("MQTT-3.1.2-24")`; the numbers below are those
-of the specification's appendix B. `scripts/make_conformance.py --check` only says what has drifted
-(exit code 1).
+Tests name the statements they prove with `@pytest.mark.mqtt("MQTT-3.1.2-24")` for 5.0 and
+`@pytest.mark.mqtt311(...)` for 3.1.1, where the same number may mean something else. The statements
+stand in tests/conformance/statements/. `scripts/make_conformance.py --check` says what has drifted,
+and which statement that binds a server nobody proves (exit code 1).
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/mqtt-conformance.md"
-
-# Section: first and last number of its statements.
-STATEMENTS = {
-    "1.5.4": (1, 3), "1.5.5": (1, 1), "1.5.7": (1, 1), "2.1.3": (1, 1), "2.2.1": (2, 6),
-    "2.2.2": (1, 1), "3.1.0": (1, 2), "3.1.2": (1, 30), "3.1.3": (1, 12), "3.1.4": (1, 6),
-    "3.2.0": (1, 2), "3.2.2": (1, 22), "3.3.1": (1, 13), "3.3.2": (1, 20), "3.3.4": (1, 10),
-    "3.4.2": (1, 3), "3.5.2": (1, 3), "3.6.1": (1, 1), "3.6.2": (1, 3), "3.7.2": (1, 3),
-    "3.8.1": (1, 1), "3.8.3": (1, 5), "3.8.4": (1, 8), "3.9.2": (1, 2), "3.9.3": (1, 2),
-    "3.10.1": (1, 1), "3.10.3": (1, 2), "3.10.4": (1, 6), "3.11.2": (1, 2), "3.11.3": (1, 2),
-    "3.12.4": (1, 1), "3.14.0": (1, 1), "3.14.1": (1, 1), "3.14.2": (1, 4), "3.14.4": (1, 3),
-    "3.15.1": (1, 1), "3.15.2": (1, 3), "4.1.0": (1, 2), "4.2.0": (1, 1), "4.3.1": (1, 1),
-    "4.3.2": (1, 5), "4.3.3": (1, 13), "4.4.0": (1, 2), "4.5.0": (1, 2), "4.6.0": (1, 6),
-    "4.7.0": (1, 1), "4.7.1": (1, 2), "4.7.2": (1, 1), "4.7.3": (1, 4), "4.8.2": (1, 6),
-    "4.9.0": (1, 3), "4.12.0": (1, 7), "4.12.1": (1, 2), "4.13.1": (1, 1), "4.13.2": (1, 1),
-    "6.0.0": (1, 4),
-}  # fmt: skip
-CLIENT = "binds clients"
-NO_TEXT = "the broker sends no Reason String, User Property or Response Information of its own"
-NO_LIMIT = "the broker has no such limit: CONNACK says so"
-NO_AUTH = "enhanced authentication is not offered: CONNACK 0x8C"
-NO_WEBSOCKET = "no WebSocket listener yet"
-NO_ROOM = "the protocol's strings have no room for more"
-ONE_COPY = "the broker sends one copy [MQTT-3.3.4-4]"
-
-# Why a statement has no test of its own.
-REASONS = {
-    CLIENT: "2.2.1-3 3.1.2-20 3.1.2-21 3.1.2-30 3.2.2-4 3.2.2-5 3.2.2-11 3.2.2-14 3.2.2-18 3.2.2-21"
-    " 3.3.2-10 3.3.4-8 4.5.0-2 4.6.0-1 4.6.0-4",
-    NO_TEXT: "3.2.2-19 3.2.2-20 3.4.2-2 3.4.2-3 3.5.2-2 3.5.2-3 3.6.2-2 3.6.2-3 3.7.2-2 3.7.2-3"
-    " 3.9.2-1 3.9.2-2 3.11.2-1 3.11.2-2 3.14.2-3 3.14.2-4 3.15.2-2 3.15.2-3 3.1.2-28 3.1.2-29",
-    NO_LIMIT: "3.2.2-9 3.2.2-10 3.2.2-12 3.2.2-13",
-    NO_AUTH: "3.15.2-1 4.12.0-2 4.12.0-3 4.12.0-4 4.12.0-5 4.12.1-1 4.12.1-2",
-    NO_WEBSOCKET: "6.0.0-1 6.0.0-2 6.0.0-3 6.0.0-4",
-    ONE_COPY: "3.3.4-5",
-    NO_ROOM: "4.7.3-3",
-}
+TABLES = ROOT / "tests/conformance/statements"
 
 
-def statements() -> Iterator[str]:
-    """All statements in the specification's order."""
-    for section, (first, last) in STATEMENTS.items():
-        for number in range(first, last + 1):
-            yield f"MQTT-{section}-{number}"
+class Specification(NamedTuple):
+    """One version: its marker, its table, its name."""
+
+    marker: str
+    table: str
+    title: str
 
 
-def proven() -> dict[str, list[str]]:
+class Statement(NamedTuple):
+    """One row of a table."""
+
+    number: str
+    binds: str
+    words: str
+    reason: str = ""
+
+    @property
+    def needs_a_test(self) -> bool:
+        """Does it bind servers, and can they break it?"""
+        return self.binds != "client" and not self.reason
+
+
+SPECIFICATIONS = (
+    Specification("mqtt", "mqtt_5_0.txt", "MQTT 5.0"),
+    Specification("mqtt311", "mqtt_3_1_1.txt", "MQTT 3.1.1"),
+)
+HEAD = """<!-- Written by scripts/make_conformance.py from the tests' markers; do not edit. -->
+
+# MQTT conformance
+
+Every normative statement of both specifications, in our own words, and the tests that prove it: on
+the processes that users start, over real sockets, publisher, subscriber and session on different
+workers. A statement about clients has a test where the broker can tell that one breaks it.
+MQTT 3.1, which numbers no statements, is proven by `tests/conformance/test_mqtt_3_1.py` and the
+tests that run in all versions.
+"""
+
+
+def statements(specification: Specification) -> list[Statement]:
+    """All statements of a version, in its order."""
+    found = []
+    for line in (TABLES / specification.table).read_text().splitlines():
+        if not line.startswith("#"):
+            number, *columns = line.split(" | ")
+            found.append(Statement(f"MQTT-{number}", *columns))
+    return found
+
+
+def proven(marker: str) -> dict[str, list[str]]:
     """Statement -> the tests that name it."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
@@ -70,56 +77,76 @@ def proven() -> dict[str, list[str]]:
             for decorator in function.decorator_list:
                 if not isinstance(decorator, ast.Call):
                     continue
-                if ast.unparse(decorator.func) == "pytest.mark.mqtt":
+                if ast.unparse(decorator.func) == f"pytest.mark.{marker}":
                     where = f"{path.relative_to(ROOT)}::{function.name}"
                     for argument in decorator.args:
                         found.setdefault(ast.literal_eval(argument), []).append(where)
     return found
 
 
-def reasons() -> dict[str, str]:
-    """Statement -> why it has no test."""
-    return {f"MQTT-{one}": why for why, many in REASONS.items() for one in many.split()}
+def unproven(specification: Specification) -> list[str]:
+    """What binds a server and has no test."""
+    tests = proven(specification.marker)
+    return [
+        one.number
+        for one in statements(specification)
+        if one.needs_a_test and one.number not in tests
+    ]
+
+
+def section(specification: Specification) -> str:
+    """The table of one version."""
+    tests, rows = proven(specification.marker), statements(specification)
+    unknown = sorted(set(tests) - {one.number for one in rows})
+    assert not unknown, f"markers that name no statement of {specification.title}: {unknown}"
+    servers = [one for one in rows if one.binds != "client"]
+    clients = [one for one in rows if one.binds == "client"]
+    lines = [
+        f"## {specification.title}",
+        "",
+        f"{len(rows)} statements. {len(servers)} bind servers: {_tested(servers, tests)} have a"
+        f" test, {sum(bool(one.reason) for one in servers)} need none for the reason given."
+        f" {len(clients)} bind clients alone: {_tested(clients, tests)} have a test of what the"
+        f" broker does when one breaks them.",
+        "",
+        "| Statement | Binds | What it asks | Tests |",
+        "|---|---|---|---|",
+    ]
+    for one in rows:
+        proof = "<br>".join(f"`{_short(test)}`" for test in tests.get(one.number, ()))
+        if not proof:
+            proof = one.reason or ("" if one.binds == "client" else "**not proven yet**")
+        lines.append(f"| {one.number} | {one.binds} | {one.words} | {proof} |")
+    return "\n".join(lines) + "\n"
+
+
+def _tested(rows: list[Statement], tests: dict[str, list[str]]) -> int:
+    return sum(one.number in tests for one in rows)
+
+
+def _short(test: str) -> str:
+    return test.removeprefix("tests/conformance/")
 
 
 def page() -> str:
     """The page as text."""
-    tests, why = proven(), reasons()
-    known = list(statements())
-    unknown = sorted(set(tests) - set(known))
-    assert not unknown, f"markers that name no statement: {unknown}"
-    open_ones = [one for one in known if one not in tests and one not in why]
-    lines = [
-        "<!-- Written by scripts/make_conformance.py from the tests' markers; do not edit. -->",
-        "",
-        "# MQTT conformance",
-        "",
-        f"Of {len(known)} normative statements of MQTT 5.0, {len(set(tests))} have a test on a real"
-        f" broker that names them, {sum(one not in tests for one in why)} need none for the reason"
-        f" given, {len(open_ones)} are not proven yet.",
-        "",
-        "| Statement | Proven by |",
-        "|---|---|",
-    ]
-    for one in known:
-        if one in tests:
-            proof = "<br>".join(f"`{test}`" for test in tests[one])
-        else:
-            proof = why.get(one, "**not proven yet**")
-        lines.append(f"| {one} | {proof} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([HEAD, *(section(one) for one in SPECIFICATIONS)])
 
 
 def main() -> int:
-    """Write the page, or with --check say whether it has drifted."""
+    """Write the page, or with --check say whether it has drifted and what is open."""
     text = page()
-    if "--check" in sys.argv[1:]:
-        if PAGE.exists() and PAGE.read_text() == text:
-            return 0
+    failed = False
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text)
+    elif not PAGE.exists() or PAGE.read_text() != text:
         print(f"{PAGE.relative_to(ROOT)} has drifted: run scripts/make_conformance.py")
-        return 1
-    PAGE.write_text(text)
-    return 0
+        failed = True
+    for specification in SPECIFICATIONS:
+        if numbers := unproven(specification):
+            print(f"{specification.title}: no test proves {' '.join(numbers)}")
+            failed = True
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -80,11 +80,9 @@ class Variant:
         retain_as_published: bool,
         subscription_ids: bytes,
         sinks: list[Sink] | None = None,
-        strip: int = 0,
     ) -> None:
         """`no_local_origin` is who does not get its own messages back, 0 when there is no such
-        client; `strip` is how much of a topic's name is not shown (a mount point)."""
-        self.strip = strip
+        client."""
         self.version = version
         self.no_local_origin = no_local_origin
         self.retain_as_published = retain_as_published
@@ -227,8 +225,7 @@ def _to_variants(
             continue
         _frames.reset()
         try:
-            shown = topic[variant.strip :] if variant.strip else topic
-            _encode_entry(data, begin, end, variant, shown, now_ms_wall)
+            _encode_entry(data, begin, end, variant, topic, now_ms_wall)
         except BrokerError:
             return delivered
         if not _frames.count:
@@ -626,12 +623,10 @@ def encode(
     now_ms_wall: int,
     topic_alias: int = 0,
     send_topic: bool = True,
-    strip: int = 0,
 ) -> bytes:
     """One record as a PUBLISH packet; b"" when it has expired, or is not there.
 
-    `subscription_ids` are the identifiers, or the bytes that `identifiers_property` made of them;
-    `strip` is how much of the topic's name is not shown.
+    `subscription_ids` are the identifiers, or the bytes that `identifiers_property` made of them.
     """
     ids = (
         subscription_ids
@@ -652,7 +647,6 @@ def encode(
             now_ms_wall,
             topic_alias,
             send_topic,
-            strip,
         )
     except BrokerError:
         return b""
@@ -670,7 +664,6 @@ def _encode_one(
     now_ms_wall: int,
     topic_alias: int,
     send_topic: bool,
-    strip: int,
 ) -> None:
     data = memory.flat(block)
     source = data
@@ -682,17 +675,7 @@ def _encode_one(
     if attributes & 7:
         opened = blocks.plain_entry(data, begin)
         _encode_one(
-            opened,
-            0,
-            index,
-            version,
-            bits,
-            packet_id,
-            ids,
-            now_ms_wall,
-            topic_alias,
-            send_topic,
-            strip,
+            opened, 0, index, version, bits, packet_id, ids, now_ms_wall, topic_alias, send_topic
         )
         return
     at = batch + 61
@@ -713,7 +696,7 @@ def _encode_one(
         _cursor.at = at
     age = _age(source, batch, attributes, rows[8], now_ms_wall)
     if _inspect(data, rows[4], rows[5], rows[6], age):
-        topic = memory.cut(source, begin + 48 + strip, begin + 48 + memory.get16(source, begin + 6))
+        topic = memory.cut(source, begin + 48, begin + 48 + memory.get16(source, begin + 6))
         _put_packet(
             data, rows[2], rows[3], rows[4], rows[5], topic if send_topic else b"",
             version, bits, packet_id, ids, topic_alias,

@@ -58,6 +58,8 @@ from robustmq.mqtt.wire import (
 )
 
 PEEK_MAXIMUM_BYTES: Final = 65_536
+# A bridge of mosquitto asks with this bit first, and without it when the level is refused.
+_BRIDGE: Final = 0x80
 _PROTOCOLS: Final = {b"MQTT": (MQTT_3_1_1, MQTT_5_0), b"MQIsdp": (MQTT_3_1,)}
 
 _FROM_CLIENT_ONLY: Final = frozenset(
@@ -127,7 +129,9 @@ def answer_version(packet: Buffer) -> int:
         return 0
     if name not in _PROTOCOLS:
         return 0
-    return MQTT_3_1 if name == b"MQIsdp" else MQTT_5_0 if level >= MQTT_5_0 else MQTT_3_1_1
+    if name == b"MQIsdp":
+        return MQTT_3_1
+    return MQTT_5_0 if level & ~_BRIDGE >= MQTT_5_0 else MQTT_3_1_1
 
 
 def decode(

@@ -28,6 +28,16 @@ from robustmq.mqtt.reasons import reason_for
 
 NO_IDENTIFIER = 0
 
+# What CONNACK has told to be unavailable: asking for it all the same is a protocol error with a
+# reason of its own (MQTT 5.0 sections 3.2.2.3.11 to 3.2.2.3.13).
+_UNAVAILABLE = frozenset(
+    {
+        Fault.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED,
+        Fault.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED,
+        Fault.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED,
+    }
+)
+
 
 class Subscription(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A granted subscription. `filter` is the whole one, with `$share/{group}/`."""
@@ -43,7 +53,9 @@ class Subscription(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def matching_filter(self) -> bytes:
         """The filter that topic names are held against."""
-        return names.split_prefix(self.filter)[1]
+        if self.share_group is None:
+            return self.filter
+        return self.filter[len(names.SHARE_PREFIX) + len(self.share_group) + 1 :]
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
@@ -70,7 +82,10 @@ def decide(
     version: int,
     allowed: Callable[[bytes], bool] = lambda _filter: True,
 ) -> list[Grant]:
-    """Decide every filter of a SUBSCRIBE, in order. `allowed` is asked with the plain filter."""
+    """Decide every filter of a SUBSCRIBE, in order. `allowed` is asked with the plain filter.
+
+    Raises what ends a connection of 5.0: it asks for what CONNACK said is not there.
+    """
     identifiers = subscribe.properties.subscription_identifiers
     identifier = identifiers[0] if identifiers else NO_IDENTIFIER
     taken = set(existing)
@@ -81,6 +96,8 @@ def decide(
             if topic_filter not in taken and len(taken) >= capabilities.maximum_subscriptions:
                 raise BrokerError(Fault.QUOTA_EXCEEDED, "too many subscriptions")
         except BrokerError as error:
+            if version == MQTT_5_0 and error.fault in _UNAVAILABLE:
+                raise
             code = suback_failure(error.fault, options.qos, version)
             grants.append(Grant(topic_filter, code))
             continue

@@ -46,7 +46,6 @@ from robustmq.shard.router import AckGroup
 
 if TYPE_CHECKING:
     from robustmq.shard.broker import Broker
-    from robustmq.shard.naming import Naming
     from robustmq.shard.subscriber import Subscriber
 
 TABLE_ROWS = 4096
@@ -88,6 +87,7 @@ class MqttClient:
         "_connecting",
         "_full",
         "_held",
+        "_largest",
         "_needed",
         "_paused",
         "_transport",
@@ -100,7 +100,6 @@ class MqttClient:
         "keep_alive_ms",
         "last_packet_ms",
         "listener",
-        "naming",
         "publisher",
         "rest",
         "subscriber",
@@ -119,7 +118,6 @@ class MqttClient:
         self._transport = transport
         self.address = address
         self.listener = listener
-        self.naming: Naming
         self.subscriber: Subscriber | None = None
         self.closed = False
         self.writing = False
@@ -128,6 +126,7 @@ class MqttClient:
         self._needed = 0
         self._version = 0
         self._connect: Connect | None = None
+        self._largest = 0
         self.publisher: Publisher | None = None
         self._acks: deque[AckGroup] = deque()
         self._unacked = 0
@@ -139,11 +138,6 @@ class MqttClient:
         self.last_packet_ms = now_ms
         self.connected_at_ms = 0
         self.keep_alive_ms = 0
-
-    @property
-    def host(self) -> str:
-        """The address that the client connects from, without its port."""
-        return self.address.rpartition(":")[0].strip("[]") or self.address
 
     @property
     def user_name(self) -> str | None:
@@ -350,13 +344,18 @@ class MqttClient:
         self._write_acks(PUBREC, packet_ids)
 
     def _refuse(self, group: AckGroup) -> None:
-        """The publish failed: 5.0 says why in the acknowledgement, 3.x can only end the
-        connection."""
+        """The publish failed: 5.0 says why in the acknowledgement. 3.x has no word for it: what is
+        not allowed is acknowledged and dropped, as other brokers do (bridges of mosquitto count on
+        it); anything else ends the connection, so that the client sends it again
+        [MQTT-3.3.5-2 and MQTT-4.8.0-2 of 3.1.1]."""
         assert group.fault is not None, "only a failed group is refused"
-        if self._version != MQTT_5_0:
-            self.end_with(BrokerError(group.fault))
-            return
         kind = PUBACK if group.qos == 1 else PUBREC
+        if self._version != MQTT_5_0:
+            if group.fault is Fault.NOT_AUTHORIZED:
+                self._write_acks(kind, group.packet_ids)
+            else:
+                self.end_with(BrokerError(group.fault))
+            return
         for packet_id in group.packet_ids:
             self.send(Ack(kind, packet_id, reason_for(kind, group.fault)))
 
@@ -414,6 +413,7 @@ class MqttClient:
             raise BrokerError(Fault.PROTOCOL_ERROR, "a second CONNECT [MQTT-3.1.0-2]")
         self._connect = packet
         self._version = packet.version
+        self._largest = packet.properties.maximum_packet_size or 0
         self._connecting = True
         self._run(self._connect_session(packet))
 
@@ -428,10 +428,13 @@ class MqttClient:
         if self.closed:
             self._broker.sessions.disconnected(opened.subscriber, self, None)
             return
+        if self._too_large(codec.encode(opened.connack, self._version)):
+            self._broker.sessions.disconnected(opened.subscriber, self, Disconnect())
+            self.refuse_connect(BrokerError(Fault.PACKET_TOO_LARGE, "no room for CONNACK"))
+            return
         subscriber = self.subscriber = opened.subscriber
         self._broker.connections += 1
-        self.naming = opened.naming
-        self.publisher = self._broker.publisher(packet.version, subscriber.origin, opened.naming)
+        self.publisher = self._broker.publisher(packet.version, subscriber.origin)
         self.connected_at_ms = self._broker.wall_ms()
         keep_alive_s = opened.keep_alive
         self.keep_alive_ms = keep_alive_s * 1500
@@ -441,8 +444,6 @@ class MqttClient:
         self._read_or_not()
         if rest:
             self.received(bytes(rest))
-        for local in opened.retained_for:
-            await self._broker.sessions.send_retained(local)
 
     def refuse_connect(self, error: BrokerError) -> None:
         """CONNACK with the reason, then close [MQTT-3.2.2-7]."""
@@ -453,7 +454,7 @@ class MqttClient:
         if not self.closed and self._version:
             connack = refusal(error.fault, self._version)
             if connack is not None:
-                self._transport.write(codec.encode(connack, self._version))
+                self._last_word(connack)
         self._close()
 
     # -- subscribing -------------------------------------------------------------------------------
@@ -462,9 +463,7 @@ class MqttClient:
         subscriber = self.subscriber
         assert subscriber is not None, "SUBSCRIBE is handled after CONNECT"
         try:
-            outcome = await self._broker.sessions.subscribe(
-                subscriber, self.naming.subscribe(packet)
-            )
+            outcome = await self._broker.sessions.subscribe(subscriber, packet)
         except BrokerError as error:
             self.end_with(error)
             return
@@ -478,9 +477,7 @@ class MqttClient:
         subscriber = self.subscriber
         assert subscriber is not None, "UNSUBSCRIBE is handled after CONNECT"
         try:
-            codes = await self._broker.sessions.unsubscribe(
-                subscriber, self.naming.unsubscribe(packet)
-            )
+            codes = await self._broker.sessions.unsubscribe(subscriber, packet)
         except BrokerError as error:
             self.end_with(error)
             return
@@ -518,11 +515,7 @@ class MqttClient:
         if subscriber is not None:
             self._flush(subscriber)
         if self._version == MQTT_5_0:
-            self._transport.write(
-                codec.encode(
-                    Disconnect(reason_for(PacketType.DISCONNECT, error.fault)), self._version
-                )
-            )
+            self._last_word(Disconnect(reason_for(PacketType.DISCONNECT, error.fault)))
         self._close()
 
     def _close(self) -> None:
@@ -559,9 +552,23 @@ class MqttClient:
     # -- bytes out ---------------------------------------------------------------------------------
 
     def send(self, packet: Packet) -> None:
-        """Send one packet, in order with what is queued."""
+        """Send one packet, in order with what is queued. One that is larger than the client takes
+        is not sent, and nobody can go on without it [MQTT-3.1.2-24]."""
+        data = codec.encode(packet, self._version)
+        if self._too_large(data):
+            self.end(Fault.PACKET_TOO_LARGE)
+            return
         self._broker.packets_out += 1
-        self._queue(codec.encode(packet, self._version))
+        self._queue(data)
+
+    def _last_word(self, packet: Packet) -> None:
+        """Send a packet that ends the connection, if the client takes one of its size."""
+        data = codec.encode(packet, self._version)
+        if not self._too_large(data):
+            self._transport.write(data)
+
+    def _too_large(self, data: bytes) -> bool:
+        return 0 < self._largest < len(data)
 
     def _queue(self, data: bytes | bytearray) -> None:
         """Bytes go out through the sink, in order with the messages, at the end of the turn."""

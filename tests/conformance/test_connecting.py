@@ -22,6 +22,7 @@ from tests.conformance.conftest import Names, Open
 from tests.mqtt.wire import PUBACK
 
 
+@pytest.mark.mqtt311("MQTT-3.1.3-5", "MQTT-3.1.4-4", "MQTT-3.2.2-3", "MQTT-7.1.1-1")
 @pytest.mark.mqtt("MQTT-3.1.4-5", "MQTT-3.2.2-2", "MQTT-3.2.2-1", "MQTT-3.1.3-5", "MQTT-4.2.0-1")
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_a_connect_of_every_version_is_accepted(wire: Open, names: Names, version: int) -> None:
@@ -46,6 +47,9 @@ def test_an_empty_client_id_gets_a_name_that_works(wire: Open) -> None:
     assert again.properties.assigned_client_identifier is None
 
 
+@pytest.mark.mqtt311(
+    "MQTT-3.1.3-6", "MQTT-3.1.3-7", "MQTT-3.1.3-8", "MQTT-3.2.2-4", "MQTT-3.2.2-5",
+)  # fmt: skip
 def test_an_empty_client_id_needs_a_clean_session_in_3_1_1_and_never_does_in_3_1(
     wire: Open,
 ) -> None:
@@ -58,6 +62,7 @@ def test_an_empty_client_id_needs_a_clean_session_in_3_1_1_and_never_does_in_3_1
     client.expect_end()
 
 
+@pytest.mark.mqtt311("MQTT-3.1.2-2")
 @pytest.mark.mqtt("MQTT-3.1.2-2")
 def test_an_unknown_protocol_version_is_answered_in_its_own_form(wire: Open) -> None:
     old = wire(4)
@@ -70,6 +75,7 @@ def test_an_unknown_protocol_version_is_answered_in_its_own_form(wire: Open) -> 
     new.expect_end()
 
 
+@pytest.mark.mqtt311("MQTT-3.1.2-1")
 @pytest.mark.mqtt("MQTT-3.1.2-1")
 def test_an_unknown_protocol_name_is_closed(wire: Open) -> None:
     client = wire(4)
@@ -77,6 +83,7 @@ def test_an_unknown_protocol_name_is_closed(wire: Open) -> None:
     client.expect_end()
 
 
+@pytest.mark.mqtt311("MQTT-3.1.0-1")
 @pytest.mark.mqtt("MQTT-3.1.0-1")
 @pytest.mark.parametrize("first", ["c000", "3003000161", "820600010001 6100", "e000", "f000"])
 def test_a_first_packet_that_is_no_connect_is_closed_without_an_answer(
@@ -87,6 +94,7 @@ def test_a_first_packet_that_is_no_connect_is_closed_without_an_answer(
     client.expect_end()
 
 
+@pytest.mark.mqtt311("MQTT-3.1.0-2", "MQTT-4.8.0-1")
 @pytest.mark.mqtt("MQTT-3.1.0-2")
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_a_second_connect_ends_the_connection(wire: Open, names: Names, version: int) -> None:
@@ -120,6 +128,7 @@ def test_a_second_connection_takes_the_client_id_over(
     second.expect_nothing()
 
 
+@pytest.mark.mqtt311("MQTT-3.1.4-2")
 def test_a_takeover_closes_a_connection_of_3_1_1_without_a_word(wire: Open, names: Names) -> None:
     client_id = names.client(1)
     first, second = wire(4), wire(5)
@@ -155,6 +164,7 @@ def test_a_takeover_resumes_the_session_unless_it_is_to_start_clean(
     assert third.receive().payload == b"3"
 
 
+@pytest.mark.mqtt311("MQTT-3.1.2-24")
 @pytest.mark.mqtt("MQTT-3.1.2-22", "MQTT-3.2.2-22")
 def test_a_silent_client_is_ended_after_one_and_a_half_keep_alives(
     wire: Open, names: Names
@@ -186,6 +196,7 @@ def test_bytes_that_make_no_packet_do_not_keep_a_client_alive(wire: Open, names:
     pytest.fail("a client that sends one byte now and then stays for ever")
 
 
+@pytest.mark.mqtt311("MQTT-3.12.4-1")
 @pytest.mark.mqtt("MQTT-3.12.4-1")
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_pings_keep_a_client_alive(wire: Open, names: Names, version: int) -> None:
@@ -227,6 +238,9 @@ def test_disconnect_can_change_the_session_expiry(wire: Open, names: Names) -> N
     assert not wire().connect(client_id, False).session_present
 
 
+@pytest.mark.mqtt311(
+    "MQTT-3.1.2-4", "MQTT-3.1.4-3", "MQTT-3.2.2-1", "MQTT-3.2.2-2", "MQTT-3.2.2-3",
+)  # fmt: skip
 @pytest.mark.mqtt("MQTT-3.1.2-23")
 def test_a_clean_session_of_3_1_1_ends_with_its_connection_and_another_stays(
     wire: Open, names: Names
@@ -300,6 +314,7 @@ def test_connack_comes_before_everything_else_also_while_messages_flow(
         first = again
 
 
+@pytest.mark.mqtt311("MQTT-3.1.2-8", "MQTT-3.1.2-10", "MQTT-3.14.4-3")
 @pytest.mark.mqtt("MQTT-3.1.2-7", "MQTT-3.1.2-8", "MQTT-3.1.2-10", "MQTT-3.1.2-14", "MQTT-3.14.4-3")
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_a_will_goes_at_every_end_but_a_normal_disconnect(
@@ -443,6 +458,7 @@ def test_a_will_to_a_topic_with_a_wildcard_is_refused(wire: Open, names: Names) 
     client.expect_end()
 
 
+@pytest.mark.mqtt311("MQTT-3.1.3-9", "MQTT-3.2.2-5")
 @pytest.mark.mqtt("MQTT-3.1.3-8", "MQTT-3.2.2-6", "MQTT-3.2.2-7", "MQTT-3.2.2-8")
 def test_a_client_id_that_is_too_long_is_refused(wire: Open) -> None:
     for version, code in ((5, 0x85), (4, 2)):

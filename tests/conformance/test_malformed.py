@@ -242,6 +242,13 @@ def test_a_connect_of_5_0_that_is_not_sound_gets_its_reason(
     assert answers == ([] if case.versions == "?" else [ConnAck(False, case.reason)])
 
 
+@pytest.mark.mqtt311(
+    "MQTT-1.5.3-1", "MQTT-1.5.3-2", "MQTT-2.2.2-1", "MQTT-2.2.2-2", "MQTT-3.1.2-3", "MQTT-3.1.2-9",
+    "MQTT-3.1.2-11", "MQTT-3.1.2-13", "MQTT-3.1.2-14", "MQTT-3.1.2-15", "MQTT-3.1.2-18",
+    "MQTT-3.1.2-19", "MQTT-3.1.2-20", "MQTT-3.1.2-21", "MQTT-3.1.2-22", "MQTT-3.1.3-1",
+    "MQTT-3.1.3-3", "MQTT-3.1.3-4", "MQTT-3.1.3-10", "MQTT-3.1.3-11", "MQTT-3.1.4-1",
+    "MQTT-3.2.2-6",
+)  # fmt: skip
 @pytest.mark.parametrize("packet", CONNECT_3)
 def test_a_connect_of_3_1_1_that_is_not_sound_is_closed(
     wire: Open, untouched: None, packet: str
@@ -251,6 +258,12 @@ def test_a_connect_of_3_1_1_that_is_not_sound_is_closed(
     assert _read_to_the_end(client) == []
 
 
+@pytest.mark.mqtt311(
+    "MQTT-1.5.3-1", "MQTT-1.5.3-2", "MQTT-2.2.2-1", "MQTT-2.2.2-2", "MQTT-2.3.1-1", "MQTT-3.3.1-2",
+    "MQTT-3.3.1-4", "MQTT-3.3.2-1", "MQTT-3.3.2-2", "MQTT-3.6.1-1", "MQTT-3.8.1-1", "MQTT-3.8.3-1",
+    "MQTT-3.8.3-3", "MQTT-3.8.3-4", "MQTT-3.10.1-1", "MQTT-3.10.3-1", "MQTT-3.10.3-2",
+    "MQTT-3.14.1-1", "MQTT-4.7.1-1", "MQTT-4.7.3-2", "MQTT-4.8.0-1",
+)  # fmt: skip
 @pytest.mark.mqtt(
     "MQTT-2.1.3-1", "MQTT-1.5.4-1", "MQTT-1.5.4-2", "MQTT-1.5.5-1", "MQTT-2.2.1-3", "MQTT-3.2.2-15",
     "MQTT-3.3.1-2", "MQTT-3.3.1-4", "MQTT-3.3.2-1", "MQTT-3.3.2-2", "MQTT-3.3.2-8", "MQTT-3.3.2-9",

@@ -21,6 +21,10 @@ EVERYTHING = Properties(
 )
 
 
+@pytest.mark.mqtt311(
+    "MQTT-2.3.1-4", "MQTT-2.3.1-5", "MQTT-2.3.1-6", "MQTT-3.3.1-2", "MQTT-3.3.2-3", "MQTT-3.3.4-1",
+    "MQTT-3.8.4-6", "MQTT-4.3.1-1",
+)  # fmt: skip
 @pytest.mark.mqtt(
     "MQTT-2.2.1-2", "MQTT-2.2.1-4", "MQTT-2.2.1-5", "MQTT-2.2.2-1", "MQTT-3.3.1-3", "MQTT-3.3.2-3",
     "MQTT-3.3.4-1", "MQTT-3.4.2-1", "MQTT-3.5.2-1", "MQTT-3.8.4-8", "MQTT-4.3.1-1", "MQTT-4.3.2-1",
@@ -116,6 +120,10 @@ def test_the_message_expiry_counts_down_in_the_queue_and_in_the_retained_value(
         client.expect_nothing()
 
 
+@pytest.mark.mqtt311(
+    "MQTT-3.3.1-5", "MQTT-3.3.1-6", "MQTT-3.3.1-7", "MQTT-3.3.1-8", "MQTT-3.3.1-9", "MQTT-3.3.1-10",
+    "MQTT-3.3.1-11", "MQTT-3.3.1-12",
+)  # fmt: skip
 @pytest.mark.mqtt("MQTT-3.3.1-5", "MQTT-3.3.1-6", "MQTT-3.3.1-7", "MQTT-3.3.1-8")
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_the_last_retained_message_is_kept_and_an_empty_one_clears_it(
@@ -301,13 +309,15 @@ def test_a_client_of_3_1_1_that_sends_ahead_is_slowed_and_served(
     client.expect_nothing()
 
 
+@pytest.mark.mqtt311("MQTT-4.6.0-2", "MQTT-4.6.0-3", "MQTT-4.6.0-5", "MQTT-4.6.0-6")
 @pytest.mark.mqtt("MQTT-4.6.0-2", "MQTT-4.6.0-3", "MQTT-4.6.0-5", "MQTT-4.6.0-6")
+@pytest.mark.parametrize("version", [4, 5])
 def test_acknowledgements_and_messages_keep_their_order_over_many_topics(
-    wire: Open, names: Names
+    wire: Open, names: Names, version: int
 ) -> None:
     topics = [names.topic(at) for at in range(6)]
-    subscriber, publisher = wire(), wire()
-    subscriber.connect(names.client(1), expiry=100)
+    subscriber, publisher = wire(version), wire(version)
+    subscriber.connect(names.client(1), False, expiry=100)
     subscriber.subscribe(*topics, qos=2)
     publisher.connect(names.client(0))
     packets = [
@@ -342,13 +352,17 @@ def _receive_in_flood(client: Wire) -> Publish:
         return packet
 
 
+@pytest.mark.mqtt311("MQTT-4.3.3-2", "MQTT-3.3.1-3")
 @pytest.mark.mqtt("MQTT-4.3.3-10", "MQTT-4.3.3-12")
-def test_a_qos_2_message_that_is_sent_again_is_published_once(wire: Open, names: Names) -> None:
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_qos_2_message_that_is_sent_again_is_published_once(
+    wire: Open, names: Names, version: int
+) -> None:
     topic = names.topic(1)
-    subscriber, publisher = wire(), wire()
+    subscriber, publisher = wire(), wire(version)
     subscriber.connect(names.client(1))
     subscriber.subscribe(topic, qos=2)
-    publisher.connect(names.client(0), expiry=100)
+    publisher.connect(names.client(0), False, expiry=100)
     message = Publish(topic, b"once", 2, packet_id=7)
     publisher.send(message)
     publisher.expect_ack(PUBREC, 7)
@@ -357,7 +371,7 @@ def test_a_qos_2_message_that_is_sent_again_is_published_once(wire: Open, names:
     publisher.send(Ack(PUBREL, 7))
     assert publisher.expect_ack(PUBCOMP, 7).reason_code == 0
     publisher.send(Ack(PUBREL, 7))
-    assert publisher.expect_ack(PUBCOMP, 7).reason_code == 0x92
+    assert publisher.expect_ack(PUBCOMP, 7).reason_code == (0x92 if version == 5 else 0)
     publisher.send(Publish(topic, b"another", 2, packet_id=7))
     publisher.expect_ack(PUBREC, 7)
     assert [subscriber.receive().payload for _ in range(2)] == [b"once", b"another"]

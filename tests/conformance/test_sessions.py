@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,9 @@ from tests.mqtt.wire import PUBACK, PUBCOMP, PUBREC, PUBREL
 DAY = 86_400
 
 
+@pytest.mark.mqtt311(
+    "MQTT-3.1.2-4", "MQTT-3.1.2-5", "MQTT-3.1.3-2", "MQTT-3.2.2-2", "MQTT-4.1.0-1", "MQTT-4.5.0-1",
+)  # fmt: skip
 @pytest.mark.mqtt("MQTT-4.1.0-1", "MQTT-4.5.0-1", "MQTT-3.1.2-5", "MQTT-3.2.2-3")
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_messages_wait_for_a_session_that_is_away(wire: Open, names: Names, version: int) -> None:
@@ -36,15 +40,19 @@ def test_messages_wait_for_a_session_that_is_away(wire: Open, names: Names, vers
     client.expect_nothing()
 
 
+@pytest.mark.mqtt311(
+    "MQTT-2.3.1-4", "MQTT-3.3.1-1", "MQTT-4.3.2-1", "MQTT-4.3.3-1", "MQTT-4.4.0-1", "MQTT-4.6.0-1",
+)  # fmt: skip
 @pytest.mark.mqtt(
     "MQTT-3.3.1-1", "MQTT-4.3.2-3", "MQTT-4.3.3-3", "MQTT-4.3.3-5", "MQTT-4.3.3-6", "MQTT-4.4.0-1"
 )
+@pytest.mark.parametrize("version", [4, 5])
 def test_what_was_not_acknowledged_is_sent_again_with_its_identifiers_in_order(
-    wire: Open, names: Names
+    wire: Open, names: Names, version: int
 ) -> None:
     client_id, topic = names.client(1), names.topic(0)
-    client, publisher = wire(), wire()
-    client.connect(client_id, expiry=DAY)
+    client, publisher = wire(version), wire()
+    client.connect(client_id, False, expiry=DAY)
     client.subscribe(topic, qos=2)
     publisher.connect(names.client(0))
     for number in range(8):
@@ -60,7 +68,7 @@ def test_what_was_not_acknowledged_is_sent_again_with_its_identifiers_in_order(
     client.drop()
     publisher.publish(topic, b"new", 1)
     for _ in range(2):
-        client = wire()
+        client = wire(version)
         assert client.connect(client_id, False, expiry=DAY).session_present
         client.expect_ack(PUBREL, first[3].packet_id)
         client.expect_ack(PUBREL, first[1].packet_id)
@@ -76,16 +84,18 @@ def test_what_was_not_acknowledged_is_sent_again_with_its_identifiers_in_order(
         client.drop()
 
 
+@pytest.mark.mqtt311("MQTT-4.3.3-2")
 @pytest.mark.mqtt("MQTT-4.3.3-10", "MQTT-4.3.3-12")
+@pytest.mark.parametrize("version", [4, 5])
 def test_a_publisher_resumes_its_qos_2_handshakes_and_nothing_is_doubled(
-    wire: Open, names: Names
+    wire: Open, names: Names, version: int
 ) -> None:
     client_id, topics = names.client(1), [names.topic(0), names.topic(1)]
     watcher = wire()
     watcher.connect(names.client(0))
     watcher.subscribe(*topics, qos=2)
-    publisher = wire()
-    publisher.connect(client_id, expiry=DAY)
+    publisher = wire(version)
+    publisher.connect(client_id, False, expiry=DAY)
     messages = [Publish(topics[at % 2], b"%d" % at, 2, packet_id=at) for at in range(1, 21)]
     publisher.send(*messages)
     for _ in messages:
@@ -94,7 +104,7 @@ def test_a_publisher_resumes_its_qos_2_handshakes_and_nothing_is_doubled(
     for _ in range(5):
         publisher.expect_ack(PUBCOMP)
     publisher.drop()
-    publisher = wire()
+    publisher = wire(version)
     assert publisher.connect(client_id, False, expiry=DAY).session_present
     # 6 to 10: it lost our PUBREC, sends PUBLISH again; 11 to 15: it lost PUBCOMP, sends PUBREL.
     again = [Publish(m.topic, m.payload, 2, dup=True, packet_id=m.packet_id) for m in messages]
@@ -110,7 +120,7 @@ def test_a_publisher_resumes_its_qos_2_handshakes_and_nothing_is_doubled(
         publisher.expect_ack(PUBREC, at)
     publisher.send(Ack(PUBREL, 16), Ack(PUBREL, 5))
     assert publisher.expect_ack(PUBCOMP, 16).reason_code == 0
-    assert publisher.expect_ack(PUBCOMP, 5).reason_code == 0x92
+    assert publisher.expect_ack(PUBCOMP, 5).reason_code == (0x92 if version == 5 else 0)
     got = sorted(watcher.receive().payload for _ in range(23))
     assert got == sorted(
         [b"%d" % at for at in range(1, 21)] + [b"new %d" % at for at in range(1, 4)]
@@ -205,13 +215,18 @@ def test_a_message_that_was_sent_before_it_expired_is_sent_again(wire: Open, nam
     client.expect_nothing()
 
 
+@pytest.mark.mqtt311("MQTT-4.6.0-5", "MQTT-4.6.0-6")
 @pytest.mark.mqtt("MQTT-4.6.0-5")
-def test_order_holds_while_the_subscriber_comes_and_goes(wire: Open, names: Names) -> None:
+@pytest.mark.parametrize("version", [4, 5])
+def test_order_holds_while_the_subscriber_comes_and_goes(
+    wire: Open, names: Names, version: int
+) -> None:
     client_id, topic = names.client(1), names.topic(0)
     publisher = wire()
     publisher.connect(names.client(0))
-    client = wire()
-    client.connect(client_id, expiry=DAY, receive_maximum=10)
+    client = wire(version)
+    receive: dict[str, Any] = {"receive_maximum": 10} if version == 5 else {}
+    client.connect(client_id, False, expiry=DAY, **receive)
     client.subscribe(topic, qos=2)
     total, lives = 400, 0
     seen: list[int] = []
@@ -241,8 +256,8 @@ def test_order_holds_while_the_subscriber_comes_and_goes(wire: Open, names: Name
         if number % 37 == 0 and lives < 12:
             lives += 1
             client.drop()
-            client = wire()
-            client.connect(client_id, False, expiry=DAY, receive_maximum=10)
+            client = wire(version)
+            client.connect(client_id, False, expiry=DAY, **receive)
     assert sorted(seen) == list(range(total))
     for qos in (1, 2):
         of_qos = [number for number in seen if 1 + number % 2 == qos]

@@ -22,6 +22,10 @@ def payloads(client: Wire, count: int) -> list[bytes]:
     return [client.receive().payload for _ in range(count)]
 
 
+@pytest.mark.mqtt311(
+    "MQTT-2.3.1-7", "MQTT-3.8.4-1", "MQTT-3.8.4-2", "MQTT-3.8.4-4", "MQTT-3.8.4-5", "MQTT-3.9.3-1",
+    "MQTT-3.9.3-2", "MQTT-4.7.1-2", "MQTT-4.7.1-3", "MQTT-4.7.3-1",
+)  # fmt: skip
 @pytest.mark.mqtt(
     "MQTT-2.2.1-6", "MQTT-3.8.4-7", "MQTT-3.9.3-2", "MQTT-3.10.4-1", "MQTT-3.10.4-6",
     "MQTT-3.11.3-1", "MQTT-3.11.3-2", "MQTT-4.7.1-1", "MQTT-4.7.1-2", "MQTT-4.7.3-1",
@@ -50,9 +54,11 @@ def test_each_filter_gets_its_code_in_order(wire: Open, names: Names) -> None:
     old.unsubscribe(*filters)
 
 
+@pytest.mark.mqtt311("MQTT-4.7.3-4")
 @pytest.mark.mqtt("MQTT-4.7.3-4")
+@pytest.mark.parametrize("version", [4, 5])
 def test_topics_are_matched_level_by_level_and_dollar_is_hidden_from_wildcards(
-    wire: Open, names: Names
+    wire: Open, names: Names, version: int
 ) -> None:
     base = names.topic(0)
     rows = {
@@ -70,7 +76,7 @@ def test_topics_are_matched_level_by_level_and_dollar_is_hidden_from_wildcards(
     publisher = wire()
     publisher.connect(names.client(0))
     for filter_, row in rows.items():
-        subscriber = wire()
+        subscriber = wire(version)
         subscriber.connect(names.client(1))
         subscriber.subscribe(filter_ % base, qos=1)
         for topic in topics:
@@ -98,11 +104,13 @@ def _matches(filter_: bytes, topic: bytes) -> bool:
     )
 
 
+@pytest.mark.mqtt311("MQTT-4.7.2-1")
 @pytest.mark.mqtt("MQTT-4.7.2-1")
+@pytest.mark.parametrize("version", [4, 5])
 def test_leading_wildcards_do_not_see_dollar_topics_and_sys_is_told(
-    wire: Open, names: Names
+    wire: Open, names: Names, version: int
 ) -> None:
-    wild, exact, publisher = wire(), wire(), wire()
+    wild, exact, publisher = wire(version), wire(version), wire()
     for client in (wild, exact, publisher):
         client.connect(names.client(1))
     wild.subscribe(b"#", b"+/dollar", b"+/#")
@@ -239,13 +247,15 @@ def test_a_wildcard_finds_the_retained_messages_of_all_workers(wire: Open, names
             assert got == wanted
 
 
+@pytest.mark.mqtt311("MQTT-3.8.4-3")
 @pytest.mark.mqtt("MQTT-3.8.4-3")
+@pytest.mark.parametrize("version", [4, 5])
 def test_a_new_subscribe_to_the_same_filter_loses_and_doubles_nothing(
-    wire: Open, names: Names
+    wire: Open, names: Names, version: int
 ) -> None:
     topic = names.topic(0)
-    client, publisher = wire(), wire()
-    client.connect(names.client(1), expiry=100)
+    client, publisher = wire(version), wire()
+    client.connect(names.client(1), False, expiry=100)
     publisher.connect(names.client(0))
     client.subscribe(topic, qos=1)
     for number in range(200):
@@ -263,6 +273,7 @@ def test_a_new_subscribe_to_the_same_filter_loses_and_doubles_nothing(
     assert sorted(got) == list(range(200))
 
 
+@pytest.mark.mqtt311("MQTT-3.10.4-2", "MQTT-3.10.4-4", "MQTT-3.10.4-5", "MQTT-3.10.4-6")
 @pytest.mark.mqtt("MQTT-3.10.4-2", "MQTT-3.10.4-4", "MQTT-3.10.4-5")
 def test_after_unsubscribe_nothing_new_comes(wire: Open, names: Names) -> None:
     one, two = names.topic(0), names.topic(1)
@@ -538,21 +549,23 @@ def test_no_message_of_a_group_is_lost_while_its_members_come_and_go(
     stays.expect_nothing()
 
 
+@pytest.mark.mqtt311("MQTT-3.10.4-3")
 @pytest.mark.mqtt("MQTT-3.10.4-3")
+@pytest.mark.parametrize("version", [4, 5])
 def test_deliveries_that_have_begun_are_completed_after_unsubscribe(
-    wire: Open, names: Names
+    wire: Open, names: Names, version: int
 ) -> None:
     topic, client_id = names.topic(0), names.client(1)
-    client, publisher = wire(), wire()
-    client.connect(client_id, expiry=100)
+    client, publisher = wire(version), wire()
+    client.connect(client_id, False, expiry=100)
     publisher.connect(names.client(0))
     client.subscribe(topic, qos=2)
     publisher.publish(topic, b"1", 1)
     publisher.publish(topic, b"2", 2)
     begun = [client.expect(Publish), client.expect(Publish)]
-    assert client.unsubscribe(topic) == (0,)
+    assert client.unsubscribe(topic) == ((0,) if version == 5 else ())
     client.drop()
-    client = wire()
+    client = wire(version)
     client.connect(client_id, False, expiry=100)
     again = [client.receive(), client.receive()]
     assert [(p.packet_id, p.payload) for p in again] == [(p.packet_id, p.payload) for p in begun]

@@ -14,8 +14,10 @@ from confluent_kafka import KafkaError, Producer
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from robustmq.mqtt.packets import Publish
 from tests.broker import BrokerProcess, until
 from tests.faults.load import read_log
+from tests.mqtt.wire import Wire
 
 
 @pytest.fixture
@@ -66,6 +68,7 @@ def produce(broker: BrokerProcess, value: str, timeout_ms: int) -> KafkaError | 
     return errors[0]
 
 
+@pytest.mark.mqtt311("MQTT-4.8.0-2")
 @pytest.mark.timeout(120)
 def test_a_full_disk_refuses_producers_keeps_what_is_there_and_recovers(small_disk: Path) -> None:
     with BrokerProcess(small_disk, 2) as broker:
@@ -87,6 +90,11 @@ def test_a_full_disk_refuses_producers_keeps_what_is_there_and_recovers(small_di
         waiting = first.client.publish("full/a", "waited", 1).mid
         until(lambda: "the disk is full" in broker.log)
         until(lambda: answers.publish("refused") == 0x97, what="a refusal by MQTT")
+        with Wire(broker.mqtt, 4) as old:
+            # It has no word for it, so that the client keeps the message and sends it again.
+            old.connect(b"old")
+            old.send(Publish(b"full/a", b"refused", 1, packet_id=1))
+            old.expect_end()
         until(lambda: produce(broker, "refused", 3_000) is not None, what="a refusal by Kafka")
         assert waiting not in first.codes
         assert read_log(broker, "full.a") == [["before"]], "what is there is read"

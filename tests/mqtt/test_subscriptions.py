@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustmq.errors import Fault
+from robustmq.errors import BrokerError, Fault
 from robustmq.mqtt import retained
 from robustmq.mqtt.capabilities import Capabilities
 from robustmq.mqtt.packets import Properties, Subscribe, SubscriptionOptions
@@ -48,9 +48,16 @@ def test_what_is_not_offered_has_its_own_code() -> None:
         shared_subscription_available=False,
         maximum_subscriptions=1,
     )
-    assert codes(subscribe(b"a", b"a", b"b", b"#", b"$share/g/a"), bare) == [1, 1, 0x97, 0xA2, 0x9E]
+    assert codes(subscribe(b"a", b"a", b"b"), bare) == [1, 1, 0x97]
     without = Capabilities(subscription_identifier_available=False)
-    assert codes(subscribe(b"a", identifier=7), without) == [0xA1]
+    for packet, offered, fault in (
+        (subscribe(b"a", b"#"), bare, Fault.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED),
+        (subscribe(b"$share/g/a"), bare, Fault.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
+        (subscribe(b"a", identifier=7), without, Fault.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED),
+    ):
+        with pytest.raises(BrokerError) as error:
+            decide(packet, {}, offered, 5)
+        assert error.value.fault is fault
 
 
 def test_a_shared_subscription_keeps_its_group_and_plain_filter() -> None:
