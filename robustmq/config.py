@@ -22,6 +22,7 @@ import msgspec
 
 from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
 from robustmq.listener import DEFAULT, Listener, problem_of, with_port
+from robustmq.topic_rules import AutoSubscribe, Rewrite, problem_of_rules
 
 _KAFKA_NAME = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
 
@@ -377,6 +378,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     streams: tuple[Stream, ...] = ()
     listener: tuple[Listener, ...] = ()
+    rewrite: tuple[Rewrite, ...] = ()
+    auto_subscribe: tuple[AutoSubscribe, ...] = ()
 
     @property
     def worker_count(self) -> int:
@@ -420,6 +423,10 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 
+TABLES = ("streams", "listener", "rewrite", "auto_subscribe")
+"""Lists of tables: [[streams]]."""
+
+
 def load(path: str | Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
     """Read a file (None: defaults alone) and the environment (None: the process's); raises
     ConfigError."""
@@ -439,12 +446,10 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
 
 def parse(raw: Mapping[str, Any]) -> Settings:
     """Checked settings from the tables of a TOML file."""
-    unknown = sorted(set(raw) - set(SECTIONS) - {"streams", "listener"})
+    unknown = sorted(set(raw) - set(SECTIONS) - set(TABLES))
     if unknown:
-        known = ", ".join(SECTIONS)
-        raise ConfigError(
-            f"unknown section [{unknown[0]}]; the sections are {known}, streams, listener"
-        )
+        known = ", ".join((*SECTIONS, *TABLES))
+        raise ConfigError(f"unknown section [{unknown[0]}]; the sections are {known}")
     try:
         settings = msgspec.convert(raw, Settings)
     except msgspec.ValidationError as error:
@@ -472,7 +477,9 @@ def override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 def check(settings: Settings) -> None:
     """Rules that hold between settings; raises ConfigError."""
-    problem = problem_of(settings.listener)
+    problem = problem_of(settings.listener) or problem_of_rules(
+        settings.rewrite, settings.auto_subscribe
+    )
     if problem is not None:
         raise ConfigError(problem)
     _check_addresses(settings)
@@ -541,8 +548,9 @@ def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
                 (applied if row.reloadable else needs_restart).append(f"{section}.{row.name}")
     if old.storage.rules != new.storage.rules:
         needs_restart.append("storage.rules")
-    if old.streams != new.streams:
-        needs_restart.append("streams")
+    for table in ("streams", "rewrite", "auto_subscribe"):
+        if getattr(old, table) != getattr(new, table):
+            needs_restart.append(table)
     _diff_listeners(old, new, applied, needs_restart)
     return applied, needs_restart
 

@@ -54,6 +54,13 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool | Literal["inherit"],
         choice("Clients without a user name; inherit: security.allow_anonymous.", reloadable=True),
     ] = "inherit"
+    mount_point: Annotated[
+        str,
+        text(
+            "Put before every topic of these clients: %c client, %u user. Empty: none.",
+            r"^(?:|[^$+#\x00/][^+#\x00]*/)$",
+        ),
+    ] = ""
     max_connections: Annotated[
         int, bound("connections", "Open in one worker by this listener. 0: no bound of its own.", 0)
     ] = 0

@@ -22,6 +22,7 @@ KAFKA_NAME_MAX = 249
 UTF8_MAX = 65_535
 SHARE_PREFIX = b"$share/"
 DELAYED_PREFIX = b"$delayed/"
+EXCLUSIVE_PREFIX = b"$exclusive/"
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _IMAGE = {
@@ -105,6 +106,15 @@ def split_share(filter: bytes) -> tuple[bytes | None, bytes]:
     if not group or not slash or not plain or b"+" in group or b"#" in group:
         raise BrokerError(Fault.TOPIC_FILTER_INVALID, "a shared filter is $share/{name}/{filter}")
     return group, plain
+
+
+def split_prefix(filter: bytes) -> tuple[bytes, bytes]:
+    """What says how a filter is subscribed to (`$share/{name}/`, `$exclusive/`, nothing), and the
+    filter that topics are held against; raises TOPIC_FILTER_INVALID."""
+    _, plain = split_share(filter)
+    if plain is filter and filter.startswith(EXCLUSIVE_PREFIX):
+        plain = filter[len(EXCLUSIVE_PREFIX) :]
+    return filter[: len(filter) - len(plain)], plain
 
 
 def split_delayed(topic: bytes) -> tuple[int, bytes]:

@@ -22,6 +22,7 @@ from robustmq.config import SECTIONS  # noqa: E402
 from robustmq.errors import Fault, KafkaCode  # noqa: E402
 from robustmq.limits import Row, rows  # noqa: E402
 from robustmq.listener import Listener  # noqa: E402
+from robustmq.topic_rules import AutoSubscribe, Rewrite  # noqa: E402
 
 NOTE = "<!-- Written by scripts/make_reference.py from the code; do not edit. -->\n\n"
 EXAMPLES = """\
@@ -38,6 +39,27 @@ EXAMPLES = """\
 # mode = ""                # default: by the rules above
 
 """
+TABLES: dict[str, tuple[type[msgspec.Struct], tuple[str, ...], dict[str, Any]]] = {
+    "listener": (
+        Listener,
+        (
+            "Where MQTT clients come in; with any such table, bind, port and backlog of [mqtt] do",
+            "not count.",
+        ),
+        {"name": "inside"},
+    ),
+    "rewrite": (
+        Rewrite,
+        ("Topics get another name; the first rule whose filter matches decides.",),
+        {"filter": "old/#", "pattern": "^old/(.+)$", "destination": "new/$1"},
+    ),
+    "auto_subscribe": (
+        AutoSubscribe,
+        ("Every client is subscribed to this when it connects.",),
+        {"filter": "devices/%c/commands"},
+    ),
+}
+"""Struct, what it is for, and what stands in the example."""
 
 
 def toml(value: Any) -> str:
@@ -64,26 +86,26 @@ def config_text() -> str:
         parts += ["", f"# {about}", f"[{section}]"]
         for row in rows(struct):
             parts += [note(row), f"{row.name} = {toml(row.default)}"]
-    return "\n".join(parts) + "\n\n" + EXAMPLES + listener_example()
+    tables = "\n".join(table_example(name) for name in TABLES)
+    return "\n".join(parts) + "\n\n" + EXAMPLES + tables
 
 
-def listener_example() -> str:
-    """A [[listener]] table with everything that can be set in it, commented out."""
-    parts = [
-        "# Where MQTT clients come in; with any such table, bind, port and backlog of [mqtt] do",
-        "# not count.",
-        "# [[listener]]",
-    ]
-    for row in rows(Listener):
-        written = '"inside"' if row.name == "name" else toml(row.default)
-        parts += [f"#{note(row)}", f"# {row.name} = {written}"]
+def table_example(name: str) -> str:
+    """A table that may come many times, with everything that can be set in it, commented out."""
+    struct, about, given = TABLES[name]
+    parts = [*(f"# {line}" for line in about), f"# [[{name}]]"]
+    for row in rows(struct):
+        parts += [f"#{note(row)}", f"# {row.name} = {toml(given.get(row.name, row.default))}"]
     return "\n".join(parts) + "\n"
 
 
 def settings_text() -> str:
     """docs/reference/settings.md."""
     parts = [NOTE + "# Settings\n", "config.toml holds all of them with their defaults.\n"]
-    tables: dict[str, type[msgspec.Struct]] = {**SECTIONS, "[listener]": Listener}
+    tables: dict[str, type[msgspec.Struct]] = {
+        **SECTIONS,
+        **{f"[{name}]": struct for name, (struct, _, _) in TABLES.items()},
+    }
     for section, struct in tables.items():
         parts += [f"## [{section}]\n", (struct.__doc__ or "").strip() + "\n"]
         parts += [

@@ -30,6 +30,7 @@ cdef class Variant:
     cdef public int version
     cdef public u64 no_local_origin
     cdef public bint retain_as_published
+    cdef public Py_ssize_t strip
     cdef public bytes subscription_ids
     cdef public list sinks
 
@@ -57,7 +58,7 @@ cdef class Frames:
 
 @cython.locals(source=cbytes, size=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, delivered=Py_ssize_t, topic=bytes, route=DeliveryRoute, acked=int, name=Py_ssize_t)
 cpdef Py_ssize_t deliver(object block, HashTable routes, object resolve, list dirty, list above, long long now_ms_wall) except -1
-@cython.locals(source=cbytes, variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t)
+@cython.locals(source=cbytes, variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t, shown=bytes)
 cdef Py_ssize_t _to_variants(object data, Py_ssize_t begin, Py_ssize_t end, list variants, bytes topic, list dirty, long long now_ms_wall) except -1
 @cython.locals(data=bytearray, have=Py_ssize_t)
 cdef Py_ssize_t _into_sink(Sink sink, list dirty) except -1
@@ -94,9 +95,9 @@ cdef Py_ssize_t _put_user_properties(mbytes target, Py_ssize_t at, object data, 
 @cython.locals(levels=list, end=Py_ssize_t, batch=Py_ssize_t, attributes=int, unset=int, rows="int*", info="long long*", at=Py_ssize_t, count=Py_ssize_t, number=Py_ssize_t, row=Py_ssize_t)
 cpdef list record_levels(object block, Py_ssize_t begin)
 @cython.locals(ids=bytes, bits=int)
-cpdef bytes encode(object block, Py_ssize_t entry_begin, Py_ssize_t record_index, int version, int qos, bint dup, bint retain, int packet_id, object subscription_ids, long long now_ms_wall, int topic_alias=*, bint send_topic=*)
+cpdef bytes encode(object block, Py_ssize_t entry_begin, Py_ssize_t record_index, int version, int qos, bint dup, bint retain, int packet_id, object subscription_ids, long long now_ms_wall, int topic_alias=*, bint send_topic=*, Py_ssize_t strip=*)
 @cython.locals(source=cbytes, end=Py_ssize_t, batch=Py_ssize_t, attributes=int, opened=bytes, at=Py_ssize_t, number=Py_ssize_t, rows="int*", age="long long", topic=bytes)
-cdef void _encode_one(object block, Py_ssize_t begin, Py_ssize_t index, int version, int bits, int packet_id, bytes ids, long long now_ms_wall, int topic_alias, bint send_topic) except *
+cdef void _encode_one(object block, Py_ssize_t begin, Py_ssize_t index, int version, int bits, int packet_id, bytes ids, long long now_ms_wall, int topic_alias, bint send_topic, Py_ssize_t strip) except *
 @cython.locals(place="int*", length="long long")
 cdef Py_ssize_t skip_record(object data, Py_ssize_t at, Py_ssize_t end) except -1
 @cython.locals(ids="unsigned short*", out=bytearray, target=mbytes, first=int, at=Py_ssize_t, number=Py_ssize_t)

@@ -80,9 +80,11 @@ class Variant:
         retain_as_published: bool,
         subscription_ids: bytes,
         sinks: list[Sink] | None = None,
+        strip: int = 0,
     ) -> None:
         """`no_local_origin` is who does not get its own messages back, 0 when there is no such
-        client."""
+        client; `strip` is how much of a topic's name is not shown (a mount point)."""
+        self.strip = strip
         self.version = version
         self.no_local_origin = no_local_origin
         self.retain_as_published = retain_as_published
@@ -225,7 +227,8 @@ def _to_variants(
             continue
         _frames.reset()
         try:
-            _encode_entry(data, begin, end, variant, topic, now_ms_wall)
+            shown = topic[variant.strip :] if variant.strip else topic
+            _encode_entry(data, begin, end, variant, shown, now_ms_wall)
         except BrokerError:
             return delivered
         if not _frames.count:
@@ -623,10 +626,12 @@ def encode(
     now_ms_wall: int,
     topic_alias: int = 0,
     send_topic: bool = True,
+    strip: int = 0,
 ) -> bytes:
     """One record as a PUBLISH packet; b"" when it has expired, or is not there.
 
-    `subscription_ids` are the identifiers, or the bytes that `identifiers_property` made of them.
+    `subscription_ids` are the identifiers, or the bytes that `identifiers_property` made of them;
+    `strip` is how much of the topic's name is not shown.
     """
     ids = (
         subscription_ids
@@ -647,6 +652,7 @@ def encode(
             now_ms_wall,
             topic_alias,
             send_topic,
+            strip,
         )
     except BrokerError:
         return b""
@@ -664,6 +670,7 @@ def _encode_one(
     now_ms_wall: int,
     topic_alias: int,
     send_topic: bool,
+    strip: int,
 ) -> None:
     data = memory.flat(block)
     source = data
@@ -675,7 +682,17 @@ def _encode_one(
     if attributes & 7:
         opened = blocks.plain_entry(data, begin)
         _encode_one(
-            opened, 0, index, version, bits, packet_id, ids, now_ms_wall, topic_alias, send_topic
+            opened,
+            0,
+            index,
+            version,
+            bits,
+            packet_id,
+            ids,
+            now_ms_wall,
+            topic_alias,
+            send_topic,
+            strip,
         )
         return
     at = batch + 61
@@ -696,7 +713,7 @@ def _encode_one(
         _cursor.at = at
     age = _age(source, batch, attributes, rows[8], now_ms_wall)
     if _inspect(data, rows[4], rows[5], rows[6], age):
-        topic = memory.cut(source, begin + 48, begin + 48 + memory.get16(source, begin + 6))
+        topic = memory.cut(source, begin + 48 + strip, begin + 48 + memory.get16(source, begin + 6))
         _put_packet(
             data, rows[2], rows[3], rows[4], rows[5], topic if send_topic else b"",
             version, bits, packet_id, ids, topic_alias,

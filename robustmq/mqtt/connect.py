@@ -50,17 +50,20 @@ def open_session(
     capabilities: Capabilities,
     now_ms: int,
     assigned_client_id: bytes = b"",
+    mount: bytes = b"",
 ) -> tuple[Session, ConnAck, bool, ConnectEffects]:
     """The session, the CONNACK, Session Present, and what else is to be done.
 
     `assigned_client_id` is the name for a client that brought none; the caller makes it, and
-    looks up `existing` under the name that counts.
+    looks up `existing` under the name that counts. `mount` is put before all names that the
+    client uses: a session under another mount is another's, and ends.
     """
     check_connect(connect, capabilities)
     client_id = connect.client_id or assigned_client_id
     assert client_id, "the caller names clients that bring no name"
     takeover = existing is not None and existing.connected
-    session, will, ended = _continue(existing, connect.clean_start, now_ms)
+    anew = connect.clean_start or (existing is not None and existing.mount != mount)
+    session, will, ended = _continue(existing, anew, now_ms)
     session_present = session is not None
     if session is None:
         session = Session(client_id, capabilities)
@@ -68,7 +71,7 @@ def open_session(
     receive_maximum = min(
         connect.properties.receive_maximum or 65_535, capabilities.maximum_in_flight
     )
-    session.open(connect.version, interval, receive_maximum, connect.will)
+    session.open(connect.version, interval, receive_maximum, connect.will, mount)
     keep_alive = server_keep_alive(connect.keep_alive, capabilities)
     properties = _connack_properties(connect, capabilities, interval, keep_alive, client_id)
     connack = ConnAck(session_present and connect.version >= MQTT_3_1_1, 0, properties)

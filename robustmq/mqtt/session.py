@@ -62,6 +62,7 @@ class Session:
         "disconnected_at_ms",
         "durable",
         "inbound_qos2",
+        "mount",
         "session_expiry_interval",
         "subscriptions",
         "version",
@@ -73,6 +74,7 @@ class Session:
     def __init__(self, client_id: bytes, capabilities: Capabilities) -> None:
         self.client_id = client_id
         self.version = MQTT_5_0
+        self.mount = b""
         self.connected = False
         self.session_expiry_interval = 0
         self.disconnected_at_ms: int | None = None
@@ -110,11 +112,12 @@ class Session:
         session_expiry_interval: int,
         receive_maximum: int,
         will: Will | None = None,
+        mount: bytes = b"",
     ) -> None:
         """A connection begins; whatever will was waiting is cancelled [MQTT-3.1.3-9]."""
         assert not self.connected, "the old connection is closed before the new one opens"
         self.durable = self.durable or session_expiry_interval > 0
-        self._apply(Opened(version, session_expiry_interval, receive_maximum, will))
+        self._apply(Opened(version, session_expiry_interval, receive_maximum, will, mount))
 
     def close(
         self,
@@ -355,7 +358,9 @@ class Session:
         if not self.durable:
             return []
         interval = self.session_expiry_interval
-        records: list[Record] = [Opened(self.version, interval, self.receive_maximum, self.will)]
+        records: list[Record] = [
+            Opened(self.version, interval, self.receive_maximum, self.will, self.mount)
+        ]
         records += [Subscribed(subscription) for subscription in self.subscriptions.values()]
         if self._first_generation or self._releases:
             records.append(Generations(self._first_generation, bytes(self._releases)))
@@ -400,6 +405,7 @@ class Session:
 
     def _replay_opened(self, record: Opened) -> None:
         self.version = record.version
+        self.mount = record.mount
         self.session_expiry_interval = record.session_expiry_interval
         self.durable = self.durable or record.session_expiry_interval > 0
         self.window.receive_maximum = record.receive_maximum

@@ -27,6 +27,8 @@ class Opened(_Record, frozen=True, array_like=True, gc=False, tag=1):
     session_expiry_interval: int
     receive_maximum: int
     will: Will | None
+    mount: bytes = b""
+    """Stands before all names that the client uses."""
 
 
 class Closed(_Record, frozen=True, array_like=True, gc=False, tag=2):

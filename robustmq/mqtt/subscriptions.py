@@ -53,9 +53,7 @@ class Subscription(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def matching_filter(self) -> bytes:
         """The filter that topic names are held against."""
-        if self.share_group is None:
-            return self.filter
-        return self.filter[len(names.SHARE_PREFIX) + len(self.share_group) + 1 :]
+        return names.split_prefix(self.filter)[1]
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):

@@ -93,6 +93,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_takeovers", "Connections closed because their session was taken over."),
     _counter("mqtt_clients_kicked", "Connections ended by an operator."),
     _counter("mqtt_wills_published", "Wills published."),
+    _counter("mqtt_auto_subscribe_refused", "Automatic subscriptions that could not be made."),
     _counter("mqtt_delayed_refused", "Delayed messages refused: too many wait."),
     _counter("mqtt_delayed_expired", "Delayed messages that expired before they were due."),
     _counter("mqtt_retained_expired", "Retained messages removed because they expired."),

@@ -31,6 +31,7 @@ from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest, is_wildcard
 from robustmq.shard.local_log import LocalLogs
+from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, Placement
@@ -205,6 +206,7 @@ class Broker:
             self.turn,
         )
         self._bound_topics()
+        self.namings = Namings(self.settings, self.placement)
         self.sessions = Sessions(self)
         self.delivery.subscribers = self.sessions.get
         self.delivery.share_again = self.share_again
@@ -214,7 +216,7 @@ class Broker:
         self.placement.max_delay_s = self.limits.max_delay_s
         self.owner.max_delayed = self.limits.max_delayed_messages
         self.owner.retained_expiry_s = self.settings.mqtt.retained_expiry_s
-        self.placement.routes.clear()
+        self.placement.forget_routes()
 
     def _open_kafka(self) -> None:
         """What Kafka's requests meet: groups, logs, waits, the gateway."""
@@ -408,16 +410,16 @@ class Broker:
         """A connection is gone."""
         self.clients.discard(client)
 
-    def publisher(self, version: int, origin: int) -> Publisher:
+    def publisher(self, version: int, origin: int, naming: Naming) -> Publisher:
         """The compiled decoder of one connection's PUBLISH packets."""
         return Publisher(
             version,
             origin,
-            self.placement.routes,
-            self.placement.route,
+            naming.routes,
+            naming.route,
             self.router.builders,
             self.limits.topic_alias_maximum,
-            True,
+            self.capabilities.retain_available,
             self.capabilities.maximum_qos,
             self.limits.max_topic_bytes,
             self.limits.max_topic_levels,
@@ -618,7 +620,7 @@ class Broker:
         self.sessions.rehome(names)
 
     def _topic_dropped(self, topic: bytes) -> None:
-        self.placement.routes.forget(topic)
+        self.placement.forget_routes()
         self.logs.forget(topic)
         self.groups.forget_topic(ForgetTopic(topic))
 

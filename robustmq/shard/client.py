@@ -46,6 +46,7 @@ from robustmq.shard.router import AckGroup
 
 if TYPE_CHECKING:
     from robustmq.shard.broker import Broker
+    from robustmq.shard.naming import Naming
     from robustmq.shard.subscriber import Subscriber
 
 TABLE_ROWS = 4096
@@ -100,6 +101,7 @@ class MqttClient:
         "keep_alive_ms",
         "last_packet_ms",
         "listener",
+        "naming",
         "publisher",
         "rest",
         "subscriber",
@@ -118,6 +120,7 @@ class MqttClient:
         self._transport = transport
         self.address = address
         self.listener = listener
+        self.naming: Naming
         self.subscriber: Subscriber | None = None
         self.closed = False
         self.writing = False
@@ -138,6 +141,11 @@ class MqttClient:
         self.last_packet_ms = now_ms
         self.connected_at_ms = 0
         self.keep_alive_ms = 0
+
+    @property
+    def host(self) -> str:
+        """The address that the client connects from, without its port."""
+        return self.address.rpartition(":")[0].strip("[]") or self.address
 
     @property
     def user_name(self) -> str | None:
@@ -434,7 +442,8 @@ class MqttClient:
             return
         subscriber = self.subscriber = opened.subscriber
         self._broker.connections += 1
-        self.publisher = self._broker.publisher(packet.version, subscriber.origin)
+        self.naming = opened.naming
+        self.publisher = self._broker.publisher(packet.version, subscriber.origin, opened.naming)
         self.connected_at_ms = self._broker.wall_ms()
         keep_alive_s = opened.keep_alive
         self.keep_alive_ms = keep_alive_s * 1500
@@ -444,6 +453,8 @@ class MqttClient:
         self._read_or_not()
         if rest:
             self.received(bytes(rest))
+        for local in opened.retained_for:
+            await self._broker.sessions.send_retained(local)
 
     def refuse_connect(self, error: BrokerError) -> None:
         """CONNACK with the reason, then close [MQTT-3.2.2-7]."""
@@ -463,7 +474,9 @@ class MqttClient:
         subscriber = self.subscriber
         assert subscriber is not None, "SUBSCRIBE is handled after CONNECT"
         try:
-            outcome = await self._broker.sessions.subscribe(subscriber, packet)
+            outcome = await self._broker.sessions.subscribe(
+                subscriber, self.naming.subscribe(packet)
+            )
         except BrokerError as error:
             self.end_with(error)
             return
@@ -477,7 +490,9 @@ class MqttClient:
         subscriber = self.subscriber
         assert subscriber is not None, "UNSUBSCRIBE is handled after CONNECT"
         try:
-            codes = await self._broker.sessions.unsubscribe(subscriber, packet)
+            codes = await self._broker.sessions.unsubscribe(
+                subscriber, self.naming.unsubscribe(packet)
+            )
         except BrokerError as error:
             self.end_with(error)
             return

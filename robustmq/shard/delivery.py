@@ -103,11 +103,13 @@ def audience_of(matched: list[LocalSubscription]) -> Audience:
         own_origin = subscriber.origin if no_local else 0
         version = subscriber.session.version
         table = when_qos0 if qos else always
-        key = (version, retain_as_published, identifiers, own_origin)
+        key = (version, retain_as_published, identifiers, own_origin, subscriber.strip)
         variant = table.get(key)
         if variant is None:
             properties = fanout.identifiers_property(identifiers)
-            variant = Variant(version, own_origin, retain_as_published, properties)
+            variant = Variant(
+                version, own_origin, retain_as_published, properties, strip=subscriber.strip
+            )
             table[key] = variant
         variant.sinks.append(subscriber.sink)
         if qos:
@@ -137,6 +139,8 @@ class Delivery:
         self._count = count
         self._trie = FilterTrie()
         self._routes = HashTable(MAX_ROUTES)
+        self._mounted = 0
+        """Subscriptions of clients under a mount point."""
         self._audiences: dict[tuple[int, ...], Audience] = {}
         self._shares: dict[tuple[bytes, bytes], ShareGroup] = {}
         self._dirty: list[Sink] = []
@@ -151,11 +155,13 @@ class Delivery:
     def add(self, local: LocalSubscription) -> None:
         """A client wants a filter."""
         self._trie.insert(local.filter, local)
+        self._mounted += local.subscriber.strip > 0
         self.forget_routes()
 
     def remove(self, local: LocalSubscription) -> None:
         """A client no longer wants a filter."""
         self._trie.remove(local.filter, local)
+        self._mounted -= local.subscriber.strip > 0
         self.forget_routes()
 
     def share(self, group: bytes, filter_: bytes) -> ShareGroup:
@@ -181,6 +187,8 @@ class Delivery:
     def _resolve(self, topic: bytes) -> DeliveryRoute:
         """Who gets a topic's messages: made once, until a subscription changes."""
         matched = cast(list[LocalSubscription], self._trie.match(topic))
+        if self._mounted:
+            matched = [local for local in matched if local.sees(topic)]
         key = tuple(map(id, matched))
         audience = self._audiences.get(key)
         if audience is None:
@@ -294,7 +302,17 @@ class Delivery:
             return
         retain = wanted.retain_as_published and bool(record & 4)
         frame = fanout.encode(
-            data, 0, index, sink.version, 0, False, retain, 0, wanted.identifiers, self._wall_ms()
+            data,
+            0,
+            index,
+            sink.version,
+            0,
+            False,
+            retain,
+            0,
+            wanted.identifiers,
+            self._wall_ms(),
+            strip=subscriber.strip,
         )
         if frame and not (sink.max_packet_size and len(frame) > sink.max_packet_size):
             sink.append(frame)
@@ -433,11 +451,12 @@ class Delivery:
         if share is not None:
             records = fanout.record_levels(delivery.entry, 0)
             chosen: dict[int, tuple[LocalSubscription, list[int]]] = {}
+            topic = blocks.entries(delivery.entry)[0].topic
             for index in delivery.indexes:
                 member = share.pick()
                 if member is None:
                     homeless.append(index)
-                else:
+                elif member.sees(topic):
                     chosen.setdefault(id(member), (member, []))[1].append(index)
             for member, indexes in chosen.values():
                 self._queue(delivery.entry, _wanted_of(member), records, indexes, pending)
@@ -452,6 +471,8 @@ class Delivery:
 
     def deliver_retained(self, local: LocalSubscription, entry: bytes) -> None:
         """Send a retained value to one new subscription: RETAIN is 1 [MQTT-3.3.1-8]."""
+        if not local.sees(blocks.entries(entry)[0].topic):
+            return
         wanted = _wanted_of(local)
         wanted.retain_as_published = True
         records = [level | 4 for level in fanout.record_levels(entry, 0)]
@@ -543,6 +564,7 @@ class Delivery:
                 now,
                 alias,
                 not known,
+                subscriber.strip,
             )
             if frame:
                 break

@@ -74,6 +74,8 @@ class Placement:
         """Of the declared topics that set it."""
         self.max_delay_s = 0
         """The longest delay of a message; see `route`."""
+        self.cleared: Callable[[], None] = lambda: None
+        """Called when topics may have other routes."""
         self._default_mode = default_mode
         self._rules = FilterTrie()
         self._rule_modes: list[str] = []
@@ -100,14 +102,19 @@ class Placement:
         self.max_message_bytes.pop(topic.name, None)
         if "max.message.bytes" in topic.configs:
             self.max_message_bytes[topic.name] = int(topic.configs["max.message.bytes"])
-        self.routes.clear()
+        self.forget_routes()
 
     def forget(self, topic: bytes) -> None:
         """A declared topic is gone."""
         self.declared.pop(topic, None)
         self.compacted.discard(topic)
         self.max_message_bytes.pop(topic, None)
+        self.forget_routes()
+
+    def forget_routes(self) -> None:
+        """Topics may have other routes now."""
         self.routes.clear()
+        self.cleared()
 
     def home(self, topic: bytes) -> Home:
         """Where the records of an MQTT topic are kept."""
@@ -181,26 +188,27 @@ class Placement:
 
         `$delayed/{seconds}/{topic}` has the route of the topic, with a delay.
         """
-        route = self._delayed(topic) if topic.startswith(DELAYED_PREFIX) else self._route(topic)
+        route = self.resolve(topic, topic)
         self.routes.put(route)
         return route
 
-    def _delayed(self, asked: bytes) -> TopicRoute:
+    def resolve(self, topic: bytes, asked: bytes) -> TopicRoute:
+        """The route of a topic for publishers that call it `asked`."""
+        if not topic.startswith(DELAYED_PREFIX):
+            return self._route(topic, asked)
         try:
-            seconds, topic = split_delayed(asked)
+            seconds, topic = split_delayed(topic)
         except BrokerError as error:
-            return self._route(asked, refusal=error.fault)
+            return self.refused(asked, error.fault)
         if seconds > self.max_delay_s:
-            return self._route(topic, asked, refusal=Fault.QUOTA_EXCEEDED)
+            return self.refused(asked, Fault.QUOTA_EXCEEDED)
         return self._route(topic, asked, seconds * 1000)
 
-    def _route(
-        self,
-        topic: bytes,
-        asked: bytes | None = None,
-        delay_ms: int = 0,
-        refusal: Fault | None = None,
-    ) -> TopicRoute:
+    def refused(self, asked: bytes, fault: Fault) -> TopicRoute:
+        """The route of a name that nobody may publish to."""
+        return TopicRoute(asked, 0, 0, 0, 0, b"", fault)
+
+    def _route(self, topic: bytes, asked: bytes, delay_ms: int = 0) -> TopicRoute:
         home = self.home(topic)
         mode = self.mode(home.log_topic if home.declared else topic)
         flags = {"memory": ENTRY_MEMORY, "persistent": ENTRY_PERSISTENT}.get(mode, 0)
@@ -212,9 +220,6 @@ class Placement:
             kind = MEMORY
         if delay_ms:
             kind = DELAYED
-        if topic.startswith(SYS_PREFIX):
-            # What the broker says of itself is not for clients to say.
-            refusal = Fault.NOT_AUTHORIZED
         return TopicRoute(
             topic,
             home.shard,
@@ -222,7 +227,8 @@ class Placement:
             home.partition,
             flags,
             home.log_topic if home.stream else b"",
-            refusal,
+            # What the broker says of itself is not for clients to say.
+            Fault.NOT_AUTHORIZED if topic.startswith(SYS_PREFIX) else None,
             asked,
             delay_ms,
         )

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import msgspec
+
 from robustmq.config import Settings
 from robustmq.core import batches, blocks, fanout
 from robustmq.core.hashing import key_hash
@@ -33,6 +35,7 @@ from robustmq.mqtt.packets import (
     PacketType,
     Will,
 )
+from robustmq.mqtt.rewriting import Identity
 from robustmq.mqtt.session import FIRST_ERROR, Session
 from robustmq.mqtt.session_records import (
     Assigned,
@@ -47,12 +50,13 @@ from robustmq.promises import Promise
 from robustmq.records import Message, to_record
 from robustmq.shard import wire
 from robustmq.shard.inbox import HELD
+from robustmq.shard.naming import Naming
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND
 from robustmq.shard.received import packet_name
 from robustmq.shard.roster import Roster
 from robustmq.shard.router import AckGroup
 from robustmq.shard.runtime import encode_machine_entry
-from robustmq.shard.shares import unfinished
+from robustmq.shard.shares import LocalSubscription, unfinished
 from robustmq.shard.subscriber import Subscriber
 from robustmq.shard.subscribing import Subscribing
 from robustmq.storage.shard_store import MACHINE
@@ -82,6 +86,18 @@ class Opened(NamedTuple):
     connack: ConnAck
     keep_alive: int
     session_present: bool
+    naming: Naming
+    retained_for: list[LocalSubscription]
+    """Automatic subscriptions whose retained values follow CONNACK."""
+
+
+def named_inside(packet: Connect, naming: Naming) -> Connect:
+    """A CONNECT whose will has its name inside; raises BrokerError for one that may not be."""
+    will = packet.will
+    if will is None or naming.plain:
+        return packet
+    will = msgspec.structs.replace(will, topic=naming.topic(will.topic))
+    return msgspec.structs.replace(packet, will=will)
 
 
 def capabilities_of(settings: Settings) -> Capabilities:
@@ -163,6 +179,9 @@ class Sessions:
             raise BrokerError(Fault.CLIENT_IDENTIFIER_NOT_VALID, "client id is too long")
         client_id = packet.client_id or self._assigned_id()
         self._check_room(client_id)
+        identity = Identity(client_id.decode(), packet.user_name, client.host)
+        naming = broker.namings.of(client.listener, identity)
+        packet = named_inside(packet, naming)
         taken = self._roster.get(client_id)
         if taken is not None and taken.peer is not None:
             taken.peer.end(Fault.SESSION_TAKEN_OVER)
@@ -175,6 +194,7 @@ class Sessions:
             broker.capabilities,
             broker.wall_ms(),
             client_id,
+            naming.mount,
         )
         if existing is not None and effects.ended is not None:
             self._remove(existing)
@@ -192,9 +212,10 @@ class Sessions:
         )
         broker.wheel.set(("session", client_id.decode()), None)
         await self.write(subscriber, wait=True)
+        retained_for = await self._subscribing.automatic(subscriber, naming, identity)
         if subscriber.peer is not client:
             raise BrokerError(Fault.SESSION_TAKEN_OVER)
-        return Opened(subscriber, connack, effects.keep_alive, present)
+        return Opened(subscriber, connack, effects.keep_alive, present, naming, retained_for)
 
     def _assigned_id(self) -> bytes:
         """A name for a client that brought none, whose session lives on this worker."""

@@ -40,6 +40,18 @@ class LocalSubscription:
         self.subscriber = subscriber
         self.subscription = subscription
 
+    def sees(self, topic: bytes) -> bool:
+        """Is a topic that the filter matches one that the client can see? Its mount point's own
+        name is not (`#` matches its parent too), nor are names that begin with `$` in it for a
+        wildcard [MQTT-4.7.2-1]."""
+        mount = self.subscriber.session.mount
+        if not mount:
+            return True
+        if not topic.startswith(mount):
+            return False
+        first = self.filter[len(mount) : len(mount) + 1]
+        return first not in (b"+", b"#") or topic[len(mount) : len(mount) + 1] != b"$"
+
 
 class ShareGroup:
     """The local members of one share group; each takes its turn."""

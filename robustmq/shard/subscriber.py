@@ -137,6 +137,11 @@ class Subscriber:
         return dropped
 
     @property
+    def strip(self) -> int:
+        """How much of a topic's name its client does not see: its mount point."""
+        return len(self.session.mount)
+
+    @property
     def persistent(self) -> bool:
         """Does the session outlive its connection?"""
         return self.session.session_expiry_interval > 0

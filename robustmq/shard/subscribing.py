@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from robustmq.errors import BrokerError
-from robustmq.mqtt.packets import Subscribe, Unsubscribe
+from robustmq.mqtt.packets import Subscribe, SubscriptionOptions, Unsubscribe
 from robustmq.mqtt.retained import is_sent
+from robustmq.mqtt.rewriting import Identity
+from robustmq.mqtt.session import FIRST_ERROR
 from robustmq.mqtt.subscriptions import Grant, Subscription, decide, unsubscribe_code
 from robustmq.promises import Promise, start
 from robustmq.shard import wire
 from robustmq.shard.interest import LocalInterest, is_wildcard
+from robustmq.shard.naming import Naming
 from robustmq.shard.shares import LocalSubscription
 from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import CURSOR
@@ -63,6 +66,35 @@ class Subscribing:
         await self._broker.sessions.write(subscriber, wait=True)
         codes = tuple(grant.code for grant in grants)
         return SubscribeOutcome(codes, [local for grant, local in granted if is_sent(grant)])
+
+    async def automatic(
+        self, subscriber: Subscriber, naming: Naming, identity: Identity
+    ) -> list[LocalSubscription]:
+        """Subscribe a client that connects to what the configuration says; the subscriptions whose
+        retained values follow CONNACK."""
+        filters: list[tuple[bytes, SubscriptionOptions]] = []
+        for name, found in self._broker.namings.automatic(identity):
+            if found is None:
+                self._refused(subscriber, name)
+            else:
+                filters.append(found)
+        if not filters:
+            return []
+        packet = naming.subscribe(Subscribe(0, tuple(filters)))
+        outcome = await self.subscribe(subscriber, packet)
+        for (filter_, _), code in zip(filters, outcome.reason_codes, strict=True):
+            if code >= FIRST_ERROR:
+                self._refused(subscriber, filter_.decode())
+        return outcome.retained_for
+
+    def _refused(self, subscriber: Subscriber, filter_: str) -> None:
+        self._broker.count("mqtt_auto_subscribe_refused", 1)
+        self._broker.around.log(
+            "info",
+            "not subscribed automatically",
+            client_id=subscriber.client_id,
+            filter=filter_,
+        )
 
     async def unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> tuple[int, ...]:
         """Remove subscriptions; settles when that is committed."""

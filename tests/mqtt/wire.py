@@ -13,7 +13,7 @@ import socket
 import time
 from collections import deque
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from robustmq.core.hashing import key_hash, topic_hash
 from robustmq.mqtt import codec
@@ -98,7 +98,7 @@ class Wire:
         self._early: deque[Packet] = deque()
         self._next_id = 0
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
