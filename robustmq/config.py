@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from robustmq.client_settings import FlappingSettings
 from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
 from robustmq.listener import DEFAULT, Listener, problem_of, with_port
 from robustmq.topic_rules import AutoSubscribe, Rewrite, problem_of_rules
@@ -374,6 +375,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: StorageSettings = StorageSettings()
     security: SecuritySettings = SecuritySettings()
     metrics: MetricsSettings = MetricsSettings()
+    flapping: FlappingSettings = FlappingSettings()
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
     streams: tuple[Stream, ...] = ()
@@ -418,6 +420,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "storage": StorageSettings,
     "security": SecuritySettings,
     "metrics": MetricsSettings,
+    "flapping": FlappingSettings,
     "log": LogSettings,
     "limits": Limits,
 }

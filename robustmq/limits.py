@@ -318,6 +318,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_declared_topics: Annotated[
         int, bound("topics", "Declared topics of the cluster; light topics are not counted.", 1)
     ] = 100_000
+    # Clients that are kept out
+    max_bans: Annotated[
+        int,
+        bound("bans", "Bans of the cluster; one more is refused until one is removed or over.", 1),
+    ] = 10_000
     # Inside
     max_bus_bytes: Annotated[
         int,

@@ -157,11 +157,19 @@ def subscriptions(arguments: list[str]) -> int:
     return run_subscriptions(arguments)
 
 
+def bans(arguments: list[str]) -> int:
+    """Keep clients out: list, add and remove bans."""
+    from robustmq.cli.bans import run_bans
+
+    return run_bans(arguments)
+
+
 COMMANDS: dict[str, Command] = {
     "start": start,
     "status": status,
     "clients": clients,
     "subscriptions": subscriptions,
+    "bans": bans,
     "pub": pub,
     "sub": sub,
     "bench": bench,

@@ -12,6 +12,8 @@ from uuid import UUID
 
 import msgspec
 
+from robustmq.bans import Ban
+
 
 class CreateTopic(msgspec.Struct, frozen=True, tag="create_topic", array_like=True):
     """Declare a topic; `name` is canonical (the MQTT name in UTF-8)."""
@@ -78,6 +80,23 @@ class SetShardMap(msgspec.Struct, frozen=True, tag="set_shard_map", array_like=T
     owners: dict[int, int]
 
 
+class AddBan(msgspec.Struct, frozen=True, tag="add_ban", array_like=True):
+    """Keep somebody out; a ban of the same kind and value makes way."""
+
+    ban: Ban
+
+
+class RemoveBan(msgspec.Struct, frozen=True, tag="remove_ban", array_like=True):
+    """Let somebody in again; Result.value is 1 when there was such a ban."""
+
+    kind: str
+    value: str
+
+
+class ExpireBans(msgspec.Struct, frozen=True, tag="expire_bans", array_like=True):
+    """Remove the bans that are over; Result.value says how many there were."""
+
+
 Command = (
     CreateTopic
     | DeleteTopic
@@ -88,6 +107,9 @@ Command = (
     | UnregisterWorker
     | OwnShards
     | SetShardMap
+    | AddBan
+    | RemoveBan
+    | ExpireBans
 )
 
 
@@ -163,7 +185,29 @@ class ShardsSet(msgspec.Struct, frozen=True, tag="shards_set", array_like=True):
     last_epoch: int
 
 
-Delta = TopicSet | TopicRemoved | ProducerIdsSet | WorkerSet | WorkerRemoved | ShardsSet
+class BanSet(msgspec.Struct, frozen=True, tag="ban_set", array_like=True):
+    """A ban is in force, as told."""
+
+    ban: Ban
+
+
+class BanRemoved(msgspec.Struct, frozen=True, tag="ban_removed", array_like=True):
+    """A ban is gone."""
+
+    kind: str
+    value: str
+
+
+Delta = (
+    TopicSet
+    | TopicRemoved
+    | ProducerIdsSet
+    | WorkerSet
+    | WorkerRemoved
+    | ShardsSet
+    | BanSet
+    | BanRemoved
+)
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):

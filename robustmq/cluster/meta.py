@@ -13,7 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from robustmq.bans import key
 from robustmq.cluster.commands import (
+    AddBan,
     Change,
     Command,
     CreatePartitions,
@@ -93,6 +95,10 @@ class Meta:
                 return Result(int(KafkaCode.POLICY_VIOLATION), "limits.max_declared_topics"), ()
         elif isinstance(command, CreatePartitions):
             partitions = command.count
+        elif isinstance(command, AddBan):
+            new = key(command.ban.kind, command.ban.value) not in draft.bans
+            if new and len(draft.bans) >= limits.max_bans:
+                return Result(int(KafkaCode.POLICY_VIOLATION), "limits.max_bans is reached"), ()
         if partitions > limits.max_partitions:
             return Result(int(KafkaCode.INVALID_PARTITIONS), "above limits.max_partitions"), ()
         return apply(draft, command, timestamp_ms)
@@ -107,4 +113,5 @@ class Meta:
             shards=dict(state.shards),
             results=dict(state.results),
             topic_names=dict(state.topic_names),
+            bans=dict(state.bans),
         )

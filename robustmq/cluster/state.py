@@ -12,9 +12,13 @@ from uuid import UUID
 
 import msgspec
 
+from robustmq.bans import MAX_PATTERNS, Ban, key
 from robustmq.cluster.commands import (
+    AddBan,
     AllocateProducerIds,
     AlterTopicConfig,
+    BanRemoved,
+    BanSet,
     Change,
     Command,
     CreatePartitions,
@@ -22,9 +26,11 @@ from robustmq.cluster.commands import (
     DeclaredTopic,
     DeleteTopic,
     Delta,
+    ExpireBans,
     OwnShards,
     ProducerIdsSet,
     RegisterWorker,
+    RemoveBan,
     Result,
     SetShardMap,
     ShardOwner,
@@ -57,6 +63,8 @@ class ClusterState(msgspec.Struct):
     """Answers to the last REMEMBERED_RESULTS commands by id, so that a retry is answered and not
     applied again."""
     topic_names: dict[UUID, bytes] = {}
+    bans: dict[str, Ban] = {}
+    """By `bans.key`."""
 
     def topic(self, name: bytes) -> DeclaredTopic | None:
         """A declared topic by name."""
@@ -82,10 +90,7 @@ def apply(state: ClusterState, command: Command, now_ms: int) -> Decision:
         case CreateTopic():
             return _create_topic(state, command, now_ms)
         case DeleteTopic():
-            topic = state.topics.get(command.name)
-            if topic is None:
-                return _refused(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, "there is no such topic")
-            return Result(), (TopicRemoved(topic.name, topic.topic_id),)
+            return _delete_topic(state, command)
         case CreatePartitions():
             return _create_partitions(state, command)
         case AlterTopicConfig():
@@ -106,6 +111,8 @@ def apply(state: ClusterState, command: Command, now_ms: int) -> Decision:
             return Result(value=epoch), (ShardsSet(owners, epoch),)
         case SetShardMap():
             return _set_shard_map(state, command)
+        case AddBan() | RemoveBan() | ExpireBans():
+            return _change_bans(state, command, now_ms)
 
 
 def advance(state: ClusterState, change: Change) -> bool:
@@ -140,6 +147,9 @@ def difference(old: ClusterState, new: ClusterState) -> list[Delta]:
     moved = {shard: owner for shard, owner in new.shards.items() if old.shards.get(shard) != owner}
     if moved:
         deltas.append(ShardsSet(moved, new.last_epoch))
+    gone = (old.bans[name] for name in old.bans if name not in new.bans)
+    deltas += [BanRemoved(ban.kind, ban.value) for ban in gone]
+    deltas += [BanSet(ban) for name, ban in new.bans.items() if old.bans.get(name) != ban]
     if old.next_producer_id != new.next_producer_id:
         deltas.append(ProducerIdsSet(new.next_producer_id))
     return deltas
@@ -162,6 +172,10 @@ def _take(state: ClusterState, delta: Delta) -> None:
         case ShardsSet():
             state.shards.update(delta.owners)
             state.last_epoch = delta.last_epoch
+        case BanSet():
+            state.bans[key(delta.ban.kind, delta.ban.value)] = delta.ban
+        case BanRemoved():
+            state.bans.pop(key(delta.kind, delta.value), None)
 
 
 def _refused(code: KafkaCode, message: str) -> Decision:
@@ -181,6 +195,13 @@ def _create_topic(state: ClusterState, command: CreateTopic, now_ms: int) -> Dec
         command.name, command.topic_id, command.partitions, dict(command.configs), now_ms
     )
     return Result(), (TopicSet(topic),)
+
+
+def _delete_topic(state: ClusterState, command: DeleteTopic) -> Decision:
+    topic = state.topics.get(command.name)
+    if topic is None:
+        return _refused(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, "there is no such topic")
+    return Result(), (TopicRemoved(topic.name, topic.topic_id),)
 
 
 def _create_partitions(state: ClusterState, command: CreatePartitions) -> Decision:
@@ -220,3 +241,26 @@ def _set_shard_map(state: ClusterState, command: SetShardMap) -> Decision:
     if not moved:
         return Result(value=state.last_epoch), ()
     return Result(value=epoch), (ShardsSet(moved, epoch),)
+
+
+def _change_bans(
+    state: ClusterState, command: AddBan | RemoveBan | ExpireBans, now_ms: int
+) -> Decision:
+    match command:
+        case AddBan():
+            return _add_ban(state, command.ban)
+        case RemoveBan():
+            there = key(command.kind, command.value) in state.bans
+            return Result(value=int(there)), (BanRemoved(command.kind, command.value),) * there
+        case ExpireBans():
+            over = [ban for ban in state.bans.values() if not ban.holds(now_ms)]
+            return Result(value=len(over)), tuple(BanRemoved(one.kind, one.value) for one in over)
+
+
+def _add_ban(state: ClusterState, ban: Ban) -> Decision:
+    """Patterns are tried one by one at each CONNECT, so they are few."""
+    if ban.kind.endswith("_pattern") and key(ban.kind, ban.value) not in state.bans:
+        patterns = sum(one.kind.endswith("_pattern") for one in state.bans.values())
+        if patterns >= MAX_PATTERNS:
+            return _refused(KafkaCode.POLICY_VIOLATION, f"there are {patterns} patterns already")
+    return Result(), (BanSet(ban),)

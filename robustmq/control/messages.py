@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import msgspec
 
+from robustmq.bans import Kind
+
 MAX_LINE_BYTES = 64 * 1024
 """Of a request; the next byte is answered with an error and the end of the connection."""
 
@@ -137,8 +139,53 @@ class SubscriptionRow(msgspec.Struct, frozen=True):
     connected: bool
 
 
-AnyRequest = ShowWorker | ListClients | ShowClient | KickClient | ListSubscriptions
-Row = WorkerRow | ClientRow | ClientDetail | Kicked | SubscriptionRow
+class ListBans(Listing, frozen=True, tag="bans_list", forbid_unknown_fields=True):
+    """The bans of the cluster, as `BanRow`; `filter` is a pattern for what they name or why."""
+
+    filter: str = ""
+
+
+class AddBan(Request, frozen=True, tag="bans_add", forbid_unknown_fields=True):
+    """Keep somebody out, for so many seconds or (0) for ever; one `BanRow` when every worker does.
+
+    A ban of the same kind and value makes way.
+    """
+
+    kind: Kind
+    value: str
+    for_s: int = 0
+    reason: str = ""
+    by: str = ""
+
+
+class RemoveBan(Request, frozen=True, tag="bans_remove", forbid_unknown_fields=True):
+    """Let somebody in again; the `BanRow` that was removed, if there was one."""
+
+    kind: Kind
+    value: str
+
+
+class BanRow(msgspec.Struct, frozen=True):
+    """One ban; `until_ms` 0: for ever."""
+
+    kind: Kind
+    value: str
+    reason: str
+    by: str
+    at_ms: int
+    until_ms: int
+
+
+AnyRequest = (
+    ShowWorker
+    | ListClients
+    | ShowClient
+    | KickClient
+    | ListSubscriptions
+    | ListBans
+    | AddBan
+    | RemoveBan
+)
 
 
 class End(msgspec.Struct, frozen=True):

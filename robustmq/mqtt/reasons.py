@@ -44,8 +44,10 @@ FROM_SERVER: Final[dict[int, frozenset[int]]] = {
 }
 
 _INSTEAD: Final = {
-    # Server unavailable, shutting down, taken over, packet too large; any other: unspecified.
+    # Server unavailable, banned, shutting down, taken over, packet too large; any other:
+    # unspecified.
     0x88: (0x89, 0x83),
+    0x8A: (0x98,),
     0x8B: (0x88, 0x83),
     0x8E: (0x88,),
     0x95: (0x97,),

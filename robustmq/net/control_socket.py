@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from robustmq.control.commands import answer, end
+from robustmq.control.contract import Operator
 from robustmq.control.messages import MAX_LINE_BYTES
-from robustmq.control.operator import Operator
 from robustmq.net.unix_paths import socket_path
 from robustmq.observability import logs
 from robustmq.promises import Promise
@@ -136,7 +137,7 @@ class ControlConnection(asyncio.Protocol):
         self._received = rest
         if len(rest) <= MAX_LINE_BYTES:
             self._transport.resume_reading()
-        self._answer = self._control.operator.answer(bytes(line))
+        self._answer = answer(self._control.operator, bytes(line))
         self._slice()
 
     def _slice(self) -> None:
@@ -180,6 +181,6 @@ class ControlConnection(asyncio.Protocol):
 
     def _refuse(self, reason: str) -> None:
         if self._transport is not None:
-            self._transport.write(self._control.operator.end(reason))
+            self._transport.write(end(reason))
             self._transport.close()
             self._transport = None

@@ -38,7 +38,7 @@ class KafkaConnection(asyncio.Protocol):
         """`address` is "host:port" of the peer; `count(name, amount)` adds to a counter."""
         self._gateway = gateway
         self._limits = limits
-        self._address = address
+        self.address = address
         self._count = count
         self._state = ConnectionState(address.rpartition(":")[0].strip("[]"), limits)
         self._transport: asyncio.Transport | None = None
@@ -203,9 +203,7 @@ class KafkaConnection(asyncio.Protocol):
 
     def _fault(self, error: BrokerError) -> None:
         self._count("kafka_faults", 1)
-        log.info(
-            "connection ended", peer=self._address, fault=error.fault.name, reason=error.detail
-        )
+        log.info("connection ended", peer=self.address, fault=error.fault.name, reason=error.detail)
         self._forget()
         self.close()
 

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from robustmq import clock
+from robustmq.bans import BanTable
 from robustmq.limits import Limits
 from robustmq.listener import Listener
 from robustmq.observability import logs
@@ -144,8 +146,9 @@ class ConnectionGate:
     """The open connections of one worker, all and by address. A connection counts as long as its
     socket object lives, so nobody has to say that it is closed."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, bans: BanTable) -> None:
         self.limits = limits
+        self._bans = bans
         self._sockets: dict[weakref.ref[socket.socket], str] = {}
         self._by_address: dict[str, int] = {}
         self._buckets: dict[str, TokenBucket] = {}
@@ -169,8 +172,11 @@ class ConnectionGate:
             self._all.put_back()
 
     def hold(self, sock: socket.socket, address: str) -> bool:
-        """Count a connection; False when a bound of open connections is reached."""
+        """Count a connection; False when a bound of open connections is reached, or its address
+        is banned."""
         host = _host(address)
+        if self._bans.any_address and self._bans.address(address, clock.wall_ms()):
+            return False
         bound = 0 if _is_loopback(host) else self.limits.max_connections_per_address
         if len(self._sockets) >= self.limits.max_connections:
             return False

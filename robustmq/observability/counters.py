@@ -80,7 +80,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter(
         "kafka_connections_opened", _OPENED, "robustmq_connections_opened_total", protocol="kafka"
     ),
-    _counter("connections_refused", "Connections closed by an accept limit."),
+    _counter("connections_refused", "Connections closed by an accept limit or a banned address."),
     _counter("connections_handed_over", "MQTT connections passed to their home worker."),
     _counter("mqtt_packets_received", "MQTT packets received, of any type."),
     _counter("mqtt_packets_sent", "MQTT packets sent, of any type."),
@@ -91,6 +91,8 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_connect_refused", "CONNECT packets answered with an error."),
     _counter("mqtt_authentication_failures", "CONNECT packets with a bad user name or password."),
     _counter("mqtt_takeovers", "Connections closed because their session was taken over."),
+    _counter("mqtt_banned", "Connections refused after CONNECT, or ended, by a ban."),
+    _counter("mqtt_flapping", "Clients banned because they came and went too often."),
     _counter("mqtt_clients_kicked", "Connections ended by an operator."),
     _counter("mqtt_wills_published", "Wills published."),
     _counter("mqtt_auto_subscribe_refused", "Automatic subscriptions that could not be made."),

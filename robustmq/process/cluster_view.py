@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
+from robustmq.bans import Ban, BanTable
 from robustmq.cluster.commands import (
+    AddBan,
     AllocateProducerIds,
     AlterTopicConfig,
+    BanRemoved,
+    BanSet,
     Command,
     CreatePartitions,
     CreateTopic,
     DeleteTopic,
     Delta,
+    ExpireBans,
+    RemoveBan,
     Result,
     TopicRemoved,
     TopicSet,
@@ -32,9 +38,13 @@ class MetaView:
         self.shard_count = shard_count
         self.worker_count = worker_count
         self.on_change: Callable[[set[bytes]], None] = lambda names: None
+        self.bans = BanTable()
+        self.on_ban: Callable[[Ban], None] = lambda ban: None
         self.single_broker: Broker | None = None
         self._meta = meta
         self._incarnations: dict[int, int] = {}
+        for ban in meta.state.bans.values():
+            self.bans.set(ban)
         meta.on_delta(self._on_delta)
 
     def _on_delta(self, delta: Delta) -> None:
@@ -42,6 +52,11 @@ class MetaView:
             self.on_change({delta.topic.name})
         elif isinstance(delta, TopicRemoved):
             self.on_change({delta.name})
+        elif isinstance(delta, BanSet):
+            self.bans.set(delta.ban)
+            self.on_ban(delta.ban)
+        elif isinstance(delta, BanRemoved):
+            self.bans.remove(delta.kind, delta.value)
 
     def shard_owner(self, shard: int) -> int:
         """Shards are dealt out to the workers of a node in turn."""
@@ -107,6 +122,18 @@ class MetaView:
     def allocate_producer_ids(self, count: int) -> Promise[Outcome]:
         """A block of producer ids."""
         return self._propose(AllocateProducerIds(count))
+
+    def add_ban(self, ban: Ban) -> Promise[Outcome]:
+        """Keep somebody out."""
+        return self._propose(AddBan(ban))
+
+    def remove_ban(self, kind: str, value: str) -> Promise[Outcome]:
+        """Let somebody in again."""
+        return self._propose(RemoveBan(kind, value))
+
+    def expire_bans(self) -> Promise[Outcome]:
+        """Remove the bans that are over."""
+        return self._propose(ExpireBans())
 
     def _propose(self, command: Command) -> Promise[Outcome]:
         return start(self._outcome(self._meta.propose(command)))

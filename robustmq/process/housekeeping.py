@@ -80,6 +80,9 @@ class Housekeeping:
         broker.check_keep_alive()
         broker.sweep_retained()
         broker.checkpoint()
+        bans = broker.cluster.bans
+        if broker.worker_id == 0 and bans.any and bans.has_expired(clock.wall_ms()):
+            broker.cluster.expire_bans()
         for name, value in broker.gauges().items():
             row.set(name, value)
         self._count_totals()

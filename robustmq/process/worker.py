@@ -23,10 +23,11 @@ from typing import TypeVar
 import uvloop
 
 from robustmq import clock, names
+from robustmq.bans import Ban, BanTable
 from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorker
 from robustmq.cluster.meta import Meta
 from robustmq.config import Settings
-from robustmq.control.operator import Operator
+from robustmq.control.contract import Operator
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.limits import Limits
@@ -207,6 +208,17 @@ class Worker:
             around,
             self._store_opener(view),
         )
+        view.on_ban = self._banned
+
+    def _banned(self, ban: Ban) -> None:
+        """A ban has come, for whichever protocol."""
+        self._broker.admission.banned(ban)
+        if ban.kind == "address":
+            table = BanTable()
+            table.set(ban)
+            for connection in list(self._kafka):
+                if table.address(connection.address, clock.wall_ms()):
+                    connection.close()
 
     def _store_opener(self, view: MetaView) -> Callable[[int, Recovery], ShardStore]:
         """How this worker opens a shard on its disk."""
@@ -283,7 +295,7 @@ class Worker:
         self._sockets: list[socket.socket] = []
         self._listening: list[str] = []
         self._acceptors: list[Acceptor] = []
-        self._gate = ConnectionGate(settings.limits)
+        self._gate = ConnectionGate(settings.limits, view.bans)
         self._mqtt = MqttSockets(loop, self._broker)
         self._handoff = Handoff(context.worker_id, context.run_directory, self._handed_over)
         if context.worker_count > 1:

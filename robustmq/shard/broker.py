@@ -22,6 +22,7 @@ from robustmq.kafka.group_events import ForgetTopic
 from robustmq.listener import Listener
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
+from robustmq.shard.admission import Admission
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.commits import Commits
@@ -153,6 +154,7 @@ class Broker:
         self.inbox = Inbox(self.stores)
         self._open_messages()
         self._open_kafka()
+        self._watch_clients()
         cluster.on_change = self._cluster_changed
         self._recover(open_store)
 
@@ -263,6 +265,11 @@ class Broker:
             around.unique().int & 0x3FFFFFFF | 1,
             self.turn,
         )
+
+    def _watch_clients(self) -> None:
+        """Who may come, and stay."""
+        self.admission = Admission(self)
+        self.cluster.on_ban = self.admission.banned
 
     def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
         recovery = Recovery(self.groups, self.sessions, self.delivery, self.owner, self.partitions)
@@ -406,9 +413,14 @@ class Broker:
             client.hold(True)
         return client
 
-    def disconnected(self, client: MqttClient) -> None:
-        """A connection is gone."""
-        self.clients.discard(client)
+    def joined(self, client: MqttClient) -> None:
+        """A client has been let in."""
+        self.connections += 1
+
+    def left(self, client: MqttClient, client_id: bytes) -> None:
+        """A client that was let in is gone."""
+        self.connections -= 1
+        self.admission.left(client_id)
 
     def publisher(self, version: int, origin: int, naming: Naming) -> Publisher:
         """The compiled decoder of one connection's PUBLISH packets."""
@@ -634,6 +646,7 @@ class Broker:
         self.logs.max_message_bytes = self.limits.max_message_bytes
         self._bound_topics()
         self.sessions.reload()
+        self.admission.reload()
 
     def gauges(self) -> dict[str, int]:
         """What is counted by looking, for the counters."""

@@ -441,7 +441,7 @@ class MqttClient:
             self.refuse_connect(BrokerError(Fault.PACKET_TOO_LARGE, "no room for CONNACK"))
             return
         subscriber = self.subscriber = opened.subscriber
-        self._broker.connections += 1
+        self._broker.joined(self)
         self.naming = opened.naming
         self.publisher = self._broker.publisher(packet.version, subscriber.origin, opened.naming)
         self.connected_at_ms = self._broker.wall_ms()
@@ -510,7 +510,7 @@ class MqttClient:
         except BrokerError as error:
             self.subscriber, self.closed = subscriber, False
             raise error
-        self._broker.connections -= 1
+        self._broker.left(self, subscriber.client_id)
         self._flush(subscriber)
         self._close()
 
@@ -544,8 +544,8 @@ class MqttClient:
         self._acks.clear()
         subscriber, self.subscriber = self.subscriber, None
         if subscriber is not None:
-            self._broker.connections -= 1
             self._broker.sessions.disconnected(subscriber, self, None)
+            self._broker.left(self, subscriber.client_id)
         self._broker.clients.discard(self)
 
     def check_keep_alive(self, now_ms: int, connect_timeout_ms: int) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 
+from robustmq.bans import Ban, BanTable
 from robustmq.kafka.gateway import Broker
 from robustmq.promises import Promise
 
@@ -42,6 +43,11 @@ class ClusterView(Protocol):
     worker_count: int
     on_change: Callable[[set[bytes]], None]
     """Called with the names of declared topics that came, went or changed."""
+
+    bans: BanTable
+    """The bans of the cluster, as this worker knows them; read only."""
+    on_ban: Callable[[Ban], None]
+    """Called with a ban that came while the worker runs; it is in `bans` already."""
 
     def shard_owner(self, shard: int) -> int:
         """The worker that holds a shard."""
@@ -95,4 +101,16 @@ class ClusterView(Protocol):
 
     def allocate_producer_ids(self, count: int) -> Promise[Outcome]:
         """A block of producer ids; `value` is the first."""
+        ...
+
+    def add_ban(self, ban: Ban) -> Promise[Outcome]:
+        """Keep somebody out, on every worker."""
+        ...
+
+    def remove_ban(self, kind: str, value: str) -> Promise[Outcome]:
+        """Let somebody in again; `value` is 1 when there was such a ban."""
+        ...
+
+    def expire_bans(self) -> Promise[Outcome]:
+        """Remove the bans that are over."""
         ...

@@ -170,11 +170,14 @@ class Sessions:
         broker = self._broker
         if broker.draining:
             raise BrokerError(Fault.SERVER_SHUTTING_DOWN)
+        broker.admission.check(client, packet)
         await broker.around.authenticator.authenticate(
             packet.user_name, packet.password, client.address, client.listener
         )
         if client.closed:
             raise BrokerError(Fault.UNSPECIFIED, "the client went away")
+        # A ban may have come while the password was looked at.
+        broker.admission.check(client, packet)
         if len(packet.client_id) > broker.limits.max_client_id_bytes:
             raise BrokerError(Fault.CLIENT_IDENTIFIER_NOT_VALID, "client id is too long")
         client_id = packet.client_id or self._assigned_id()

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from robustmq.bans import BanTable
 from robustmq.limits import Limits
 from robustmq.listener import DEFAULT, Listener
 from robustmq.net.handoff import Arrival, Handoff
@@ -47,7 +48,7 @@ class Node:
             limits,
             self.counted.append,
         )
-        self.gate = ConnectionGate(limits)
+        self.gate = ConnectionGate(limits, BanTable())
         sock = open_listener("127.0.0.1", 0, 128)
         self.address = sock.getsockname()
         self.acceptor = Acceptor(loop, sock, self.door.accepted, self.counted.append, self.gate)

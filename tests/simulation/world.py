@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from robustmq.bans import Ban, BanTable, key
 from robustmq.config import Settings
 from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.listener import DEFAULT, Listener
@@ -75,6 +76,7 @@ class SimCluster:
         self.epochs = [0] * shard_count
         self.next_producer_id = 0
         self.views: dict[int, SimView] = {}
+        self.bans: dict[str, Ban] = {}
 
     def changed(self, name: bytes) -> None:
         """Tell every worker."""
@@ -91,7 +93,11 @@ class SimView:
         self.shard_count = cluster.shard_count
         self.worker_count = cluster.worker_count
         self.on_change: Callable[[set[bytes]], None] = lambda names: None
+        self.bans = BanTable()
+        self.on_ban: Callable[[Ban], None] = lambda ban: None
         self._incarnations: dict[int, int] = {}
+        for ban in cluster.bans.values():
+            self.bans.set(ban)
         cluster.views[worker_id] = self
 
     def shard_owner(self, shard: int) -> int:
@@ -158,6 +164,25 @@ class SimView:
         first = self.cluster.next_producer_id
         self.cluster.next_producer_id += count
         return resolved(Outcome(value=first))
+
+    def add_ban(self, ban: Ban) -> Promise[Outcome]:
+        """At once, everywhere."""
+        self.cluster.bans[key(ban.kind, ban.value)] = ban
+        for view in self.cluster.views.values():
+            view.bans.set(ban)
+            view.on_ban(ban)
+        return resolved(Outcome())
+
+    def remove_ban(self, kind: str, value: str) -> Promise[Outcome]:
+        """At once, everywhere."""
+        there = self.cluster.bans.pop(key(kind, value), None) is not None
+        for view in self.cluster.views.values():
+            view.bans.remove(kind, value)
+        return resolved(Outcome(value=int(there)))
+
+    def expire_bans(self) -> Promise[Outcome]:
+        """Nothing is over: the simulated time is short."""
+        return resolved(Outcome())
 
 
 class SimBus:

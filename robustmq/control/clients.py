@@ -1,105 +1,32 @@
-"""Requests of operators, carried out by one worker.
-
-A request is answered in steps: a generator gives rows, None where it has looked and found nothing,
-and promises that it waits for. Each step is short, so whoever drives it (net/control_socket.py)
-lets go of the loop between any two of them: a list of a million sessions holds nobody up. What is
-asked for and cannot be is raised as `Refused`, or as `BrokerError`.
-
-A new request is a struct in `messages`, and a row in `HANDLERS`.
-"""
+"""Workers, clients and subscriptions, as operators look at them."""
 
 from __future__ import annotations
 
-import fnmatch
 import os
-import re
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import msgspec
 
 from robustmq import __version__
+from robustmq.control.contract import Operator, Steps, pattern
 from robustmq.control.messages import (
-    MAX_PATTERN,
-    AnyRequest,
     ClientDetail,
     ClientRow,
-    End,
     KickClient,
     Kicked,
     ListClients,
-    Listing,
     ListSubscriptions,
-    Row,
     ShowClient,
     ShowWorker,
     SubscriptionRow,
     WorkerRow,
 )
 from robustmq.core.filters import FilterTrie
-from robustmq.errors import BrokerError
 from robustmq.mqtt.packets import VERSION_NAMES
-from robustmq.promises import Promise, start
+from robustmq.promises import start
 from robustmq.shard.broker import Broker
 from robustmq.shard.subscriber import Subscriber
 
-Steps = Iterator["Row | Promise[Any] | None"]
 
-
-class Refused(Exception):
-    """A request that cannot be carried out; the message is for people."""
-
-
-class Operator:
-    """What a worker does when an operator asks."""
-
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
-        self.began_ms = broker.wall_ms()
-        self._decoder = msgspec.json.Decoder(AnyRequest)
-        self._encoder = msgspec.json.Encoder()
-
-    def answer(self, line: bytes) -> Iterator[bytes | Promise[Any] | None]:
-        """The lines that answer a request, and what must be waited for between them."""
-        try:
-            request = self._decoder.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            yield self.end(f"no such request: {error}")
-            return
-        left = request.limit if isinstance(request, Listing) and request.limit else -1
-        try:
-            for step in HANDLERS[type(request)](self, request):
-                if step is None or isinstance(step, Promise):
-                    yield step
-                    continue
-                if not left:
-                    yield self.end(more=True)
-                    return
-                left -= 1
-                yield b'{"row":' + self._encoder.encode(step) + b"}\n"
-        except (Refused, BrokerError) as error:
-            yield self.end(str(error))
-            return
-        yield self.end()
-
-    def end(self, error: str = "", more: bool = False) -> bytes:
-        """The last line of an answer."""
-        return b'{"end":' + self._encoder.encode(End(error, more)) + b"}\n"
-
-
-def pattern(written: str) -> Callable[[str], bool]:
-    """What fits a pattern: with `*`, `?` or `[...]` the whole name, otherwise a part of it."""
-    if len(written) > MAX_PATTERN:
-        raise Refused(f"a pattern has at most {MAX_PATTERN} characters")
-    if not written:
-        return lambda name: True
-    if any(character in written for character in "*?["):
-        matches = re.compile(fnmatch.translate(written)).match
-        return lambda name: matches(name) is not None
-    return lambda name: written in name
-
-
-def _show_worker(operator: Operator, _request: ShowWorker) -> Steps:
+def show_worker(operator: Operator, _request: ShowWorker) -> Steps:
+    """This worker in one row."""
     broker = operator.broker
     yield WorkerRow(
         broker.worker_id,
@@ -113,7 +40,8 @@ def _show_worker(operator: Operator, _request: ShowWorker) -> Steps:
     )
 
 
-def _list_clients(operator: Operator, request: ListClients) -> Steps:
+def list_clients(operator: Operator, request: ListClients) -> Steps:
+    """Sessions that live here."""
     fits, user_fits = pattern(request.filter), pattern(request.user)
     for subscriber in operator.broker.sessions.walk():
         peer = subscriber.peer
@@ -149,7 +77,8 @@ def _row(broker: Broker, subscriber: Subscriber) -> ClientRow:
     )
 
 
-def _show_client(operator: Operator, request: ShowClient) -> Steps:
+def show_client(operator: Operator, request: ShowClient) -> Steps:
+    """One session, if it lives here."""
     subscriber = operator.broker.sessions.get(request.client_id.encode())
     if subscriber is None:
         return
@@ -168,7 +97,8 @@ def _show_client(operator: Operator, request: ShowClient) -> Steps:
     )
 
 
-def _kick_client(operator: Operator, request: KickClient) -> Steps:
+def kick_client(operator: Operator, request: KickClient) -> Steps:
+    """End a connection; answered when what was asked is committed."""
     sessions = operator.broker.sessions
     subscriber = sessions.get(request.client_id.encode())
     if subscriber is None:
@@ -179,7 +109,8 @@ def _kick_client(operator: Operator, request: KickClient) -> Steps:
     yield Kicked(request.client_id, operator.broker.worker_id, was_connected, ended.result())
 
 
-def _list_subscriptions(operator: Operator, request: ListSubscriptions) -> Steps:
+def list_subscriptions(operator: Operator, request: ListSubscriptions) -> Steps:
+    """Subscriptions of the sessions that live here."""
     sessions = operator.broker.sessions
     fits = pattern(request.filter)
     topic = request.topic.encode()
@@ -212,12 +143,3 @@ def _matches(filter_: bytes, topic: bytes) -> bool:
     trie = FilterTrie()
     trie.insert(filter_, None)
     return bool(trie.match(topic))
-
-
-HANDLERS: dict[type[Any], Callable[[Operator, Any], Steps]] = {
-    ShowWorker: _show_worker,
-    ListClients: _list_clients,
-    ShowClient: _show_client,
-    KickClient: _kick_client,
-    ListSubscriptions: _list_subscriptions,
-}
