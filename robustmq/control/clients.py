@@ -141,5 +141,5 @@ def list_subscriptions(operator: Operator, request: ListSubscriptions) -> Steps:
 
 def _matches(filter_: bytes, topic: bytes) -> bool:
     trie = FilterTrie()
-    trie.insert(filter_, None)
+    trie.insert(filter_, filter_)
     return bool(trie.match(topic))
