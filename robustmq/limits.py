@@ -318,6 +318,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_declared_topics: Annotated[
         int, bound("topics", "Declared topics of the cluster; light topics are not counted.", 1)
     ] = 100_000
+    max_password_checks: Annotated[
+        int,
+        bound(
+            "checks",
+            "Different passwords that wait to be checked in one worker; then the server is busy.",
+            1,
+            100_000,
+        ),
+    ] = 500
     # Clients that are kept out
     max_bans: Annotated[
         int,

@@ -9,7 +9,6 @@ finish acknowledgements and commits, exit 0.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import gc
 import os
 import signal
@@ -26,9 +25,7 @@ from robustmq import clock, names
 from robustmq.bans import Ban, BanTable
 from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorker
 from robustmq.cluster.meta import Meta
-from robustmq.config import Settings
 from robustmq.control.contract import Operator
-from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.limits import Limits
 from robustmq.listener import Listener
@@ -48,6 +45,7 @@ from robustmq.net.listeners import (
 from robustmq.net.mqtt_front_door import MqttFrontDoor
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.observability import logs
+from robustmq.process.authentication import Authentication
 from robustmq.process.cluster_view import MetaView
 from robustmq.process.context import WorkerContext
 from robustmq.process.housekeeping import Housekeeping
@@ -55,7 +53,6 @@ from robustmq.process.meta import socket_path
 from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
 from robustmq.process.spawn import spawn
 from robustmq.promises import Promise
-from robustmq.security.authenticator import Authenticator
 from robustmq.security.passwords import PasswordFileError
 from robustmq.shard.broker import Broker, Surroundings
 from robustmq.shard.placement import MODE_SETTING
@@ -171,7 +168,7 @@ class Worker:
             lambda size: free_bytes(data_dir) >= size + DISK_RESERVE_BYTES,
             self._disk_full,
         )
-        self._authenticator = AuthenticatorPort(settings, loop)
+        self._authenticator = Authentication(settings, loop)
         self._bus = BusLink(
             context.worker_id,
             context.worker_count,
@@ -460,49 +457,6 @@ class WayIn:
         self.listener = listener
         self.gate.reload(listener)
         self.door.reload(listener, limits)
-
-
-class AuthenticatorPort:
-    """`security.Authenticator` for connections: what takes long runs on a thread of its own."""
-
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._inner = Authenticator(settings)
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
-
-    def reload(self, settings: Settings) -> None:
-        """Take over settings and the password file."""
-        self._inner.reload(settings)
-
-    def authenticate(
-        self, user_name: str | None, password: bytes | None, address: str, listener: Listener
-    ) -> Promise[None]:
-        """Settles when the client may connect; fails with BrokerError when it may not."""
-        decided: Promise[None] = Promise()
-        try:
-            if self._inner.check(user_name, password, listener):
-                decided.resolve(None)
-                return decided
-        except BrokerError as error:
-            decided.fail(error)
-            return decided
-        assert user_name is not None and password is not None, "only passwords take long"
-        if self._pool is None:
-            self._pool = concurrent.futures.ThreadPoolExecutor(1, "passwords")
-        work = self._loop.run_in_executor(
-            self._pool, self._inner.verify_slowly, user_name, password
-        )
-        work.add_done_callback(lambda done: self._decide(decided, user_name, password, done))
-        return decided
-
-    def _decide(
-        self, decided: Promise[None], user: str, password: bytes, done: asyncio.Future[bool]
-    ) -> None:
-        if done.cancelled() or done.exception() is not None or not done.result():
-            decided.fail(BrokerError(Fault.BAD_USER_NAME_OR_PASSWORD))
-            return
-        self._inner.remember(user, password)
-        decided.resolve(None)
 
 
 async def _arrived(promise: Promise[T], timeout_s: float = 30.0) -> T:

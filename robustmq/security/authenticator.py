@@ -57,7 +57,7 @@ class Authenticator:
             raise BrokerError(Fault.BAD_USER_NAME_OR_PASSWORD)
         if password is None:
             raise BrokerError(Fault.BAD_USER_NAME_OR_PASSWORD)
-        mark = self._mark(user, password)
+        mark = self.mark(user, password)
         if mark in self._seen:
             self._seen.move_to_end(mark)
             return True
@@ -72,13 +72,14 @@ class Authenticator:
             return False
         return passwords.verify(hashed, password)
 
-    def remember(self, user: str, password: bytes) -> None:
-        """These credentials were verified; call it on the loop's thread."""
-        self._seen[self._mark(user, password)] = None
+    def remember(self, mark: bytes) -> None:
+        """The credentials of this mark were verified; call it on the loop's thread."""
+        self._seen[mark] = None
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
 
-    def _mark(self, user: str, password: bytes) -> bytes:
+    def mark(self, user: str, password: bytes) -> bytes:
+        """What stands for a name, a password and the hash that it is held against."""
         name = user.encode()
         text = len(name).to_bytes(4, "little") + name + self._users.get(user, "").encode()
         return hmac.digest(self._key, text + b"\0" + password, hashlib.sha256)

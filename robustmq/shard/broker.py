@@ -60,6 +60,17 @@ if TYPE_CHECKING:
 RETAINED_SWEEP = 1000
 """Expired retained values that one shard removes in one go."""
 
+OUR_DECISION = frozenset(
+    {
+        Fault.SESSION_TAKEN_OVER,
+        Fault.SERVER_SHUTTING_DOWN,
+        Fault.SERVER_BUSY,
+        Fault.BANNED,
+        Fault.ADMINISTRATIVE_ACTION,
+    }
+)
+"""Ends that are no error of the peer, and counted where they are decided."""
+
 
 class Surroundings:
     """What a worker is given: everything that is not a decision of its own."""
@@ -442,7 +453,8 @@ class Broker:
 
     def fault(self, client: MqttClient, error: BrokerError) -> None:
         """A connection ends by a fault: one log line and a counter (invariant 6)."""
-        self.count("mqtt_faults", 1)
+        if error.fault not in OUR_DECISION:
+            self.count("mqtt_faults", 1)
         self.around.log(
             "info", "connection ended", peer=client.address, fault=error.fault.name, why=str(error)
         )

@@ -139,6 +139,7 @@ def test_refused_and_faulty_clients_are_counted(broker: BrokerProcess) -> None:
         first.connect(b"twice")
         second.connect(b"twice")
         first.expect_end(0x8E)
+    assert total(broker, "robustmq_protocol_errors_total", protocol="mqtt") == faults + 2
     assert total(broker, "robustmq_mqtt_takeovers_total") >= 1
 
 

@@ -44,7 +44,7 @@ def test_with_a_password_file_only_known_users_come_in(tmp_path: Path) -> None:
 
 def test_a_verified_password_is_known_at_once_and_no_other(tmp_path: Path) -> None:
     authenticator = with_users(tmp_path)
-    authenticator.remember("ann", b"secret")
+    authenticator.remember(authenticator.mark("ann", b"secret"))
     assert authenticator.check("ann", b"secret", DEFAULT)
     assert not authenticator.check("ann", b"Secret", DEFAULT)
     assert not authenticator.check("bob", b"secret", DEFAULT)
