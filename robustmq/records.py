@@ -45,7 +45,7 @@ class Message(msgspec.Struct):
     payload: bytes = b""
     qos: int = 0
     retain: bool = False
-    payload_format_indicator: int = 0
+    payload_format_indicator: int | None = None
     message_expiry_interval: int | None = None
     content_type: str | None = None
     response_topic: str | None = None
@@ -62,8 +62,8 @@ def to_record(message: Message, key: bytes | None = None) -> Record:
         headers.append((QOS, b"%d" % message.qos))
     if message.retain:
         headers.append((RETAIN, b"1"))
-    if message.payload_format_indicator:
-        headers.append((PAYLOAD_FORMAT, b"1"))
+    if message.payload_format_indicator is not None:
+        headers.append((PAYLOAD_FORMAT, b"%d" % message.payload_format_indicator))
     if message.message_expiry_interval is not None:
         headers.append((MESSAGE_EXPIRY, b"%d" % message.message_expiry_interval))
     if message.content_type is not None:
@@ -109,7 +109,8 @@ def _set_property(message: Message, name: str, value: bytes) -> bool:
     elif name == RETAIN:
         message.retain = value == b"1"
     elif name == PAYLOAD_FORMAT:
-        message.payload_format_indicator = 1 if value == b"1" else 0
+        if value in (b"0", b"1"):
+            message.payload_format_indicator = int(value)
     elif name == MESSAGE_EXPIRY:
         if value.isdigit() and len(value) <= 10:
             message.message_expiry_interval = min(int(value), 0xFFFFFFFF)

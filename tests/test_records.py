@@ -14,7 +14,7 @@ messages = st.builds(
     payload=st.binary(max_size=20),
     qos=st.integers(0, 2),
     retain=st.booleans(),
-    payload_format_indicator=st.integers(0, 1),
+    payload_format_indicator=st.none() | st.integers(0, 1),
     message_expiry_interval=st.none() | st.integers(0, 2**32 - 1),
     content_type=st.none() | _text,
     response_topic=st.none() | _text.filter(lambda t: t and "+" not in t and "#" not in t),

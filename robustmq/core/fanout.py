@@ -322,7 +322,7 @@ def _inspect(data: bytes | bytearray, begin: int, number: int, end: int, age: in
     info = memory.longs(_info)
     info[0] = -1
     info[1] = 0
-    info[2] = 0
+    info[2] = -1
     info[3] = -1
     info[4] = -1
     info[6] = -1
@@ -375,7 +375,8 @@ def _known(data: bytes | bytearray, name: int, length: int, at: int, end: int) -
     elif length == 21 and memory.same(source, name, _NAME_CORRELATION_DATA, 0, 21):
         _span(data, 8, at, end, end - at <= 65_535)
     elif length == 19 and memory.same(source, name, _NAME_FORMAT, 0, 19):
-        info[2] = 1 if end - at == 1 and source[at] == 49 else 0
+        if end - at == 1 and 48 <= source[at] <= 49:
+            info[2] = source[at] - 48
     elif length == 19 and memory.same(source, name, _NAME_EXPIRY, 0, 19):
         _set_expiry(data, at, end)
     elif length == 19 and memory.same(source, name, _NAME_RESPONSE_TOPIC, 0, 19):
@@ -440,7 +441,7 @@ def _properties_size(ids: bytes, topic_alias: int) -> int:
     """The size of the properties of a packet, from what `_inspect` has found."""
     info = memory.longs(_info)
     size = info[10] + len(ids)
-    if info[2]:
+    if info[2] >= 0:
         size += 2
     if info[3] >= 0:
         size += 5
@@ -526,9 +527,9 @@ def _put_properties(
     topic_alias: int,
 ) -> int:
     info = memory.longs(_info)
-    if info[2]:
+    if info[2] >= 0:
         target[at] = 1
-        target[at + 1] = 1
+        target[at + 1] = info[2]
         at += 2
     if info[3] >= 0:
         target[at] = 2

@@ -35,7 +35,7 @@ COLUMNS = 9
 
 _QOS_HEADER = b"\x10mqtt.qos\x02"
 _RETAIN_HEADER = b"\x16mqtt.retain\x021"
-_FORMAT_HEADER = b"\x26mqtt.payload-format\x021"
+_FORMAT_HEADER = b"\x26mqtt.payload-format\x02"
 _EXPIRY_NAME = b"\x26mqtt.message-expiry"
 _CONTENT_TYPE_NAME = b"\x22mqtt.content-type"
 _RESPONSE_TOPIC_NAME = b"\x26mqtt.response-topic"
@@ -531,7 +531,7 @@ def header_count() -> int:
     """How many record headers the properties checked last become."""
     place = memory.longs(_place)
     count = place[9]
-    if place[1] == 1:
+    if place[1] >= 0:
         count += 1
     if place[2] >= 0:
         count += 1
@@ -558,7 +558,7 @@ def header_bytes(buffer: bytes | bytearray, begin: int, end: int) -> int:
     source = buffer
     place = memory.longs(_place)
     size = 0
-    if place[1] == 1:
+    if place[1] >= 0:
         size += 22
     if place[2] >= 0:
         size += 21 + digits_of(place[2])
@@ -639,8 +639,10 @@ def write_headers(
         return at
     place = memory.longs(_place)
     properties.check(buffer, begin, end, _place)
-    if place[1] == 1:
+    if place[1] >= 0:
         at = write_bytes(target, at, _FORMAT_HEADER)
+        target[at] = 48 + place[1]
+        at += 1
     if place[2] >= 0:
         at = write_bytes(target, at, _EXPIRY_NAME)
         digits = digits_of(place[2])

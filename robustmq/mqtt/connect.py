@@ -1,8 +1,9 @@
 """What a CONNECT and the end of a connection lead to (MQTT 5.0 sections 3.1.4, 3.2, 3.14.4; 3.1.1
 section 3.1.4).
 
-`open_session` gives the session that serves the connection and the CONNACK; a refusal raises
-`BrokerError`, and `refusal` makes its CONNACK. Authentication comes before and is not decided here.
+`check_connect` raises what refuses a CONNECT, before it touches anybody's session, and `refusal`
+makes its CONNACK. `open_session` gives the session that serves the connection and the CONNACK.
+Authentication comes before and is not decided here.
 Session Present is true only when state of an earlier connection goes on, and false with any error
 [MQTT-3.2.2-2 to -6]. A session whose expiry is 0 ends with its connection, so a takeover never
 resumes it. MQTT 3.x: Clean Session 1 is a session with expiry 0 that begins anew, 0 one that lives
@@ -58,7 +59,6 @@ def open_session(
     looks up `existing` under the name that counts. `mount` is put before all names that the
     client uses: a session under another mount is another's, and ends.
     """
-    check_connect(connect, capabilities)
     client_id = connect.client_id or assigned_client_id
     assert client_id, "the caller names clients that bring no name"
     takeover = existing is not None and existing.connected

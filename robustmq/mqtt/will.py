@@ -45,7 +45,7 @@ def to_message(will: Will) -> Message:
         payload=will.payload,
         qos=will.qos,
         retain=will.retain,
-        payload_format_indicator=properties.payload_format_indicator or 0,
+        payload_format_indicator=properties.payload_format_indicator,
         message_expiry_interval=properties.message_expiry_interval,
         content_type=properties.content_type,
         response_topic=None if response_topic is None else response_topic.decode("utf-8"),

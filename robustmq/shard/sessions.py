@@ -23,7 +23,7 @@ from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
 from robustmq.listener import Listener
 from robustmq.mqtt.capabilities import Capabilities
-from robustmq.mqtt.connect import close_session, open_session
+from robustmq.mqtt.connect import check_connect, close_session, open_session
 from robustmq.mqtt.inflight import Delivery as Outgoing
 from robustmq.mqtt.inflight import DropPolicy
 from robustmq.mqtt.packets import (
@@ -180,6 +180,7 @@ class Sessions:
         broker.admission.check(client, packet)
         if len(packet.client_id) > broker.limits.max_client_id_bytes:
             raise BrokerError(Fault.CLIENT_IDENTIFIER_NOT_VALID, "client id is too long")
+        check_connect(packet, broker.capabilities)
         client_id = packet.client_id or self._assigned_id()
         self._check_room(client_id)
         identity = Identity(client_id.decode(), packet.user_name, client.host)

@@ -448,7 +448,9 @@ def test_a_user_name_and_a_password_are_taken_where_anybody_may_come(
     assert wire(5).connect(names.client(), user_name="u", password=b"p").reason_code == 0
     assert wire(4).connect(names.client(), user_name="u").reason_code == 0
     # MQTT 5.0 allows a password alone [3.1.2.9]; it says nothing that we could check.
-    assert wire(5).connect(names.client(), password=b"p").reason_code == 0x86
+    client = wire(5)
+    assert client.connect(names.client(), password=b"p").reason_code == 0x86
+    client.expect_end()
 
 
 @pytest.mark.mqtt("MQTT-3.2.2-7")
@@ -479,3 +481,99 @@ def test_what_follows_a_refused_connect_is_not_processed(wire: Open, names: Name
     sound.connect(names.client(0))
     sound.publish(topic, b"sound")
     assert watcher.receive().payload == b"sound"
+
+
+@pytest.mark.mqtt("MQTT-3.1.3-5")
+@pytest.mark.mqtt311("MQTT-3.1.3-5")
+@pytest.mark.parametrize("version", [3, 4, 5])
+def test_client_ids_of_1_to_23_letters_and_digits_are_taken(wire: Open, version: int) -> None:
+    letters = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    ids = [letters[at : at + 1] for at in range(62)] + [letters[at : at + 23] for at in range(40)]
+    for client_id in ids:
+        with wire(version) as client:
+            assert client.connect(client_id).reason_code == 0, client_id
+
+
+@pytest.mark.mqtt("MQTT-3.2.2-6", "MQTT-3.2.2-7")
+@pytest.mark.mqtt311("MQTT-3.2.2-4")
+def test_a_refusal_tells_of_no_session_though_there_is_one_and_leaves_it_alone(
+    wire: Open, names: Names
+) -> None:
+    client_id, topic = names.client(1), names.topic(0)
+    client = wire()
+    client.connect(client_id, expiry=60)
+    client.subscribe(topic, qos=1)
+    for method in ("x", "y"):
+        refused = wire()
+        assert refused.connect(client_id, False, authentication_method=method) == ConnAck(
+            False, 0x8C
+        )
+        refused.expect_end()
+    # Who is refused takes nothing over.
+    client.publish(topic, b"still here", 1)
+    assert client.receive().payload == b"still here"
+    client.disconnect()
+    assert wire().connect(client_id, False, expiry=60).session_present
+
+
+@pytest.mark.mqtt("MQTT-3.14.4-1", "MQTT-3.14.4-2", "MQTT-3.14.4-3")
+@pytest.mark.mqtt311("MQTT-3.14.4-1", "MQTT-3.14.4-2")
+@pytest.mark.parametrize("version", [3, 4, 5])
+def test_what_follows_disconnect_is_not_processed(wire: Open, names: Names, version: int) -> None:
+    topic = names.topic(0)
+    watcher, client = wire(), wire(version)
+    watcher.connect(names.client(1))
+    watcher.subscribe(topic, qos=1)
+    client.connect(names.client(0), will=Will(topic, b"will", 1))
+    client.send(
+        Publish(topic, b"before", 1, packet_id=1),
+        Disconnect(),
+        Publish(topic, b"behind", 1, packet_id=2),
+        PingReq(),
+    )
+    assert watcher.receive().payload == b"before"
+    watcher.expect_nothing()
+
+
+@pytest.mark.mqtt("MQTT-4.1.0-1")
+@pytest.mark.mqtt311("MQTT-4.1.0-2")
+def test_a_session_lasts_as_long_as_its_connection_whatever_its_expiry(
+    wire: Open, names: Names
+) -> None:
+    topics = [names.topic(at) for at in range(3)]
+    clients = [wire(5), wire(5), wire(4)]
+    for client, topic, expiry in zip(clients, topics, (0, 1, None), strict=True):
+        client.connect(names.client(1), expiry=expiry)
+        client.subscribe(topic, qos=1)
+    time.sleep(2.2)
+    publisher = wire()
+    publisher.connect(names.client(0))
+    for client, topic in zip(clients, topics, strict=True):
+        publisher.publish(topic, b"x", 1)
+        assert client.receive().payload == b"x"
+
+
+@pytest.mark.mqtt("MQTT-2.2.1-4", "MQTT-4.3.2-1", "MQTT-4.3.3-1")
+@pytest.mark.mqtt311("MQTT-2.3.1-4")
+def test_identifiers_go_round_and_leave_out_what_is_still_unacknowledged(
+    wire: Open, names: Names
+) -> None:
+    topic = names.topic(0)
+    client, publisher = wire(), wire()
+    client.connect(names.client(1), receive_maximum=1000)
+    client.subscribe(topic, qos=2)
+    publisher.connect(names.client(0))
+    publisher.publish(topic, b"slow", 1)
+    publisher.publish(topic, b"slow", 2)
+    held = {client.expect(Publish).packet_id for _ in range(2)}
+    used: list[int] = []
+    for round_ in range(66_000 // 500):
+        publisher.send(*(Publish(topic, b"x", 1, packet_id=at) for at in range(1, 501)))
+        batch = [client.expect(Publish).packet_id for _ in range(500)]
+        assert 0 not in batch and not held & set(batch), round_
+        assert len(set(batch)) == 500
+        used += batch
+        client.send(*(Ack(PUBACK, packet_id) for packet_id in batch))
+        for _ in range(500):
+            publisher.expect_ack(PUBACK)
+    assert len(set(used)) >= 65_533, "they have gone round"

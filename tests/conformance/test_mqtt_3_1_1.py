@@ -10,6 +10,7 @@ from tests.conformance.conftest import Names, Open
 from tests.mqtt.wire import PUBACK, PUBCOMP, PUBREC, PUBREL
 
 OLD = pytest.mark.parametrize("version", [3, 4])
+ALL = pytest.mark.parametrize("version", [3, 4, 5])
 
 
 @OLD
@@ -61,7 +62,8 @@ def test_retained_messages_outlive_the_session_of_their_publisher_and_subscriber
     assert (packet.payload, packet.retain) == (b"kept", True)
 
 
-@OLD
+@ALL
+@pytest.mark.mqtt("MQTT-3.1.2-14", "MQTT-3.1.2-15")
 @pytest.mark.mqtt311("MQTT-3.1.2-12", "MQTT-3.1.2-16", "MQTT-3.1.2-17")
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_a_will_has_the_qos_and_the_retain_flag_that_it_was_given(
@@ -143,7 +145,8 @@ def test_a_publish_that_is_not_allowed_is_acknowledged_and_dropped(
     watcher.expect_nothing()
 
 
-@OLD
+@ALL
+@pytest.mark.mqtt("MQTT-3.10.4-1", "MQTT-3.10.4-2")
 @pytest.mark.mqtt311("MQTT-3.10.4-1", "MQTT-3.10.4-2")
 def test_unsubscribe_takes_the_filter_that_is_the_same_in_every_character(
     wire: Open, names: Names, version: int
@@ -166,7 +169,8 @@ def test_unsubscribe_takes_the_filter_that_is_the_same_in_every_character(
     client.expect_nothing()
 
 
-@OLD
+@ALL
+@pytest.mark.mqtt("MQTT-1.5.4-3", "MQTT-4.7.3-4")
 @pytest.mark.mqtt311("MQTT-1.5.3-3", "MQTT-4.7.3-4")
 def test_a_byte_order_mark_is_a_character_of_a_topic(
     wire: Open, names: Names, version: int

@@ -84,6 +84,39 @@ def test_properties_arrive_as_they_were_sent_live_kept_and_queued(
         assert queued.properties == EVERYTHING
 
 
+@pytest.mark.mqtt("MQTT-3.3.2-4", "MQTT-3.3.2-15", "MQTT-3.3.2-16", "MQTT-3.3.2-20")
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize(
+    "properties",
+    [
+        Properties(payload_format_indicator=0),
+        Properties(payload_format_indicator=1),
+        Properties(message_expiry_interval=0xFFFFFFFF),
+        Properties(content_type=""),
+        Properties(correlation_data=b""),
+        Properties(correlation_data=bytes(range(256)) * 200),
+        Properties(response_topic="\ufeff/\u20ac".encode()),
+        Properties(user_properties=(("", ""), ("\ufeff", "a\nb"), ("", "\U0010ffff"))),
+        Properties(user_properties=tuple((str(at), str(-at)) for at in range(100))),
+    ],
+    ids=lambda one: repr(one)[11:50],
+)
+def test_each_property_arrives_as_it_was_sent_also_when_it_says_nothing(
+    wire: Open, names: Names, qos: int, properties: Properties
+) -> None:
+    topic = names.topic(0)
+    live, publisher = wire(), wire()
+    live.connect(names.client(1))
+    live.subscribe(topic, qos=2)
+    publisher.connect(names.client(0))
+    publisher.send(Publish(topic, b"x", qos, True, packet_id=bool(qos), properties=properties))
+    assert live.receive().properties == properties
+    late = wire()
+    late.connect(names.client(1))
+    late.subscribe(topic, qos=2)
+    assert late.receive().properties == properties
+
+
 def test_a_message_with_properties_reaches_3_1_1_without_them(wire: Open, names: Names) -> None:
     topic = names.topic()
     subscriber, publisher = wire(4), wire(5)

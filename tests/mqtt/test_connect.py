@@ -6,7 +6,7 @@ import pytest
 
 from robustmq.errors import BrokerError, Fault
 from robustmq.mqtt.capabilities import Capabilities
-from robustmq.mqtt.connect import close_session, open_session, refusal
+from robustmq.mqtt.connect import check_connect, close_session, open_session, refusal
 from robustmq.mqtt.packets import NO_PROPERTIES, Connect, Disconnect, Properties, Will
 from robustmq.mqtt.session import Session
 from robustmq.mqtt.will import to_message
@@ -77,7 +77,7 @@ def test_an_empty_client_identifier_is_refused_with_return_code_2(
     version: int, clean: bool
 ) -> None:
     with pytest.raises(BrokerError) as raised:
-        open_session(Connect(version, b"", clean), None, CAPABILITIES, 0, b"assigned")
+        check_connect(Connect(version, b"", clean), CAPABILITIES)
     connack = refusal(raised.value.fault, version)
     assert connack is not None
     assert (connack.reason_code, connack.session_present) == (2, False)
@@ -108,7 +108,7 @@ def test_what_the_server_does_not_offer_is_refused(
     connect: Connect, capabilities: Capabilities, fault: str
 ) -> None:
     with pytest.raises(BrokerError) as raised:
-        open_session(connect, None, capabilities, 0)
+        check_connect(connect, capabilities)
     assert raised.value.fault.name == fault
 
 
