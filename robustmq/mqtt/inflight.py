@@ -66,6 +66,7 @@ class Window:
         "_queue",
         "_released",
         "_resend",
+        "cut",
         "maximum_queued",
         "maximum_queued_bytes",
         "policy",
@@ -85,6 +86,8 @@ class Window:
         self.maximum_queued = maximum_queued
         self.maximum_queued_bytes = maximum_queued_bytes
         self.queued_bytes = 0
+        self.cut = False
+        """Did the last `pump` end for want of bytes?"""
         self.policy = policy
         self._queue: deque[Delivery] = deque()
         self._flight: dict[int, Delivery] = {}
@@ -132,22 +135,25 @@ class Window:
         self._queue.append(delivery)
         self.queued_bytes += delivery.size
 
-    def pump(self) -> list[Delivery]:
-        """What can be sent now, with packet identifiers; resent messages first, with DUP."""
+    def pump(self, room_bytes: int = 1 << 62) -> list[Delivery]:
+        """What can be sent now, with packet identifiers; resent messages first, with DUP. The last
+        one may go beyond `room_bytes`."""
         deliveries: list[Delivery] = []
         flight = self._flight
         room = self.receive_maximum - len(flight) - len(self._released)
         room += sum(packet_id in flight for packet_id in self._resend)
-        while self._resend and room > 0:
+        while self._resend and room > 0 and room_bytes > 0:
             again = flight.get(self._resend.popleft())
             if again is not None:
                 again.dup = True
                 deliveries.append(again)
                 room -= 1
+                room_bytes -= again.size
+        self.cut = room_bytes <= 0
         if self._resend:
             return deliveries
         queue = self._queue
-        while queue:
+        while queue and room_bytes > 0:
             delivery = queue[0]
             if delivery.qos:
                 if room <= 0:
@@ -156,7 +162,9 @@ class Window:
                 delivery.packet_id = packet_id = self._allocate()
                 flight[packet_id] = delivery
             self.queued_bytes -= delivery.size
+            room_bytes -= delivery.size
             deliveries.append(queue.popleft())
+        self.cut = room_bytes <= 0
         return deliveries
 
     def _allocate(self) -> int:

@@ -259,13 +259,10 @@ class Session:
         """Queue a message again at recovery; what was dropped then is dropped by a record."""
         self.window.restore(Delivery(reference, qos, flags, subscription_ids, size=size))
 
-    def pump(self, now_ms: int = 0) -> list[Delivery]:
-        """What is to be sent now. QoS 0 is finished by it; see `take_finished`.
-
-        `now_ms` is not used: nothing is resent by time [MQTT-4.4.0-1].
-        """
-        del now_ms
-        deliveries = self.window.pump()
+    def pump(self, room_bytes: int = 1 << 62) -> list[Delivery]:
+        """What is to be sent now, about `room_bytes` at most. QoS 0 is finished by it; see
+        `take_finished`. Nothing is resent by time [MQTT-4.4.0-1]."""
+        deliveries = self.window.pump(room_bytes)
         if self.durable:
             for delivery in deliveries:
                 if delivery.qos == 2 and not delivery.dup:

@@ -1,7 +1,8 @@
 """The shell of one Kafka connection: frames in, answers out in the order of the requests.
 
 Decides flow control alone. Reading pauses while `max_requests_in_flight` requests, or
-`max_request_bytes` of them, are being answered, and while the peer does not read its answers. A
+`max_request_bytes` of them, are being answered, while the peer does not read its answers, and while
+too much waits for another worker (`hold`). A
 frame above `max_request_bytes`, and any
 `BrokerError` of a request, end the connection with one log line and a counter (`kafka_faults`).
 Any other exception is a bug: it goes to the loop's exception handler and ends the connection.
@@ -53,6 +54,7 @@ class KafkaConnection(asyncio.Protocol):
         self._reading = True
         self._answering = False
         self._finishing = False
+        self._held = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket was adopted."""
@@ -101,6 +103,14 @@ class KafkaConnection(asyncio.Protocol):
         self._finishing = True
         self._steer()
 
+    def hold(self, held: bool) -> None:
+        """Back-pressure: serve no more requests, or go on."""
+        self._held = held
+        if held:
+            self._steer()
+        else:
+            self._continue()
+
     @property
     def idle(self) -> bool:
         """True when no request waits for its answer (a drain waits for it)."""
@@ -145,6 +155,7 @@ class KafkaConnection(asyncio.Protocol):
             and not self._transport.is_closing()
             and self._writable
             and not self._finishing
+            and not self._held
             and len(self._answers) < self._limits.max_requests_in_flight
             and self._in_flight_bytes < self._limits.max_request_bytes
         )

@@ -26,6 +26,8 @@ from robustmq.shard.client import MqttClient
 
 MAX_EVENTS = 512
 LINGER_S = 2.0
+GATHERED_BYTES = 4 * 1024 * 1024
+"""Read in one turn; then blocks leave before it ends: each has to go into one frame of the bus."""
 
 
 class MqttSockets:
@@ -69,10 +71,14 @@ class MqttSockets:
         broker.begin_turn()
         self._wall_ms = broker.wall_ms()
         self._now_ms = broker.monotonic_ms()
+        gathered = self.bytes_in + GATHERED_BYTES
         for file, event in self._epoll.poll(0, MAX_EVENTS):
             connection = self._open.get(file)
             if connection is None:
                 continue
+            if self.bytes_in > gathered:
+                gathered = self.bytes_in + GATHERED_BYTES
+                broker.router.flush()
             if event & select.EPOLLOUT:
                 connection.write_on()
             if event & ~select.EPOLLOUT and connection.file >= 0:

@@ -182,7 +182,7 @@ class Worker:
             settings.limits.max_bus_bytes,
             self._row.add,
         )
-        self._bus.on_pressure(lambda over: self._broker.turn())
+        self._bus.on_pressure(self._pressed)
         self._bus.on_turn_end(lambda: self._broker.end_turn())
         around = Surroundings(
             self._bus,
@@ -265,6 +265,12 @@ class Worker:
             log.error("the disk is full: nothing is taken until there is room")
         else:
             log.info("there is room on the disk again")
+
+    def _pressed(self, over: bool) -> None:
+        """Too much waits for another worker, or no longer: clients are not read meanwhile."""
+        self._broker.turn()
+        for connection in list(self._kafka):
+            connection.hold(over)
 
     def _frame(self, worker: int, kind: int, payload: memoryview | bytes) -> None:
         """The turn ends when all frames of one read are told."""

@@ -26,11 +26,12 @@ from robustmq.shard.admission import Admission
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.commits import Commits
+from robustmq.shard.credit import Taken
 from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.inbox import Inbox
-from robustmq.shard.interest import OwnerInterest, is_wildcard
+from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
@@ -205,7 +206,12 @@ class Broker:
             self.count,
         )
         self.router = Router(
-            self.worker_id, self.placement, around.bus, self.owner, self.limits.max_bus_bytes
+            self.worker_id,
+            self.placement,
+            around.bus,
+            self.owner,
+            self.limits.max_bus_bytes,
+            self.worker_count,
         )
         self.delayed = Delayed(
             self.placement,
@@ -220,6 +226,7 @@ class Broker:
         )
         self._bound_topics()
         self.namings = Namings(self.settings, self.placement)
+        self._taken = Taken(self.worker_count)
         self.sessions = Sessions(self)
         self.delivery.subscribers = self.sessions.get
         self.delivery.share_again = self.share_again
@@ -258,7 +265,7 @@ class Broker:
             self.wheel, around.monotonic_ms, self.placement.shard, self.logs.high_watermark
         )
         self.commits.committed = self._committed
-        self.logs.behind = lambda: self.behind
+        self.logs.behind = self._is_behind
         self.commits.awaited = self.waits.awaited
         self.waits.began = self.commits.hurry
         self.gateway = KafkaGateway(
@@ -309,6 +316,17 @@ class Broker:
             self._turning = True
             self.around.call_soon(self.end_turn)
 
+    def next_turn(self) -> Promise[None]:
+        """Settles in a following turn: long work goes on then."""
+        following: Promise[None] = Promise()
+
+        def begin() -> None:
+            following.resolve(None)
+            self.turn()
+
+        self.around.call_soon(begin)
+        return following
+
     def begin_turn(self) -> None:
         """A caller that hands over a lot at once says when the turn ends, with `end_turn`: that
         saves a round of the event loop before what came is answered."""
@@ -331,6 +349,7 @@ class Broker:
                     self.sessions.pump(subscriber)
                 else:
                     self.sessions.keep(subscriber)
+        self._give_credit()
         # First the other workers: they write to their clients while this one does.
         self.around.bus.flush()
         self.writing.flush()
@@ -352,10 +371,21 @@ class Broker:
             for client in self.clients:
                 client.hold(held)
 
+    def _give_credit(self) -> None:
+        """Tell publishers' workers what was taken of theirs, unless it piles up here."""
+        if self.behind or self.around.bus.over_high_water():
+            return
+        for worker, taken in self._taken.due():
+            self.around.bus.send(worker, wire.CREDIT, wire.CREDIT_HEAD.pack(taken))
+
     def _look_behind(self) -> None:
         """Is more appended than may wait for the disk?"""
         waiting = sum(store.uncommitted_bytes for store in self.stores.values())
         self.behind = waiting > self.limits.max_commit_bytes
+
+    def _is_behind(self) -> bool:
+        """Must who writes wait, though it asked for no commit?"""
+        return self.behind or self.telling.unconfirmed_bytes > self.limits.max_bus_bytes
 
     def _committed(self, shard: int) -> None:
         self.waits.committed(shard)
@@ -368,6 +398,7 @@ class Broker:
         """Time has passed: timers, commits that nobody waits for. The shell calls it twenty times
         a second."""
         self.commits.hurry()
+        self.telling.tick()
         self._look_behind()
         if self.behind or self._held:
             self.turn()
@@ -473,6 +504,9 @@ class Broker:
             self.telling.delivered(worker, wire.DELIVERED_HEAD.unpack(payload)[0])
         elif kind == wire.MESSAGE:
             self.rpc.receive(worker, payload)
+        elif kind == wire.CREDIT:
+            taken = wire.CREDIT_HEAD.unpack(payload)[0]
+            self.router.spent.credited(worker, taken, self.router.high_water_bytes)
         self.turn()
 
     def _on_publish(self, worker: int, payload: memoryview | bytes) -> None:
@@ -486,6 +520,8 @@ class Broker:
                 code = FAULTS.index(fault) + 1 if fault is not None else 0
                 reply(wire.CONFIRM, wire.CONFIRM_HEAD.pack(shard, code, sequence))
 
+        else:
+            self._taken.add(worker, len(block), self.limits.max_bus_bytes)
         source = self.cluster.incarnation(worker)
         self.owner.publish(shard, kind, block, source, sequence, confirm)
 
@@ -514,6 +550,7 @@ class Broker:
         """The link to a worker is there: tell it what is wanted here, and send what it has not
         confirmed."""
         self.cluster.worker_up(worker, incarnation)
+        self._taken.begin(worker)
         self.rpc.notify(worker, self.sessions.interest_of(worker))
         self.router.worker_up(worker)
         for waiting in self._links.pop(worker, []):
@@ -530,6 +567,7 @@ class Broker:
         """The link to a worker is gone."""
         self.heard.discard(worker)
         self._link_numbers[worker] += 1
+        self.router.spent.begin(worker)
         self.rpc.worker_down(worker)
         self.telling.worker_down(worker)
 
@@ -548,7 +586,7 @@ class Broker:
                 )
                 return resolved(wire.InterestSettled(self.telling.ends(worker)))
             case wire.RetainedQuery():
-                return self._told(self._retained(message))
+                return self._told(page(self.stores, message, self.wall_ms()))
         if self._on_notice(worker, message):
             return None
         return self.gateway.serve(message)
@@ -607,16 +645,6 @@ class Broker:
             answer.resolve(found)
         return answer
 
-    def _retained(self, query: wire.RetainedQuery) -> wire.RetainedPage:
-        found: list[tuple[bytes, bytes]] = []
-        for store in self.stores.values():
-            found.extend(
-                page(store, query.filter, query.after, query.limit, is_wildcard, self.wall_ms())
-            )
-        found.sort()
-        rows = found[: query.limit]
-        return wire.RetainedPage(rows, len(found) > query.limit, rows[-1][0] if rows else b"")
-
     def _unchanged(self, found: wire.RetainedPage) -> wire.RetainedPage:
         """Without the values that have a successor by now: that is told as it comes."""
         rows: list[tuple[bytes, bytes]] = []
@@ -624,7 +652,7 @@ class Broker:
             store = self.stores.get(self.placement.home(topic).shard)
             if store is None or store.retained.get(topic) == entry:
                 rows.append((topic, entry))
-        return wire.RetainedPage(rows, found.more, found.last)
+        return wire.RetainedPage(rows, found.shard, found.after)
 
     # -- the cluster's state -----------------------------------------------------------------------
 

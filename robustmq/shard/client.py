@@ -50,8 +50,14 @@ if TYPE_CHECKING:
     from robustmq.shard.subscriber import Subscriber
 
 TABLE_ROWS = 4096
+SLICE_STEPS = 256
+"""Packets, or runs of them, that are handled in a row; what was read behind them waits for the next
+turn, so that a flood of small requests does not hold the loop."""
+SUBSCRIBE_STEPS = 8
+MAX_ASKED = 64
+"""SUBSCRIBE and UNSUBSCRIBE packets of a client that wait for their answers; then it waits, too."""
 
-PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 3, 4, 5, 6, 7
+PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE, UNSUBSCRIBE = 3, 4, 5, 6, 7, 8, 10
 
 
 class Transport(Protocol):
@@ -83,6 +89,7 @@ class MqttClient:
     __slots__ = (
         "_acks",
         "_ahead",
+        "_asked",
         "_broker",
         "_connect",
         "_connecting",
@@ -91,6 +98,7 @@ class MqttClient:
         "_largest",
         "_needed",
         "_paused",
+        "_sliced",
         "_transport",
         "_unacked",
         "_unreleased",
@@ -138,6 +146,8 @@ class MqttClient:
         self._ahead = False
         self._full = False
         self._paused = False
+        self._asked = 0
+        self._sliced = False
         self.last_packet_ms = now_ms
         self.connected_at_ms = 0
         self.keep_alive_ms = 0
@@ -158,12 +168,12 @@ class MqttClient:
         """Bytes from the client."""
         if self.closed:
             return
-        if self.rest or self._connecting:
+        if self.rest or self._connecting or self._sliced:
             # A large packet comes in many pieces: they are joined once.
             if not isinstance(self.rest, bytearray):
                 self.rest = bytearray(self.rest)
             self.rest += data
-            if self._connecting:
+            if self._connecting or self._sliced:
                 self._read_or_not()
                 return
             if len(self.rest) < self._needed:
@@ -172,6 +182,9 @@ class MqttClient:
             self.rest = b""
         try:
             self._scan(data)
+            if len(data) > self._broker.limits.max_turn_bytes:
+                # Large packets do not gather: a block has to go into one frame.
+                self._broker.router.flush()
         except BrokerError as error:
             if not self._version:
                 self._version = codec.answer_version(data)
@@ -195,18 +208,32 @@ class MqttClient:
             self.last_packet_ms = self._broker.monotonic_ms()
             row = self._handle(data, table, count)
             begin = consumed if row == count else table[4 * row + 3]
-            if self._connecting:
+            if self._connecting or self._sliced:
                 break
         self._finish_acks()
         if begin < end and not self.closed:
             self.rest = data[begin:]
             self._needed = frames.needed(data, begin, end)
+        if self._sliced:
+            self._read_or_not()
+            if self._asked < MAX_ASKED:
+                self._broker.around.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """The next slice of what was read."""
+        self._sliced = False
+        rest, self.rest = self.rest, b""
+        if rest:
+            self.received(bytes(rest))
+        self._read_or_not()
 
     def _handle(self, data: bytes, table: array[int], count: int) -> int:
-        """Handle frames of the table; the first row that must wait (for CONNECT to be accepted)."""
-        row = 0
+        """Handle frames of the table; the first row that must wait (for CONNECT to be accepted, or
+        for the next turn)."""
+        row = steps = 0
         while row < count and not self.closed:
             kind = table[4 * row] >> 4
+            steps += 1
             if kind == PUBLISH and self.publisher is not None:
                 row = self._publishes(data, table, row, count)
             elif PUBACK <= kind <= PUBCOMP and self.subscriber is not None:
@@ -216,9 +243,14 @@ class MqttClient:
             else:
                 self._broker.packets_in += 1
                 self._packet(data, table, row)
+                if kind in (SUBSCRIBE, UNSUBSCRIBE):
+                    steps += SUBSCRIBE_STEPS
                 row += 1
                 if self._connecting:
                     return row
+            if steps >= SLICE_STEPS or self._asked >= MAX_ASKED:
+                self._sliced = True
+                return row
         return count
 
     def _packet(self, data: bytes, table: array[int], row: int) -> None:
@@ -473,6 +505,7 @@ class MqttClient:
     async def _subscribe(self, packet: Subscribe) -> None:
         subscriber = self.subscriber
         assert subscriber is not None, "SUBSCRIBE is handled after CONNECT"
+        self._asked += 1
         try:
             outcome = await self._broker.sessions.subscribe(
                 subscriber, self.naming.subscribe(packet)
@@ -480,15 +513,17 @@ class MqttClient:
         except BrokerError as error:
             self.end_with(error)
             return
+        finally:
+            self._answered()
         if self.closed:
             return
         self.send(SubAck(packet.packet_id, outcome.reason_codes))
-        for local in outcome.retained_for:
-            await self._broker.sessions.send_retained(local)
+        await self._broker.sessions.send_retained(subscriber, outcome.retained_for)
 
     async def _unsubscribe(self, packet: Unsubscribe) -> None:
         subscriber = self.subscriber
         assert subscriber is not None, "UNSUBSCRIBE is handled after CONNECT"
+        self._asked += 1
         try:
             codes = await self._broker.sessions.unsubscribe(
                 subscriber, self.naming.unsubscribe(packet)
@@ -496,8 +531,16 @@ class MqttClient:
         except BrokerError as error:
             self.end_with(error)
             return
+        finally:
+            self._answered()
         if not self.closed:
             self.send(UnsubAck(packet.packet_id, codes))
+
+    def _answered(self) -> None:
+        """A SUBSCRIBE or UNSUBSCRIBE waits no more: those behind it may have waited for that."""
+        self._asked -= 1
+        if self._asked == MAX_ASKED - 1 and self._sliced:
+            self._broker.around.call_soon(self._go_on)
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -511,7 +554,7 @@ class MqttClient:
             self.subscriber, self.closed = subscriber, False
             raise error
         self._broker.left(self, subscriber.client_id)
-        self._flush(subscriber)
+        self._write_sink(subscriber)
         self._close()
 
     def end(self, fault: Fault) -> None:
@@ -528,7 +571,7 @@ class MqttClient:
         self._broker.fault(self, error)
         subscriber = self.subscriber
         if subscriber is not None:
-            self._flush(subscriber)
+            self._write_sink(subscriber)
         if self._version == MQTT_5_0:
             self._last_word(Disconnect(reason_for(PacketType.DISCONNECT, error.fault)))
         self._close()
@@ -608,25 +651,30 @@ class MqttClient:
         subscriber = self.subscriber
         if subscriber is None or not self._transport.writable:
             return 0
-        data = subscriber.sink.take()
-        if data:
-            self._transport.write(data)
-        return len(data)
+        size = self._write_sink(subscriber)
+        if size > subscriber.limit // 2 and self._transport.writable:
+            # It was crowded, and all went at once.
+            self._has_room(subscriber)
+        return size
 
     def drained(self) -> None:
         """The client reads again: send what has gathered."""
         self.flush()
         if self.subscriber is not None:
-            self.subscriber.has_room()
-            self._broker.to_pump(self.subscriber)
+            self._has_room(self.subscriber)
 
-    def _flush(self, subscriber: Subscriber) -> None:
+    def _has_room(self, subscriber: Subscriber) -> None:
+        subscriber.has_room()
+        self._broker.to_pump(subscriber)
+
+    def _write_sink(self, subscriber: Subscriber) -> int:
         data = subscriber.sink.take()
         if data:
             self._transport.write(data)
         if self._full:
             self._full = False
             self._read_or_not()
+        return len(data)
 
     def hold(self, held: bool) -> None:
         """Back-pressure: stop or go on reading this client."""
@@ -635,7 +683,7 @@ class MqttClient:
 
     def _read_or_not(self) -> None:
         early = self._connecting and len(self.rest) > self._broker.limits.max_connect_bytes
-        paused = self._held or self._ahead or self._full or early
+        paused = self._held or self._ahead or self._full or self._sliced or early
         if paused != self._paused and not self.closed:
             self._paused = paused
             (self._transport.pause_reading if paused else self._transport.resume_reading)()

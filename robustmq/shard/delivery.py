@@ -325,7 +325,8 @@ class Delivery:
     ) -> None:
         """Queue records, by reference into memory, in a session that ends with its connection."""
         subscriber = wanted.subscriber
-        size = _record_size(data, records)
+        # The entry stays in memory as a whole, for these records of it.
+        size = len(data) // len(indexes)
         for index in indexes:
             for dropped in subscriber.session.offer(
                 self._inbox.hold(data, index),

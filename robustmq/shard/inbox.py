@@ -23,6 +23,7 @@ HELD = 1 << 63
 """A reference to a message in memory, for sessions that end with their connection."""
 
 MAX_CACHED_ENTRIES = 1024
+MAX_CACHED_BYTES = 16 * 1024 * 1024
 
 
 class Recipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -91,6 +92,7 @@ class Inbox:
     def __init__(self, stores: dict[int, ShardStore]) -> None:
         self._stores = stores
         self._cache: OrderedDict[tuple[int, int], list[tuple[int, bytes]]] = OrderedDict()
+        self._cached_bytes = 0
         self._held: dict[int, Located] = {}
         self._next_held = HELD
 
@@ -107,10 +109,15 @@ class Inbox:
     def remember(self, shard: int, position: int, parts: list[InboxPart]) -> list[int]:
         """Keep a new inbox entry at hand; the first ordinal of each part."""
         firsts = first_ordinals(parts)
-        entries = (part.entry for part in parts)
+        entries = [part.entry for part in parts]
+        assert (shard, position) not in self._cache, "an entry is new, or was not found here"
         self._cache[shard, position] = list(zip(firsts, entries, strict=True))
-        if len(self._cache) > MAX_CACHED_ENTRIES:
-            self._cache.popitem(last=False)
+        self._cached_bytes += sum(map(len, entries))
+        while len(self._cache) > MAX_CACHED_ENTRIES or (
+            self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1
+        ):
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= sum(len(entry) for _, entry in oldest)
         return firsts
 
     def locate(self, shard: int, reference_: int) -> Located | None:

@@ -12,9 +12,13 @@ from collections.abc import Callable
 from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.records import MESSAGE_EXPIRY, RETAIN, Record
+from robustmq.shard import wire
+from robustmq.shard.interest import is_wildcard
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN
 from robustmq.storage.retained_values import EXPIRES_AT, NEVER
 from robustmq.storage.shard_store import ShardStore
+
+PAGE_BYTES = 1024 * 1024
 
 
 def retain(store: ShardStore, block: bytearray | bytes, expiry_s: int) -> None:
@@ -60,15 +64,23 @@ def tombstones(batch: bytes, topic_of: Callable[[bytes | None], bytes]) -> list[
 
 
 def page(
-    store: ShardStore,
-    filter_: bytes,
-    after: bytes,
-    limit: int,
-    is_wildcard: Callable[[bytes], bool],
-    now_ms: int,
-) -> list[tuple[bytes, bytes]]:
-    """(topic, entry) of the shard's retained values that match, in topic order, after `after`."""
-    if is_wildcard(filter_):
-        return store.retained.match(filter_, after, limit, now_ms)
-    entry = store.retained.get(filter_, now_ms)
-    return [(filter_, entry)] if entry is not None and filter_ > after else []
+    stores: dict[int, ShardStore], query: wire.RetainedQuery, now_ms: int
+) -> wire.RetainedPage:
+    """One slice of the retained values of these shards that match, from where the query says:
+    bounded in values and bytes, so that neither the loop nor a frame carries too much."""
+    if not is_wildcard(query.filter):
+        found = [store.retained.get(query.filter, now_ms) for store in stores.values()]
+        return wire.RetainedPage([(query.filter, entry) for entry in found if entry], -1, b"")
+    remaining = sorted(shard for shard in stores if shard >= query.shard)
+    after = query.after
+    for shard in remaining:
+        rows, reached = stores[shard].retained.match(
+            query.filter, after, query.limit, PAGE_BYTES, now_ms
+        )
+        if reached:
+            return wire.RetainedPage(rows, shard, reached)
+        if rows:
+            following = shard + 1 if shard != remaining[-1] else -1
+            return wire.RetainedPage(rows, following, b"")
+        after = b""
+    return wire.RetainedPage([], -1, b"")

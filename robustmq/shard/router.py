@@ -4,7 +4,7 @@ What one loop turn gathered leaves as one block for each shard and class (light,
 to the own owner by a call, to another worker by one bus frame. A frame that must be confirmed is
 numbered per shard and kept until its owner has confirmed it; when the link comes back it is sent
 again under its old number, so an owner's death neither loses nor doubles (design, section 5.9).
-Frames of QoS 0 are not kept.
+Frames of QoS 0 are not kept; they spend the credit that their owner has given (`credit`).
 
 Acks: each chunk that a connection read is one `AckGroup`; it is complete when every block that it
 touched is confirmed, and the connection answers its groups in the order of receipt [MQTT-4.6.0-2].
@@ -21,6 +21,7 @@ from robustmq.core.blocks import filled
 from robustmq.core.publish import BlockBuilder
 from robustmq.errors import Fault
 from robustmq.shard import wire
+from robustmq.shard.credit import Spent
 from robustmq.shard.placement import CLASSES, Placement
 from robustmq.shard.rpc import Bus
 
@@ -81,10 +82,12 @@ class Router:
         bus: Bus,
         owner: LocalOwner,
         high_water_bytes: int,
+        worker_count: int,
     ) -> None:
-        """`high_water_bytes` bounds what waits for confirmation before clients are no
-        longer read."""
+        """`high_water_bytes` bounds what waits for confirmation, or for credit of one owner, before
+        clients are no longer read."""
         self._worker_id = worker_id
+        self.spent = Spent(worker_count)
         self._placement = placement
         self._bus = bus
         self._owner = owner
@@ -104,8 +107,8 @@ class Router:
 
     @property
     def congested(self) -> bool:
-        """True when clients must not be read until owners have confirmed."""
-        return self._unconfirmed_bytes > self.high_water_bytes
+        """True when clients must not be read until owners have confirmed, or given credit."""
+        return self._unconfirmed_bytes > self.high_water_bytes or bool(self.spent.short)
 
     def await_ack(self, group: AckGroup, builders: list[int]) -> None:
         """`group` completes when the blocks now being built in these builders are confirmed."""
@@ -135,8 +138,12 @@ class Router:
             self._unconfirmed[shard][sequence] = _Unconfirmed(kind, block, groups)
             self._unconfirmed_bytes += len(block)
         head = wire.PUBLISH_HEAD.pack(shard, kind, wire.WANTS_CONFIRM if groups else 0, sequence)
-        if not self._bus.send(worker, wire.PUBLISH, head, block) and not groups:
-            self.dropped_frames += 1
+        sent = self._bus.send(worker, wire.PUBLISH, head, block)
+        if not groups:
+            if sent:
+                self.spent.add(worker, len(block), self.high_water_bytes)
+            else:
+                self.dropped_frames += 1
 
     def confirmed(self, payload: bytes | memoryview) -> None:
         """A CONFIRM frame: a shard's owner has committed a frame, or refused it."""
@@ -149,6 +156,7 @@ class Router:
 
     def worker_up(self, worker: int) -> None:
         """The link to an owner is there (again): send it what it has not confirmed, in order."""
+        self.spent.begin(worker)
         for shard, frames in enumerate(self._unconfirmed):
             if self._placement.shard_owner(shard) != worker:
                 continue

@@ -442,17 +442,21 @@ class Sessions:
     def pump(self, subscriber: Subscriber) -> None:
         """Send what the client's window allows; new QoS 2 messages after their ids are
         committed."""
-        if not subscriber.serving or len(subscriber.sink.data) > subscriber.limit:
+        room_bytes = subscriber.limit - len(subscriber.sink.data)
+        if not subscriber.serving or room_bytes <= 0:
             return
         session = subscriber.session
-        deliveries = session.pump()
+        deliveries = session.pump(room_bytes)
         if not deliveries:
             return
         peer = subscriber.peer
         assigned = session.durable and any(one.qos == 2 and not one.dup for one in deliveries)
+        cut = session.window.cut
         if not assigned and not subscriber.unsent:
             self._send(subscriber, peer, deliveries)
             self._write(subscriber)
+            if cut:
+                self._broker.to_pump(subscriber)
             return
         # What comes behind a QoS 2 message that waits for its commit waits too: order is kept.
         finished = session.take_finished()
@@ -463,6 +467,8 @@ class Sessions:
             self._send(subscriber, peer, deliveries)
             for reference in finished:
                 self._broker.inbox.drop(reference)
+            if cut:
+                self._broker.to_pump(subscriber)
 
         self._append(subscriber, session.drain_records(), send)
 

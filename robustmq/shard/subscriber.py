@@ -6,7 +6,7 @@ the client is away, with a limit of 0 that drops what only a connected client wo
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from robustmq.core.fanout import Sink
 from robustmq.errors import Fault
@@ -14,6 +14,12 @@ from robustmq.listener import Listener
 from robustmq.mqtt.packets import Packet
 from robustmq.mqtt.session import Session
 from robustmq.promises import Promise
+
+if TYPE_CHECKING:
+    from robustmq.shard.shares import LocalSubscription
+
+REPLAY_AHEAD = 1000
+"""Retained messages that may wait for a client, at most, when a replay goes on."""
 
 
 class Peer(Protocol):
@@ -56,6 +62,7 @@ class Subscriber:
         "origin",
         "peer",
         "place",
+        "retained_for",
         "session",
         "shard",
         "sink",
@@ -80,6 +87,8 @@ class Subscriber:
         self.topic_alias_maximum = 0
         self.aliases: dict[bytes, int] = {}
         self.unsent = 0
+        # Subscriptions that wait for their retained values, by filter; the first one gets them now.
+        self.retained_for: dict[bytes, LocalSubscription] = {}
         # What is done when records of this session are committed: so many wait for that.
         self.waiting = 0
         self._room: list[Promise[None]] = []
@@ -116,7 +125,11 @@ class Subscriber:
         if not self.serving:
             return False
         window = self.session.window
-        return len(self.sink.data) > self.limit or window.queued > window.maximum_queued // 2
+        return (
+            len(self.sink.data) > self.limit // 2
+            or window.queued > min(REPLAY_AHEAD, window.maximum_queued // 2)
+            or window.queued_bytes > window.maximum_queued_bytes // 2
+        )
 
     def room(self) -> Promise[None]:
         """Settles when some of what waits has gone."""

@@ -109,8 +109,27 @@ class Subscribing:
         await self._broker.sessions.write(subscriber, wait=True)
         return tuple(codes)
 
-    async def send_retained(self, local: LocalSubscription) -> None:
-        """The retained values that a new subscription gets, from their owners.
+    async def send_retained(
+        self, subscriber: Subscriber, subscriptions: list[LocalSubscription]
+    ) -> None:
+        """The retained values that new subscriptions get, one after the other: who subscribes
+        again and again without reading waits in one place, and in it once for each filter."""
+        waiting = subscriber.retained_for
+        replaying = bool(waiting)
+        for local in subscriptions:
+            waiting.pop(local.subscription.filter, None)
+            waiting[local.subscription.filter] = local
+        if replaying:
+            return
+        while waiting:
+            first = next(iter(waiting))
+            local = waiting[first]
+            await self._send_retained_for(local)
+            if waiting.get(first) is local:
+                del waiting[first]
+
+    async def _send_retained_for(self, local: LocalSubscription) -> None:
+        """The retained values of one subscription, from their owners.
 
         A page is delivered at once when it comes: it stands in the order of its owner's messages,
         so no older value follows a newer one. A client that reads slowly is waited for.
@@ -119,18 +138,20 @@ class Subscribing:
         subscriber = local.subscriber
         key = (subscriber.client_id, local.subscription.filter)
         for worker in self._owners(local.filter):
-            after = b""
+            shard, after = 0, b""
+            limit = broker.limits.max_retained_replay
             while self._local.get(key) is local:
-                query = wire.RetainedQuery(local.filter, after, broker.limits.max_retained_replay)
+                query = wire.RetainedQuery(local.filter, shard, after, limit)
                 try:
                     page = await broker.rpc.call(worker, query)
                 except BrokerError:
                     break
                 for _, entry in page.entries:
                     broker.delivery.deliver_retained(local, entry)
-                if not page.more:
+                if page.shard < 0:
                     break
-                after = page.last
+                shard, after = page.shard, page.after
+                await broker.next_turn()
                 while subscriber.crowded:
                     await subscriber.room()
 

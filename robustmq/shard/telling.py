@@ -34,6 +34,10 @@ Confirm = Callable[[Fault | None], None]
 
 REPLAY_SLICE_BYTES = 1024 * 1024
 REPLAY_SLICE_ENTRIES = 500
+REPLAY_AHEAD_BYTES = 8 * 1024 * 1024
+"""A replay waits while so much waits for its worker on the bus."""
+GATHERED_BYTES = 16 * 1024 * 1024
+"""QoS 0 of one turn; more is told at once."""
 
 
 class LocalDelivery(Protocol):
@@ -75,15 +79,21 @@ class Commit:
 class _Ticket:
     """A delivery that a worker has not confirmed."""
 
-    __slots__ = ("commit", "position", "shard", "share")
+    __slots__ = ("commit", "position", "shard", "share", "size")
 
     def __init__(
-        self, shard: int, position: int, commit: Commit | None, share: wire.ShareDelivery | None
+        self,
+        shard: int,
+        position: int,
+        commit: Commit | None,
+        share: wire.ShareDelivery | None,
+        size: int,
     ) -> None:
         self.shard = shard
         self.position = position
         self.commit = commit
         self.share = share
+        self.size = size
 
 
 class _Replay:
@@ -129,9 +139,12 @@ class Telling:
         self._tickets: list[OrderedDict[int, _Ticket]] = [OrderedDict() for _ in self._workers]
         self._next_ticket = 1
         self._gathered: list[list[bytes | bytearray]] = [[] for _ in self._workers]
-        self._has_gathered = False
+        self._gathered_bytes = 0
+        self.unconfirmed_bytes = 0
+        """Of deliveries that persistent sessions of other workers have not committed."""
         self._heard: set[int] = set()
         self._replays: dict[tuple[int, int], _Replay] = {}
+        self._resting: set[tuple[int, int]] = set()
         self._holding: dict[int, int] = {}
 
     # -- a new block -------------------------------------------------------------------------------
@@ -205,13 +218,15 @@ class Telling:
                 bit = 1 << (2 * worker)
                 part = block if same else blocks.select(block, self._interest.masks, bit)
                 self._gathered[worker].append(part)
-                self._has_gathered = True
+                self._gathered_bytes += len(part)
+        if self._gathered_bytes > GATHERED_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Tell the workers what was gathered for them; the broker calls it once a turn."""
-        if not self._has_gathered:
+        if not self._gathered_bytes:
             return
-        self._has_gathered = False
+        self._gathered_bytes = 0
         for worker, parts in enumerate(self._gathered):
             if parts:
                 self._gathered[worker] = []
@@ -237,7 +252,7 @@ class Telling:
             done = waiting.step if waiting is not None else None
             self._delivery.deliver(shard, position, part, 0, done)
             return
-        ticket = self._ticket(worker, shard, position, waiting, None) if must else 0
+        ticket = self._ticket(worker, shard, position, waiting, None, len(part)) if must else 0
         if in_turn:
             self._send(worker, shard, position, ticket, 0, part)
         else:
@@ -268,16 +283,21 @@ class Telling:
         position: int,
         commit: Commit | None,
         share: wire.ShareDelivery | None,
+        size: int,
     ) -> int:
         ticket = self._next_ticket
         self._next_ticket += 1
-        self._tickets[worker][ticket] = _Ticket(shard, position, commit, share)
+        self._tickets[worker][ticket] = _Ticket(shard, position, commit, share, size)
+        self.unconfirmed_bytes += size
         return ticket
 
     def delivered(self, worker: int, ticket: int) -> None:
         """A worker's persistent sessions have committed a delivery."""
         waiting = self._tickets[worker].pop(ticket, None)
-        if waiting is not None and waiting.commit is not None:
+        if waiting is None:
+            return
+        self.unconfirmed_bytes -= waiting.size
+        if waiting.commit is not None:
             waiting.commit.step()
 
     # -- share groups ------------------------------------------------------------------------------
@@ -336,7 +356,8 @@ class Telling:
             self._delivery.deliver_share(delivery, commit.step if commit is not None else None)
             return
         if must:
-            ticket = self._ticket(worker, delivery.shard, delivery.position, commit, delivery)
+            size = len(delivery.entry)
+            ticket = self._ticket(worker, delivery.shard, delivery.position, commit, delivery, size)
             delivery = self._with_ticket(delivery, ticket)
             self._tickets[worker][ticket].share = delivery
         self._bus.send(worker, wire.MESSAGE, wire.encode(wire.Envelope(0, 0, "", delivery)))
@@ -388,6 +409,9 @@ class Telling:
         replay = self._replays.get((worker, shard))
         if replay is None:
             return
+        if self._bus.queued_bytes(worker) > REPLAY_AHEAD_BYTES:
+            self._resting.add((worker, shard))
+            return
         store = self._stores[shard]
         tickets = {
             waiting.position: ticket
@@ -415,6 +439,13 @@ class Telling:
         else:
             del self._replays[worker, shard]
         self._turn()
+
+    def tick(self) -> None:
+        """Replays that were ahead of their worker go on, if it has caught up."""
+        if self._resting:
+            resting, self._resting = self._resting, set()
+            for worker, shard in resting:
+                self._replay_slice(worker, shard)
 
     def _part_of(self, worker: int, kind: int, payload: bytes | memoryview) -> bytes | bytearray:
         """What the persistent sessions of a worker want of a log entry."""
@@ -446,4 +477,4 @@ class Telling:
     @property
     def idle(self) -> bool:
         """True when nothing waits for a commit, a worker's confirmation, or to be sent again."""
-        return not (self._holding or self._replays or self._has_gathered or any(self._tickets))
+        return not (self._holding or self._replays or self._gathered_bytes or any(self._tickets))

@@ -6,7 +6,9 @@ one.
 
 Invariants: frames between two workers keep their order; a PUBLISH frame that wants a confirmation
 is kept by its sender until CONFIRM names its sequence; a DELIVER frame that wants one is answered
-by DELIVERED with its ticket once every persistent session it reached has it committed.
+by DELIVERED with its ticket once every persistent session it reached has it committed. PUBLISH
+frames that want none are counted on both sides of a link, and their sender is at most a window
+ahead of the last CREDIT (see `credit`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ CONFIRM = 2
 DELIVER = 3
 DELIVERED = 4
 MESSAGE = 5
+CREDIT = 6
 
 # PUBLISH: shard, class of block, flags, sequence; then the block.
 PUBLISH_HEAD = struct.Struct("<HBBQ")
@@ -30,6 +33,8 @@ CONFIRM_HEAD = struct.Struct("<HHQ")
 DELIVER_HEAD = struct.Struct("<HBBQQ")
 # DELIVERED: ticket.
 DELIVERED_HEAD = struct.Struct("<Q")
+# CREDIT: bytes of blocks that nobody confirms, as taken by the receiver over this link.
+CREDIT_HEAD = struct.Struct("<Q")
 
 WANTS_CONFIRM = 1
 REPLAY = 2
@@ -80,20 +85,22 @@ class InterestSettled(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class RetainedQuery(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Retained values that match a filter, after a topic name, so many at most."""
+    """Retained values that match a filter, so many at most, of the receiver's shards: from `shard`
+    on, and in that one after the topic `after`."""
 
     filter: bytes
+    shard: int
     after: bytes
     limit: int
 
 
 class RetainedPage(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Retained values as block entries of one record each; `more` when the query was cut by its
-    limit: it goes on after the topic `last`."""
+    """Retained values as (topic, block entry of one record), and the `shard` and `after` of the
+    query that goes on from there; shard -1: that was all."""
 
     entries: list[tuple[bytes, bytes]]
-    more: bool
-    last: bytes
+    shard: int
+    after: bytes
 
 
 class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):

@@ -15,6 +15,9 @@ NEVER = 2**64 - 1
 EXPIRES_AT = 24
 """Where a value holds its time (docs/formats.md, "LevelDB")."""
 
+LOOKS = 4
+"""So many values are looked at, at most, for each that is asked for in one slice."""
+
 _RETAINED, _EXPIRES = b"r", b"x"
 
 
@@ -54,22 +57,26 @@ class RetainedValues:
         return None if entry is None or expires_at_ms(entry) <= now_ms else entry
 
     def match(
-        self, filter_: bytes, after_topic: bytes, limit: int, now_ms: int = 0
-    ) -> list[tuple[bytes, bytes]]:
-        """(topic, entry) of the values that match a filter, by topic, after `after_topic`; `limit`
-        at most."""
+        self, filter_: bytes, after_topic: bytes, limit: int, max_bytes: int, now_ms: int = 0
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """(topic, entry) of the values that match a filter, by topic, after `after_topic`, and the
+        topic to go on after (b"": that was all). One slice: it ends with `limit` values, or
+        `max_bytes` of them, or when many were looked at."""
         trie = FilterTrie()
         trie.insert(filter_, 1)
         prefix = _literal_prefix(filter_)
         start = max(_RETAINED + prefix, _RETAINED + after_topic + b"\0" if after_topic else b"")
         found: list[tuple[bytes, bytes]] = []
-        for key, value in self._lookups.range(start, after(_RETAINED + prefix)):
+        size = 0
+        rows = self._lookups.range(start, after(_RETAINED + prefix))
+        for looked_at, (key, value) in enumerate(rows, 1):
             topic = key[1:]
             if trie.match(topic) and expires_at_ms(value) > now_ms:
                 found.append((topic, value))
-                if len(found) >= limit:
-                    break
-        return found
+                size += len(value)
+            if len(found) >= limit or size >= max_bytes or looked_at >= LOOKS * limit:
+                return found, topic
+        return found, b""
 
     def sweep(self, now_ms: int, limit: int) -> int:
         """Remove what has expired, so many at most; how many."""

@@ -153,10 +153,10 @@ def test_retained_values_are_found_before_and_after_their_commit() -> None:
     assert store.retained.get(b"a/1") == VALUE
     store.flush(False)
     store.retained.set(b"a/2", None)
-    assert store.retained.match(b"a/+", b"", 10) == [(b"a/1", VALUE)]
+    assert store.retained.match(b"a/+", b"", 10, 999) == ([(b"a/1", VALUE)], b"")
     machine.committer.kick()
     machine.commit()
-    assert machine.open().retained.match(b"#", b"", 10) == [(b"a/1", VALUE)]
+    assert machine.open().retained.match(b"#", b"", 10, 999) == ([(b"a/1", VALUE)], b"")
 
 
 def test_recovery_says_which_retained_messages_the_key_value_store_may_lack() -> None:
