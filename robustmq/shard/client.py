@@ -485,8 +485,7 @@ class MqttClient:
         self._read_or_not()
         if rest:
             self.received(bytes(rest))
-        for local in opened.retained_for:
-            await self._broker.sessions.send_retained(local)
+        await self._broker.sessions.send_retained(subscriber, opened.retained_for)
 
     def refuse_connect(self, error: BrokerError) -> None:
         """CONNACK with the reason, then close [MQTT-3.2.2-7]."""
