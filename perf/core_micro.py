@@ -119,7 +119,7 @@ def measure_deliver(seconds: float) -> None:
             routes: HashTable = routes,
             sinks: list[fanout.Sink] = sinks,
         ) -> None:
-            fanout.deliver(block, routes, unknown, [], [], 1)
+            fanout.deliver(block, routes, unknown, [], [], [], 1)
             for sink in sinks:
                 sink.take()
 

@@ -112,6 +112,17 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             4_294_967_295,
         ),
     ] = 0
+    queue_policy: Annotated[
+        Literal["drop_newest", "drop_oldest", "disconnect"],
+        choice(
+            "What a full queue of a session does; disconnect: a connected client is told so.",
+            reloadable=True,
+        ),
+    ] = "drop_newest"
+    queue_qos0: Annotated[
+        bool,
+        choice("Queue QoS 0 for persistent sessions while they are away.", reloadable=True),
+    ] = False
     sys_interval_s: Annotated[
         int, bound("s", "How often $SYS/broker/... is published. 0: never.", 0, 86_400)
     ] = 10

@@ -207,9 +207,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 256
     max_queued_messages: Annotated[
         int,
-        bound(
-            "messages", "Waiting in one session; beyond it the newest are dropped and counted.", 1
-        ),
+        bound("messages", "Waiting in one session; beyond it mqtt.queue_policy holds.", 1),
     ] = 100_000
     max_queued_bytes: Annotated[int, bound("bytes", "The same in payload bytes.", 1 * KIB)] = (
         64 * MIB

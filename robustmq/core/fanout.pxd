@@ -11,6 +11,7 @@ cdef array.array _info, _records, _place
 cdef bytes _NAME_QOS, _NAME_RETAIN, _NAME_FORMAT, _NAME_EXPIRY, _NAME_CONTENT_TYPE
 cdef bytes _NAME_RESPONSE_TOPIC, _NAME_CORRELATION_DATA, _NAME_USER
 cdef long long _STAMP_MAX
+cdef list _kept
 cdef Cursor _cursor
 cdef Frames _frames
 
@@ -18,6 +19,7 @@ cdef class Sink:
     cdef public int version
     cdef public Py_ssize_t limit
     cdef public Py_ssize_t max_packet_size
+    cdef public bint kept
     cdef public bytearray data
     cdef public bint dirty
     cdef public long long dropped
@@ -56,8 +58,8 @@ cdef class Frames:
     cdef Py_ssize_t room(self, Py_ssize_t size) except -1
     cdef int reset(self) except -1
 
-@cython.locals(source=cbytes, size=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, delivered=Py_ssize_t, topic=bytes, route=DeliveryRoute, acked=int, name=Py_ssize_t)
-cpdef Py_ssize_t deliver(object block, HashTable routes, object resolve, list dirty, list above, long long now_ms_wall) except -1
+@cython.locals(source=cbytes, size=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, delivered=Py_ssize_t, topic=bytes, route=DeliveryRoute, acked=int, name=Py_ssize_t, sink=Sink)
+cpdef Py_ssize_t deliver(object block, HashTable routes, object resolve, list dirty, list above, list kept, long long now_ms_wall) except -1
 @cython.locals(source=cbytes, variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t, shown=bytes)
 cdef Py_ssize_t _to_variants(object data, Py_ssize_t begin, Py_ssize_t end, list variants, bytes topic, list dirty, long long now_ms_wall) except -1
 @cython.locals(data=bytearray, have=Py_ssize_t)
@@ -66,6 +68,8 @@ cdef Py_ssize_t _into_sink(Sink sink, list dirty) except -1
 cdef Py_ssize_t _into_small_sink(Sink sink) except -1
 @cython.locals(source=cbytes, rows="int*", info="long long*", batch=Py_ssize_t, attributes=int, at=Py_ssize_t, count=Py_ssize_t, number=Py_ssize_t, row=Py_ssize_t, age="long long", retain=bint)
 cdef void _encode_entry(object data, Py_ssize_t begin, Py_ssize_t end, Variant variant, bytes topic, long long now_ms_wall) except *
+@cython.locals(stamp="long long")
+cdef long long _made_at(cbytes source, Py_ssize_t batch, int attributes, long long delta) noexcept
 @cython.locals(stamp="long long")
 cdef long long _age(cbytes source, Py_ssize_t batch, int attributes, long long delta, long long now_ms_wall) noexcept
 @cython.locals(info="long long*", place="int*", at=Py_ssize_t, name=Py_ssize_t, length="long long", size="long long", null=bint, _=int)
@@ -92,7 +96,7 @@ cdef Py_ssize_t _put_properties(mbytes target, Py_ssize_t at, object data, Py_ss
 cdef Py_ssize_t _put_span(mbytes target, Py_ssize_t at, int name, object data, Py_ssize_t begin, Py_ssize_t end) except -1
 @cython.locals(place="int*", end=Py_ssize_t, position=Py_ssize_t, length="long long", name=Py_ssize_t, size="long long", skip=Py_ssize_t, _=int)
 cdef Py_ssize_t _put_user_properties(mbytes target, Py_ssize_t at, object data, Py_ssize_t headers, int number) except -1
-@cython.locals(levels=list, end=Py_ssize_t, batch=Py_ssize_t, attributes=int, unset=int, rows="int*", info="long long*", at=Py_ssize_t, count=Py_ssize_t, number=Py_ssize_t, row=Py_ssize_t)
+@cython.locals(levels=list, end=Py_ssize_t, batch=Py_ssize_t, attributes=int, unset=int, rows="int*", info="long long*", at=Py_ssize_t, count=Py_ssize_t, number=Py_ssize_t, row=Py_ssize_t, level="long long", stamp="long long")
 cpdef list record_levels(object block, Py_ssize_t begin)
 @cython.locals(ids=bytes, bits=int)
 cpdef bytes encode(object block, Py_ssize_t entry_begin, Py_ssize_t record_index, int version, int qos, bint dup, bint retain, int packet_id, object subscription_ids, long long now_ms_wall, int topic_alias=*, bint send_topic=*, Py_ssize_t strip=*)

@@ -52,6 +52,8 @@ class Sink:
         self.version = version
         self.limit = limit
         self.max_packet_size = 0
+        self.kept = False
+        """With a limit of 0: are copies of QoS 0 reported, to be kept for its client?"""
         self.data = bytearray()
         self.dirty = False
         self.dropped = 0
@@ -151,6 +153,8 @@ class Frames:
             self.data = bytearray()
 
 
+_kept: list[Sink] = []
+"""Sinks whose copies of the entry in work are kept elsewhere."""
 _cursor = Cursor()
 _frames = Frames()
 
@@ -173,12 +177,14 @@ def deliver(
     resolve: Callable[[bytes], DeliveryRoute],
     dirty: list[Sink],
     above: list[tuple[int, DeliveryRoute]],
+    kept: list[tuple[int, Sink]],
     now_ms_wall: int,
 ) -> int:
     """Encode every QoS 0 copy of a block into the sinks; the number of copies.
 
     `routes` has them by topic key; `resolve` makes those that are not there. Sinks that were not
-    dirty are added to `dirty`; (entry begin, route) of what the sessions must handle to `above`.
+    dirty are added to `dirty`; (entry begin, route) of what the sessions must handle to `above`,
+    (entry begin, sink) of the clients that are away and for whom it is kept to `kept`.
     """
     data = memory.flat(block)
     source = data
@@ -199,6 +205,10 @@ def deliver(
             delivered += _to_variants(data, begin, end, route.always, topic, dirty, now_ms_wall)
         if not acked and route.when_qos0:
             delivered += _to_variants(data, begin, end, route.when_qos0, topic, dirty, now_ms_wall)
+        if _kept:
+            for sink in _kept:
+                kept.append((begin, sink))
+            _kept.clear()
         begin = end
     return delivered
 
@@ -245,6 +255,8 @@ def _into_sink(sink: Sink, dirty: list[Sink]) -> int:
     if have > sink.limit or sink.limit == 0:
         if sink.limit:
             sink.dropped += _frames.count
+        elif sink.kept:
+            _kept.append(sink)
         return 0
     if not sink.dirty:
         sink.dirty = True
@@ -309,12 +321,16 @@ def _age(
     source: bytes | bytearray, batch: int, attributes: int, delta: int, now_ms_wall: int
 ) -> int:
     """Whole seconds since a record was made."""
+    stamp = _made_at(source, batch, attributes, delta)
+    return (now_ms_wall - stamp) // 1000 if 0 <= stamp < now_ms_wall else 0
+
+
+def _made_at(source: bytes | bytearray, batch: int, attributes: int, delta: int) -> int:
+    """When a record was made, in milliseconds; -1 when it does not say so."""
     stamp = memory.get64be(source, batch + (35 if attributes & 8 else 27))
     if stamp < 0 or stamp > _STAMP_MAX:
-        return 0
-    if not attributes & 8:
-        stamp += delta
-    return (now_ms_wall - stamp) // 1000 if 0 <= stamp < now_ms_wall else 0
+        return -1
+    return stamp if attributes & 8 else stamp + delta
 
 
 def _inspect(data: bytes | bytearray, begin: int, number: int, end: int, age: int) -> bool:
@@ -586,8 +602,9 @@ def _put_user_properties(
 
 
 def record_levels(block: bytes | bytearray | memoryview, begin: int) -> list[int]:
-    """For each record of an entry its QoS, and 4 when it has the RETAIN flag. Empty for a batch
-    that is not sound."""
+    """For each record of an entry its QoS, and 4 when it has the RETAIN flag; above these three
+    bits the time at which it expires, in milliseconds, 0 for never. Empty for a batch that is not
+    sound."""
     data = memory.flat(block)
     levels: list[int] = []
     try:
@@ -607,7 +624,12 @@ def record_levels(block: bytes | bytearray | memoryview, begin: int) -> list[int
             for number in range(count):
                 row = number * 9
                 _inspect(data, rows[row + 4], rows[row + 5], rows[row + 6], 0)
-                levels.append((unset if info[0] < 0 else info[0]) | (4 if info[1] else 0))
+                level = (unset if info[0] < 0 else info[0]) | (4 if info[1] else 0)
+                if info[3] >= 0:
+                    stamp = _made_at(data, batch, attributes, rows[row + 8])
+                    if stamp >= 0:
+                        level |= (stamp + 1000 * info[3]) << 3
+                levels.append(level)
             at = rows[(count - 1) * 9 + 6]
     except BrokerError:
         return []

@@ -11,7 +11,8 @@ no longer needed: at PUBACK (QoS 1), at PUBREC (QoS 2), when sent (QoS 0), or wh
 - `resume` and the `pump` calls after it resend in the order of [MQTT-4.4.0-1] and [MQTT-4.6.0-1 to
   -4]: PUBREL in the order of the PUBRECs, PUBLISH with DUP in the order first sent, and only then
   new messages.
-- The queue is bounded; at the bound the oldest or the newest is dropped, as set.
+- The queue is bounded. At the bound what has expired goes first, looked for once a second at most;
+  then the oldest or the newest is dropped, or the newest and with it the connection, as set.
 - An acknowledgement of an unknown identifier is ignored (PUBACK, PUBCOMP: a session that lost its
   QoS 1 identifiers in a crash may see late ones) or answered with 0x92 (PUBREC); one of the wrong
   kind is a protocol error.
@@ -33,6 +34,7 @@ import msgspec
 from robustmq.mqtt.wire import protocol_error
 
 MAXIMUM_PACKET_ID = 65_535
+LOOK_AGAIN_MS = 1000
 
 
 class DropPolicy(enum.Enum):
@@ -40,6 +42,7 @@ class DropPolicy(enum.Enum):
 
     DROP_OLDEST = "drop_oldest"
     DROP_NEWEST = "drop_newest"
+    DISCONNECT = "disconnect"
 
 
 class Delivery(msgspec.Struct, gc=False):
@@ -55,6 +58,7 @@ class Delivery(msgspec.Struct, gc=False):
     packet_id: int = 0
     dup: bool = False
     size: int = 0
+    expires_at_ms: int = 0
 
 
 class Window:
@@ -63,14 +67,18 @@ class Window:
     __slots__ = (
         "_flight",
         "_last_packet_id",
+        "_looked_ms",
+        "_next_expiry_ms",
         "_queue",
         "_released",
         "_resend",
         "cut",
         "maximum_queued",
         "maximum_queued_bytes",
+        "overflowed",
         "policy",
         "queued_bytes",
+        "queued_qos0",
         "receive_maximum",
     )
 
@@ -88,7 +96,12 @@ class Window:
         self.queued_bytes = 0
         self.cut = False
         """Did the last `pump` end for want of bytes?"""
+        self.queued_qos0 = 0
         self.policy = policy
+        self.overflowed = False
+        """With policy DISCONNECT: there was no room, so the connection is to end."""
+        self._next_expiry_ms = 0
+        self._looked_ms = 0
         self._queue: deque[Delivery] = deque()
         self._flight: dict[int, Delivery] = {}
         self._released: dict[int, None] = {}
@@ -112,28 +125,63 @@ class Window:
         flags: int = 0,
         subscription_ids: tuple[int, ...] = (),
         size: int = 0,
+        expires_at_ms: int = 0,
+        now_ms: int = 0,
     ) -> list[int]:
-        """Queue a message of `size` bytes; the references that were dropped for it (maybe
-        itself)."""
+        """Queue a message of `size` bytes; the references that were dropped for it (maybe itself).
+        `expires_at_ms` 0: never."""
         dropped: list[int] = []
-        queue = self._queue
-        while queue and (
-            len(queue) >= self.maximum_queued
-            or self.queued_bytes + size > self.maximum_queued_bytes
-        ):
-            if self.policy is DropPolicy.DROP_NEWEST:
-                return [reference]
-            oldest = queue.popleft()
-            self.queued_bytes -= oldest.size
-            dropped.append(oldest.reference)
-        queue.append(Delivery(reference, qos, flags, subscription_ids, size=size))
-        self.queued_bytes += size
+        if self._is_full(size) and self._may_have_expired(now_ms):
+            self._drop_expired(now_ms, dropped)
+        while self._is_full(size):
+            if self.policy is not DropPolicy.DROP_OLDEST:
+                self.overflowed = self.policy is DropPolicy.DISCONNECT
+                dropped.append(reference)
+                return dropped
+            dropped.append(self._take_first().reference)
+        self.restore(
+            Delivery(
+                reference, qos, flags, subscription_ids, size=size, expires_at_ms=expires_at_ms
+            )
+        )
         return dropped
 
+    def _is_full(self, size: int) -> bool:
+        """Is there no room for a message of this size? An empty queue takes any."""
+        queued = len(self._queue)
+        return queued > 0 and (
+            queued >= self.maximum_queued or self.queued_bytes + size > self.maximum_queued_bytes
+        )
+
+    def _take_first(self) -> Delivery:
+        first = self._queue.popleft()
+        self.queued_bytes -= first.size
+        self.queued_qos0 -= not first.qos
+        return first
+
+    def _may_have_expired(self, now_ms: int) -> bool:
+        """Has something, and was that not looked for in this second?"""
+        return 0 < self._next_expiry_ms <= now_ms and now_ms - self._looked_ms >= LOOK_AGAIN_MS
+
+    def _drop_expired(self, now_ms: int, dropped: list[int]) -> None:
+        """Drop what has expired."""
+        self._looked_ms = now_ms
+        self._next_expiry_ms = 0
+        for _ in range(len(self._queue)):
+            delivery = self._take_first()
+            if 0 < delivery.expires_at_ms <= now_ms:
+                dropped.append(delivery.reference)
+            else:
+                self.restore(delivery)
+
     def restore(self, delivery: Delivery) -> None:
-        """Queue a message again at recovery; the bound was applied when it was first offered."""
+        """Queue a message whatever the bound; at recovery it was applied when it was offered."""
         self._queue.append(delivery)
         self.queued_bytes += delivery.size
+        self.queued_qos0 += not delivery.qos
+        expires_at_ms = delivery.expires_at_ms
+        if expires_at_ms:
+            self._next_expiry_ms = min(self._next_expiry_ms or expires_at_ms, expires_at_ms)
 
     def pump(self, room_bytes: int = 1 << 62) -> list[Delivery]:
         """What can be sent now, with packet identifiers; resent messages first, with DUP. The last
@@ -161,9 +209,8 @@ class Window:
                 room -= 1
                 delivery.packet_id = packet_id = self._allocate()
                 flight[packet_id] = delivery
-            self.queued_bytes -= delivery.size
             room_bytes -= delivery.size
-            deliveries.append(queue.popleft())
+            deliveries.append(self._take_first())
         self.cut = room_bytes <= 0
         return deliveries
 
@@ -263,11 +310,12 @@ class Window:
         wanted = Counter(references)
         kept: list[Delivery] = []
         while wanted and self._queue:
-            delivery = self._queue.popleft()
-            if _count_down(wanted, delivery.reference):
-                self.queued_bytes -= delivery.size
-            else:
+            delivery = self._take_first()
+            if not _count_down(wanted, delivery.reference):
                 kept.append(delivery)
+        for delivery in kept:
+            self.queued_bytes += delivery.size
+            self.queued_qos0 += not delivery.qos
         self._queue.extendleft(reversed(kept))
         if wanted:
             for packet_id, delivery in list(self._flight.items()):

@@ -98,6 +98,7 @@ class Session:
         """Other bounds of the queue from now on; what waits stays."""
         self.window.maximum_queued = capabilities.maximum_queued_messages
         self.window.maximum_queued_bytes = capabilities.maximum_queued_bytes
+        self.window.policy = capabilities.drop_policy
 
     @property
     def receive_maximum(self) -> int:
@@ -240,10 +241,14 @@ class Session:
         flags: int = 0,
         subscription_ids: tuple[int, ...] = (),
         size: int = 0,
+        expires_at_ms: int = 0,
+        now_ms: int = 0,
     ) -> list[int]:
         """Queue a message of `size` bytes; the references that were dropped for it (maybe
         itself)."""
-        dropped = self.window.offer(reference, qos, flags, subscription_ids, size)
+        dropped = self.window.offer(
+            reference, qos, flags, subscription_ids, size, expires_at_ms, now_ms
+        )
         if dropped:
             self._finish(dropped)
         return dropped
@@ -255,9 +260,14 @@ class Session:
         flags: int = 0,
         subscription_ids: tuple[int, ...] = (),
         size: int = 0,
+        expires_at_ms: int = 0,
     ) -> None:
         """Queue a message again at recovery; what was dropped then is dropped by a record."""
-        self.window.restore(Delivery(reference, qos, flags, subscription_ids, size=size))
+        self.window.restore(
+            Delivery(
+                reference, qos, flags, subscription_ids, size=size, expires_at_ms=expires_at_ms
+            )
+        )
 
     def pump(self, room_bytes: int = 1 << 62) -> list[Delivery]:
         """What is to be sent now, about `room_bytes` at most. QoS 0 is finished by it; see
@@ -365,7 +375,10 @@ class Session:
             records.append(InboundReceived(tuple(sorted(self.inbound_qos2))))
         assigned = self.window.assigned()
         for one in (*assigned, *self.window.pending()):
-            records.append(Queued(one.reference, one.qos, one.flags, one.subscription_ids))
+            ids = one.subscription_ids
+            records.append(
+                Queued(one.reference, one.qos, one.flags, ids, one.size, one.expires_at_ms)
+            )
         records += [Assigned(one.packet_id, one.reference) for one in assigned]
         if released := self.window.released():
             records.append(Released(tuple(released)))
@@ -406,6 +419,7 @@ class Session:
         self.session_expiry_interval = record.session_expiry_interval
         self.durable = self.durable or record.session_expiry_interval > 0
         self.window.receive_maximum = record.receive_maximum
+        self.window.overflowed = False
         self.will = record.will
         self.will_due_at_ms = None
         self.connected = True
@@ -458,7 +472,14 @@ class Session:
         self._releases = bytearray(record.releases)
 
     def _replay_queued(self, record: Queued) -> None:
-        self.restore_offer(record.reference, record.qos, record.flags, record.subscription_ids)
+        self.restore_offer(
+            record.reference,
+            record.qos,
+            record.flags,
+            record.subscription_ids,
+            record.size,
+            record.expires_at_ms,
+        )
 
 
 _REPLAY: Final[dict[type, Callable[[Session, Any], None]]] = {

@@ -99,6 +99,8 @@ class Queued(_Record, frozen=True, array_like=True, gc=False, tag=12):
     qos: int
     flags: int
     subscription_ids: tuple[int, ...]
+    size: int = 0
+    expires_at_ms: int = 0
 
 
 class Generations(_Record, frozen=True, array_like=True, gc=False, tag=13):

@@ -94,6 +94,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_banned", "Connections refused after CONNECT, or ended, by a ban."),
     _counter("mqtt_flapping", "Clients banned because they came and went too often."),
     _counter("mqtt_clients_kicked", "Connections ended by an operator."),
+    _counter("mqtt_queue_full_disconnects", "Clients ended because their queue was full."),
     _counter("mqtt_wills_published", "Wills published."),
     _counter("mqtt_auto_subscribe_refused", "Automatic subscriptions that could not be made."),
     _counter("mqtt_delayed_refused", "Delayed messages refused: too many wait."),

@@ -38,6 +38,8 @@ from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import INBOX, ShardStore
 
 MAX_ROUTES = 65536
+LEVEL_BITS = 3
+"""Of what `fanout.record_levels` says of a record; above them is when it expires."""
 UNLIMITED_PACKET = 0
 
 
@@ -145,6 +147,7 @@ class Delivery:
         self._shares: dict[tuple[bytes, bytes], ShareGroup] = {}
         self._dirty: list[Sink] = []
         self._complex: list[tuple[int, DeliveryRoute]] = []
+        self._away: list[tuple[int, Sink]] = []
         self._unqueued: dict[int, dict[int, _Pending]] = {}
         self.cursors: dict[int, dict[int, int]] = {}
         self.subscribers: Callable[[bytes], Subscriber | None] = lambda client_id: None
@@ -219,7 +222,13 @@ class Delivery:
                 self._deliver_above_0(block, entry.begin, route, shard, position, flags, pending)
         else:
             delivered = fanout.deliver(
-                block, self._routes, self._resolve, self._dirty, self._complex, self._wall_ms()
+                block,
+                self._routes,
+                self._resolve,
+                self._dirty,
+                self._complex,
+                self._away,
+                self._wall_ms(),
             )
             if delivered:
                 self._count("mqtt_messages_sent", delivered)
@@ -229,6 +238,10 @@ class Delivery:
                 rows, self._complex = self._complex, []
                 for begin, route in rows:
                     self._deliver_above_0(block, begin, route, shard, position, flags, pending)
+            if self._away:
+                away, self._away = self._away, []
+                for begin, sink in away:
+                    self._keep(block, begin, sink.owner, pending)
         self._commit(shard, position, pending, done)
 
     def _wake_sinks(self) -> None:
@@ -264,6 +277,23 @@ class Delivery:
                 data = blocks.entry_bytes(block, begin)
             self._queue(data, wanted, records, None, pending, flags)
 
+    def _keep(
+        self,
+        block: bytes | bytearray | memoryview,
+        begin: int,
+        subscriber: Subscriber,
+        pending: dict[int, _Pending],
+    ) -> None:
+        """Queue the copies of QoS 0 of one entry for a client that is away."""
+        data = blocks.entry_bytes(block, begin)
+        matched = cast(list[LocalSubscription], self._trie.match(blocks.entries(data)[0].topic))
+        merged = merge((one.subscription for one in matched if one.subscriber is subscriber), False)
+        if merged is None:
+            return
+        wanted = Wanted(subscriber, 0, merged.retain_as_published, False, merged.subscription_ids)
+        records = fanout.record_levels(data, 0)
+        self._into_inbox(data, wanted, list(range(len(records))), records, pending)
+
     def _heard(self, subscriber: Subscriber, shard: int, position: int) -> bool:
         """Has this subscriber's shard committed what the source had at `position`?"""
         return self.cursors.get(subscriber.shard, {}).get(shard, -1) >= position
@@ -282,8 +312,14 @@ class Delivery:
         subscriber = wanted.subscriber
         chosen = range(len(records)) if indexes is None else indexes
         above = [index for index in chosen if records[index] & 3] if wanted.qos else []
-        if len(above) < len(chosen) and subscriber.serving and not flags & wire.REPLAY:
-            for index in chosen:
+        if len(above) < len(chosen) and not flags & wire.REPLAY:
+            if subscriber.sink.kept:
+                if flags & wire.EPHEMERAL:
+                    above = []
+                kept = [i for i in chosen if i in above or not (wanted.qos and records[i] & 3)]
+                self._into_inbox(data, wanted, kept, records, pending)
+                return
+            for index in chosen if subscriber.serving else ():
                 if not (wanted.qos and records[index] & 3):
                     self._put_now(data, index, wanted, records[index])
         if above and subscriber.persistent:
@@ -327,6 +363,7 @@ class Delivery:
         subscriber = wanted.subscriber
         # The entry stays in memory as a whole, for these records of it.
         size = len(data) // len(indexes)
+        now_ms = self._wall_ms()
         for index in indexes:
             for dropped in subscriber.session.offer(
                 self._inbox.hold(data, index),
@@ -334,6 +371,8 @@ class Delivery:
                 _flags(wanted, records[index]),
                 wanted.identifiers,
                 size,
+                records[index] >> LEVEL_BITS,
+                now_ms,
             ):
                 self._inbox.drop(dropped)
                 self._count("mqtt_messages_dropped", 1)
@@ -365,6 +404,7 @@ class Delivery:
             )
         )
         inbox.queued[-1][1].append((wanted, indexes, records))
+        wanted.subscriber.unqueued += 1
 
     def _commit(
         self,
@@ -422,12 +462,15 @@ class Delivery:
                                 min(records[index] & 3, wanted.qos),
                                 _flags(wanted, records[index]),
                                 wanted.identifiers,
+                                _record_size(inbox.parts[part].entry, records),
+                                records[index] >> LEVEL_BITS,
                             ),
                         )
 
     def _offer(self, home: int, inbox_position: int, inbox: _Pending) -> None:
         del self._unqueued[home][inbox_position]
         firsts = self._inbox.remember(home, inbox_position, inbox.parts)
+        now_ms = self._wall_ms()
         for part, rows in inbox.queued:
             for wanted, indexes, records in rows:
                 session = wanted.subscriber.session
@@ -439,9 +482,12 @@ class Delivery:
                         _flags(wanted, records[index]),
                         wanted.identifiers,
                         size,
+                        records[index] >> LEVEL_BITS,
+                        now_ms,
                     )
                     if dropped:
                         self._count("mqtt_messages_dropped", len(dropped))
+                wanted.subscriber.unqueued -= 1
                 self._ready(wanted.subscriber)
 
     def deliver_share(self, delivery: wire.ShareDelivery, done: Callable[[], None] | None) -> None:
@@ -510,6 +556,7 @@ class Delivery:
                         recipient.flags | retain,
                         recipient.identifiers,
                         size,
+                        records[index] >> LEVEL_BITS,
                     )
             first += len(records)
 

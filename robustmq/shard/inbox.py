@@ -30,8 +30,8 @@ class Recipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A session that gets records of an entry: with its granted QoS, RETAIN as published,
     identifiers.
 
-    `indexes` None: every record whose effective QoS is above 0. `flags` name its share group, if
-    it gets them as a member (see `shares`).
+    `indexes` None: every record. `flags` name its share group, if it gets them as a member (see
+    `shares`).
     """
 
     client_id: bytes

@@ -120,7 +120,7 @@ def capabilities_of(settings: Settings) -> Capabilities:
         maximum_queued_bytes=limits.max_queued_bytes,
         maximum_topic_bytes=limits.max_topic_bytes,
         maximum_topic_levels=limits.max_topic_levels,
-        drop_policy=DropPolicy.DROP_NEWEST,
+        drop_policy=DropPolicy(settings.mqtt.queue_policy),
     )
 
 
@@ -156,6 +156,7 @@ class Sessions:
         capabilities, limits = self._broker.capabilities, self._broker.limits
         for subscriber in self._roster.walk():
             subscriber.limit = limits.max_outbound_bytes
+            subscriber.keeps_qos0 = self._broker.settings.mqtt.queue_qos0
             subscriber.session.bound(capabilities)
 
     @property
@@ -244,6 +245,7 @@ class Sessions:
                 session,
                 self._broker.limits.max_outbound_bytes,
             )
+            subscriber.keeps_qos0 = self._broker.settings.mqtt.queue_qos0
             self._roster.add(subscriber)
             return subscriber
         self._subscribing.refresh(existing)
@@ -442,11 +444,16 @@ class Sessions:
     def pump(self, subscriber: Subscriber) -> None:
         """Send what the client's window allows; new QoS 2 messages after their ids are
         committed."""
+        session = subscriber.session
+        if session.window.overflowed and subscriber.serving:
+            self._overflowed(subscriber)
+            return
         room_bytes = subscriber.limit - len(subscriber.sink.data)
         if not subscriber.serving or room_bytes <= 0:
             return
-        session = subscriber.session
         deliveries = session.pump(room_bytes)
+        if subscriber.sink.kept:
+            subscriber.caught_up()
         if not deliveries:
             return
         peer = subscriber.peer
@@ -471,6 +478,13 @@ class Sessions:
                 self._broker.to_pump(subscriber)
 
         self._append(subscriber, session.drain_records(), send)
+
+    def _overflowed(self, subscriber: Subscriber) -> None:
+        """No room in the queue of a client that is connected, and it is to hear so."""
+        subscriber.session.window.overflowed = False
+        assert subscriber.peer is not None, "it is served"
+        self._broker.count("mqtt_queue_full_disconnects", 1)
+        subscriber.peer.end(Fault.QUOTA_EXCEEDED)
 
     def keep(self, subscriber: Subscriber) -> None:
         """Append what has changed in a session that is away (messages that found no room)."""
@@ -558,6 +572,7 @@ class Sessions:
         for subscriber in self._roster.all():
             subscriber.session.recover(now)
             subscriber.sink.version = subscriber.session.version
+            subscriber.disconnect()
             self._subscribing.restore(subscriber)
             will, ended = subscriber.session.advance(now)
             self._settle(subscriber, will, ended)

@@ -58,15 +58,18 @@ class Subscriber:
         "_room",
         "aliases",
         "client_id",
+        "keeps_qos0",
         "limit",
         "origin",
         "peer",
         "place",
         "retained_for",
+        "served",
         "session",
         "shard",
         "sink",
         "topic_alias_maximum",
+        "unqueued",
         "unsent",
         "waiting",
     )
@@ -80,6 +83,11 @@ class Subscriber:
         self.shard = shard
         self.session = session
         self.limit = limit
+        self.served = False
+        self.keeps_qos0 = False
+        """Is QoS 0 queued while the client is away?"""
+        self.unqueued = 0
+        """Deliveries that stand in the inbox log and wait for their commit to be queued."""
         self.peer: Peer | None = None
         self.place = 0
         self.sink = Sink(session.version, 0)
@@ -105,19 +113,29 @@ class Subscriber:
 
     def serve(self) -> None:
         """CONNACK has been sent: messages may follow [MQTT-3.2.0-1]."""
-        self.sink.limit = self.limit
+        self.served = True
+        self.caught_up()
 
     def disconnect(self) -> None:
         """No connection serves this client."""
         self.peer = None
+        self.served = False
         self.sink.limit = 0
+        self.sink.kept = self.keeps_qos0 and self.persistent
         self.sink.take()
         self.has_room()
 
     @property
     def serving(self) -> bool:
         """May messages be sent now?"""
-        return self.peer is not None and self.sink.limit > 0
+        return self.peer is not None and self.served
+
+    def caught_up(self) -> None:
+        """Send QoS 0 at once, unless older messages of QoS 0 wait in the queue: order is kept."""
+        waits = self.unqueued or self.session.window.queued_qos0
+        if not self.sink.kept or not waits:
+            self.sink.kept = False
+            self.sink.limit = self.limit
 
     @property
     def crowded(self) -> bool:

@@ -321,7 +321,7 @@ def _deliver(random_: random.Random, out: _Outcomes, data: bytes) -> None:
     shape = random_.choice((bytes, bytearray, memoryview))
     out.of(
         "deliver",
-        lambda: fanout.deliver(shape(data), by_topic(), lambda topic: route, dirty, above, now),
+        lambda: fanout.deliver(shape(data), by_topic(), lambda topic: route, dirty, above, [], now),
     )
     out.rows.append(([begin for begin, _ in above], len(dirty)))
     for sink in sinks:

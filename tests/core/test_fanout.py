@@ -37,7 +37,9 @@ def test_no_local_versions_and_identifiers_make_variants() -> None:
         False,
     )
     assert (
-        fanout.deliver(entry(0, Record(None, b"v")), by_topic({b"t": route}), unwanted, [], [], 0)
+        fanout.deliver(
+            entry(0, Record(None, b"v")), by_topic({b"t": route}), unwanted, [], [], [], 0
+        )
         == 2
     )
     assert own.take() == b""
@@ -57,7 +59,7 @@ def test_entries_above_qos_0_go_to_the_sessions_and_the_others_do_not() -> None:
         blocks.ACK, Record(None, b"1", [("mqtt.qos", b"1")])
     )
     rows: list[tuple[int, fanout.DeliveryRoute]] = []
-    assert fanout.deliver(memoryview(block), by_topic(), lambda topic: route, [], rows, 0) == 3
+    assert fanout.deliver(memoryview(block), by_topic(), lambda topic: route, [], rows, [], 0) == 3
     assert [at for at, _ in rows] == [blocks.entries(block)[1].begin]
     assert bytes(above.take()) == b"\x30\x04\x00\x01t0"
     assert bytes(always.take()) == b"\x30\x04\x00\x01t0\x30\x04\x00\x01t1"
@@ -71,7 +73,7 @@ def test_a_full_sink_drops_and_counts_and_a_small_client_is_spared() -> None:
         b"t", [fanout.Variant(4, 0, False, b"", [full, off, small])], [], False
     )
     block = entry(0, Record(None, b"v"), Record(None, b"v" * 300), Record(None, b"w"))
-    assert fanout.deliver(block, by_topic({b"t": route}), unwanted, [], [], 0) == 2
+    assert fanout.deliver(block, by_topic({b"t": route}), unwanted, [], [], [], 0) == 2
     assert (full.dropped, off.dropped, bytes(full.take()), bytes(off.take())) == (3, 0, b"ab", b"")
     assert bytes(small.take()) == b"\x30\x04\x00\x01tv\x30\x04\x00\x01tw"
 
@@ -112,7 +114,7 @@ def test_compressed_batches_are_opened_and_unsound_ones_have_no_messages() -> No
     route = fanout.DeliveryRoute(
         b"t", [fanout.Variant(4, 0, False, b"", [fanout.Sink(4, 9)])], [], False
     )
-    assert fanout.deliver(broken, by_topic({b"t": route}), unwanted, [], [], 0) == 0
+    assert fanout.deliver(broken, by_topic({b"t": route}), unwanted, [], [], [], 0) == 0
     assert fanout.record_levels(broken, 0) == []
 
 

@@ -89,7 +89,7 @@ def test_a_record_that_no_packet_can_hold_is_not_sent_and_the_next_one_is() -> N
     )
     sink = fanout.Sink(4, 1)
     route = fanout.DeliveryRoute(b"t", [fanout.Variant(4, 0, False, b"", [sink])], [], False)
-    assert fanout.deliver(block, by_topic({b"t": route}), lambda topic: route, [], [], 0) == 1
+    assert fanout.deliver(block, by_topic({b"t": route}), lambda topic: route, [], [], [], 0) == 1
     assert bytes(sink.take()) == b"\x30\x04\x00\x01tv"
 
 

@@ -220,7 +220,7 @@ def test_a_message_passes_unchanged_from_its_publisher_to_a_subscriber(rows: lis
     block = bytearray().join(b.take() or b"" for b in side.builders)
     sink = fanout.Sink(5, 1 << 20)
     dirty: list[fanout.Sink] = []
-    copies = fanout.deliver(block, by_topic(), all_to(sink), dirty, [], 1000 + 5000)
+    copies = fanout.deliver(block, by_topic(), all_to(sink), dirty, [], [], 1000 + 5000)
     assert copies == len(rows)
     assert dirty == [sink]
     order = [entry.topic for entry in blocks.entries(block)]
@@ -260,7 +260,7 @@ def test_damaged_packets_and_blocks_raise_broker_errors_only(data: st.DataObject
         pass
     sink = fanout.Sink(5, 1 << 20)
     try:
-        fanout.deliver(block, by_topic(), all_to(sink), [], [], 1000)
+        fanout.deliver(block, by_topic(), all_to(sink), [], [], [], 1000)
         fanout.record_levels(block, 0)
         fanout.encode(bytes(block), 0, 0, 5, 1, False, False, 1, (), 1000)
     except BrokerError:
