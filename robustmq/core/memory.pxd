@@ -44,6 +44,16 @@ cdef inline int resize(bytearray data, Py_ssize_t size) except -1:
 cdef inline void copy(mbytes target, Py_ssize_t at, cbytes source, Py_ssize_t begin, Py_ssize_t count) noexcept:
     memcpy(target + at, source + begin, count)
 
+cdef inline void unmask(mbytes target, Py_ssize_t at, mbytes source, Py_ssize_t begin, Py_ssize_t count, unsigned int mask) noexcept:
+    cdef u64 wide = <u64>mask << 32 | mask
+    cdef Py_ssize_t done = 0
+    while count - done >= 8:
+        robustmq_put64(target + at + done, robustmq_get64(source + begin + done) ^ wide)
+        done += 8
+    while done < count:
+        target[at + done] = source[begin + done] ^ <unsigned char>(wide >> 8 * (done & 7))
+        done += 1
+
 cdef inline bint same(cbytes left, Py_ssize_t left_begin, cbytes right, Py_ssize_t right_begin, Py_ssize_t count) noexcept:
     return memcmp(left + left_begin, right + right_begin, count) == 0
 

@@ -40,6 +40,18 @@ def copy(target: bytearray, at: int, source: Buffer, begin: int, count: int) -> 
     target[at : at + count] = source[begin : begin + count]
 
 
+def unmask(
+    target: bytearray, at: int, source: bytearray, begin: int, count: int, mask: int
+) -> None:
+    """Copy `count` bytes combined with the four of a mask, over and over. In one buffer the areas
+    may overlap when the target comes first."""
+    rounds = count // 4 + 1
+    stream = mask.to_bytes(4, "little") * rounds
+    plain = int.from_bytes(source[begin : begin + count], "little")
+    mixed = plain ^ int.from_bytes(stream[:count], "little")
+    target[at : at + count] = mixed.to_bytes(count, "little")
+
+
 def same(left: Buffer, left_begin: int, right: Buffer, right_begin: int, count: int) -> bool:
     """True when two areas hold the same bytes."""
     return left[left_begin : left_begin + count] == right[right_begin : right_begin + count]
