@@ -523,7 +523,10 @@ def _check_addresses(settings: Settings) -> None:
     if settings.metrics.enabled:
         ways.append(("metrics", (settings.metrics.bind,), open_to_all, ""))
     for one in settings.listeners:
+        if one.transport == "unix":
+            continue
         said = one.allow_anonymous is True or (one.allow_anonymous == "inherit" and open_to_all)
+        said = said or one.require_client_certificate
         where = f"listener {one.name!r}: " if settings.listener else "mqtt."
         remedy = " or set security.password_file (see `robustmq passwd`)"
         ways.append((where, one.bind, said or bool(security.password_file), remedy))

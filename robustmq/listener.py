@@ -14,8 +14,20 @@ import msgspec
 
 from robustmq.limits import bound, choice, text
 
-PORTS = {"tcp": 1883}
+Transport = Literal["tcp", "tls", "ws", "wss", "unix"]
+PORTS = {"tcp": 1883, "tls": 8883, "ws": 8083, "wss": 8084, "unix": 0}
 """Where users look for each transport."""
+ENCRYPTED = frozenset({"tls", "wss"})
+WEBSOCKET = frozenset({"ws", "wss"})
+
+
+class ServerName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A certificate for clients that ask for one of these names (SNI); `*.example.org` is every
+    name one level below."""
+
+    names: tuple[str, ...]
+    certificate: str
+    key: str = ""
 
 
 class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,16 +37,18 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         text("Short name, as logs and the start show it.", r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$"),
     ]
-    transport: Annotated[Literal["tcp"], choice("What carries the packets.")] = "tcp"
+    transport: Annotated[
+        Transport, choice("What carries the packets; wss is a WebSocket over TLS.")
+    ] = "tcp"
     bind: Annotated[
         tuple[str, ...],
-        choice("Addresses to listen on, IPv4 or IPv6. Other than loopback needs passwords."),
+        choice("IPv4 or IPv6 addresses; other than loopback needs passwords. For unix: a path."),
     ] = ("127.0.0.1",)
     port: Annotated[
         int,
         bound(
             "port",
-            "TCP port. 0 lets the system choose; -1 is 1883.",
+            "0: the system chooses. -1: 1883 (tcp), 8883 (tls), 8083 (ws), 8084 (wss).",
             -1,
             65_535,
             reloadable=False,
@@ -73,6 +87,44 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bound("ms", "From accept to a whole CONNECT. 0: limits.connect_timeout_ms.", 0, 600_000),
     ] = 0
 
+    proxy_protocol: Annotated[
+        bool,
+        choice("A proxy tells the client's address first (PROXY protocol, version 1 or 2)."),
+    ] = False
+    websocket_path: Annotated[
+        str, text("Path that clients ask for. Empty: any.", r"^(/\S*)?$", reloadable=True)
+    ] = "/mqtt"
+    websocket_origins: Annotated[
+        tuple[str, ...],
+        choice("Web pages that may connect: https://example.org. Empty: all.", reloadable=True),
+    ] = ()
+    certificate: Annotated[
+        str, text("TLS: file with the certificate and those that vouch for it, PEM.", None, True)
+    ] = ""
+    key: Annotated[
+        str, text("TLS: file with the private key. Empty: in the certificate's.", None, True)
+    ] = ""
+    client_ca: Annotated[
+        str, text("TLS: file with who vouches for clients' certificates.", None, True)
+    ] = ""
+    require_client_certificate: Annotated[
+        bool, choice("TLS: nobody comes in without a certificate.", reloadable=True)
+    ] = False
+    use_identity_as_username: Annotated[
+        bool,
+        choice("TLS: the certificate's common name is the user, who needs no password.", True),
+    ] = False
+    tls_minimum: Annotated[
+        Literal["1.2", "1.3"], choice("TLS: oldest version that is spoken.", reloadable=True)
+    ] = "1.2"
+    ciphers: Annotated[
+        str, text("TLS 1.2: ciphers as OpenSSL writes them. Empty: its own choice.", None, True)
+    ] = ""
+    mode: Annotated[str, text("unix: who may connect, as chmod writes it.", r"^0?[0-7]{3}$")] = (
+        "0660"
+    )
+    server_names: tuple[ServerName, ...] = ()
+
     @property
     def shown(self) -> str:
         """How the start and the logs call it."""
@@ -100,4 +152,31 @@ def problem_of(listeners: tuple[Listener, ...]) -> str | None:
     for listener in listeners:
         if not listener.bind:
             return f"listener {listener.name!r} has no address in bind: name one, or delete it"
+        for is_wrong, remedy in _rules(listener):
+            if is_wrong:
+                return f"listener {listener.name!r}: {remedy}"
     return None
+
+
+def _rules(listener: Listener) -> list[tuple[bool, str]]:
+    encrypted = listener.transport in ENCRYPTED
+    unix = listener.transport == "unix"
+    certified = listener.require_client_certificate
+    of_tls = any(
+        (listener.certificate, listener.key, listener.client_ca, certified, listener.server_names)
+    )
+    names = [name.lower() for extra in listener.server_names for name in extra.names]
+    return [
+        (
+            unix and (len(listener.bind) > 1 or "/" not in listener.bind[0]),
+            'bind of transport = "unix" is one path, with a / in it',
+        ),
+        (encrypted and not listener.certificate, "TLS needs a certificate"),
+        (of_tls and not encrypted, 'has TLS settings: set transport = "tls" or "wss"'),
+        (certified and not listener.client_ca, "require_client_certificate needs client_ca"),
+        (
+            listener.use_identity_as_username and not certified,
+            "use_identity_as_username needs require_client_certificate = true",
+        ),
+        (len(set(names)) < len(names), "a name is in two of its server_names"),
+    ]

@@ -153,7 +153,8 @@ def _sync_latency(directory: Path) -> Finding:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
-    wanted = [(one.shown, host, one.port) for one in settings.listeners for host in one.bind]
+    listeners = [one for one in settings.listeners if one.transport != "unix"]
+    wanted = [(one.shown, host, one.port) for one in listeners for host in one.bind]
     wanted += [("kafka", host, settings.kafka.port) for host in settings.kafka.bind]
     if settings.metrics.enabled:
         wanted.append(("metrics", settings.metrics.bind, settings.metrics.port))

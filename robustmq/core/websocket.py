@@ -7,10 +7,10 @@ frames cut or join them [MQTT-6.0.0-2]. A payload is never held back and no obje
 so a frame may be of any length. Of control frames the last Ping is kept, which one Pong answers
 (section 5.5.3), and the Close.
 
-What is not sound ends the stream (`status`, section 7.4.1): a frame without a mask, reserved bits or
-opcodes, a length that is not written in the fewest bytes, a control frame in fragments or above 125
-bytes, a continuation of nothing (1002), and a data frame that is not binary [MQTT-6.0.0-1] (1003).
-What came before it counts.
+What is not sound ends the stream (`status`, section 7.4.1): a frame without a mask, reserved bits
+or opcodes, a length that is not written in the fewest bytes, a control frame in fragments or above
+125 bytes, a continuation of nothing (1002), and a data frame that is not binary [MQTT-6.0.0-1]
+(1003). What came before it counts.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Deframer:
         self._ping_data = b""
 
     def absorb(self, buffer: bytearray, begin: int, end: int) -> int:
-        """Undo the frames in the buffer from `begin` to `end`; what they carry is there from `begin`
-        to the returned place. After the end of the stream nothing is."""
+        """Undo the frames in the buffer from `begin` to `end`; what they carry is there from
+        `begin` to the returned place. After the end of the stream nothing is."""
         assert 0 <= begin <= end <= len(buffer), "frames are undone inside their buffer"
         data = buffer
         control = self._control

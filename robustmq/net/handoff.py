@@ -30,10 +30,16 @@ log = logs.get_logger("handoff")
 
 
 class Arrival(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where a connection came in, and from where."""
+    """Where a connection came in, from where, and what it has done already."""
 
     listener: str
     address: str
+    websocket: bool = False
+    """Its HTTP connection was upgraded: WebSocket frames follow."""
+    identity: str = ""
+    """The common name of its certificate."""
+    secured: bool = False
+    """TLS; handed over, the socket is an end of a relay."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -47,19 +53,23 @@ class Handoff:
         self,
         worker_id: int,
         directory: Path,
-        on_socket: Callable[[socket.socket, Arrival], None],
     ) -> None:
-        """`on_socket(sock, arrival)`: the socket does not block and is the receiver's."""
         self._worker_id = worker_id
         self._directory = directory
-        self._on_socket = on_socket
+        self._on_socket: Callable[[socket.socket, Arrival], None] = lambda sock, _: sock.close()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mailbox: socket.socket | None = None
         self._peers: dict[int, _Peer] = {}
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Open the mailbox."""
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_socket: Callable[[socket.socket, Arrival], None],
+    ) -> None:
+        """Open the mailbox. `on_socket(sock, arrival)`: the socket does not block and is the
+        receiver's."""
         self._loop = loop
+        self._on_socket = on_socket
         path = socket_path(self._directory, f"handoff-{self._worker_id}.sock")
         Path(path).unlink(missing_ok=True)
         self._mailbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

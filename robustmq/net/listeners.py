@@ -13,15 +13,17 @@ import contextlib
 import errno
 import ipaddress
 import socket
+import struct
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from robustmq import clock
 from robustmq.bans import BanTable
 from robustmq.limits import Limits
 from robustmq.listener import Listener
+from robustmq.net.proxy_protocol import shown
 from robustmq.observability import logs
 
 BATCH = 128
@@ -30,6 +32,9 @@ KEEP_ALIVE_INTERVAL_S = 15
 KEEP_ALIVE_PROBES = 4
 EXHAUSTED_PAUSE_S = 0.1
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+UNIX = "unix"
+CREDENTIALS = struct.Struct("3i")
+"""Process, user and group of a UNIX socket's peer."""
 log = logs.get_logger("listeners")
 
 
@@ -71,6 +76,14 @@ def open_own_listener(host: str, port: int, backlog: int, remembered: Path) -> s
         with contextlib.suppress(OSError):
             remembered.write_text(str(sock.getsockname()[1]))
     return sock
+
+
+def shown_address(sock: socket.socket) -> str:
+    """Where a socket listens: an address and its port, or a path."""
+    if sock.family == socket.AF_UNIX:
+        return str(sock.getsockname())
+    host, port = sock.getsockname()[:2]
+    return shown(host, port)
 
 
 def tune(sock: socket.socket) -> None:
@@ -177,7 +190,7 @@ class ConnectionGate:
         host = _host(address)
         if self._bans.any_address and self._bans.address(address, clock.wall_ms()):
             return False
-        bound = 0 if _is_loopback(host) else self.limits.max_connections_per_address
+        bound = 0 if _is_near(host) else self.limits.max_connections_per_address
         if len(self._sockets) >= self.limits.max_connections:
             return False
         if bound and self._by_address.get(host, 0) >= bound:
@@ -186,11 +199,26 @@ class ConnectionGate:
         self._by_address[host] = self._by_address.get(host, 0) + 1
         return True
 
+    def rename(self, sock: socket.socket, address: str) -> bool:
+        """A proxy has said whose connection it is; False when a bound of that is reached, or its
+        address is banned."""
+        host = _host(address)
+        if self._bans.any_address and self._bans.address(address, clock.wall_ms()):
+            return False
+        bound = 0 if _is_near(host) else self.limits.max_connections_per_address
+        if bound and self._by_address.get(host, 0) >= bound:
+            return False
+        reference = weakref.ref(sock)
+        self._leave(self._sockets[reference])
+        self._sockets[reference] = host
+        self._by_address[host] = self._by_address.get(host, 0) + 1
+        return True
+
     def pace(self, address: str, now_s: float) -> bool:
         """May this address open one more in this second?"""
         host = _host(address)
         rate = self.limits.max_accepts_per_address_per_second
-        if not rate or _is_loopback(host):
+        if not rate or _is_near(host):
             return True
         bucket = self._buckets.get(host)
         if bucket is None:
@@ -210,7 +238,9 @@ class ConnectionGate:
         return len(self._sockets)
 
     def _gone(self, reference: weakref.ref[socket.socket]) -> None:
-        host = self._sockets.pop(reference)
+        self._leave(self._sockets.pop(reference))
+
+    def _leave(self, host: str) -> None:
         left = self._by_address[host] - 1
         if left:
             self._by_address[host] = left
@@ -269,6 +299,10 @@ class ListenerGate:
         self._sockets.add(weakref.ref(sock, self._sockets.discard))
         return True
 
+    def rename(self, sock: socket.socket, address: str) -> bool:
+        """A proxy has said whose connection it is; False when a bound of that is reached."""
+        return self._worker.rename(sock, address)
+
 
 class Acceptor:
     """Accepts from one listening socket, in batches."""
@@ -280,14 +314,16 @@ class Acceptor:
         on_accept: Callable[[socket.socket, str], None],
         count: Callable[[str], None],
         gate: Gate,
+        told_later: bool = False,
     ) -> None:
         """Begins at once. `on_accept(sock, "host:port")`; acceptors that share a gate share its
-        bounds."""
+        bounds. `told_later`: the socket's address is a proxy's, which bounds are not for."""
         self.sock = sock
         self._loop = loop
         self._on_accept = on_accept
         self._count = count
         self._gate = gate
+        self._told_later = told_later
         self._pause: asyncio.TimerHandle | None = None
         loop.add_reader(sock.fileno(), self._accept)
 
@@ -318,8 +354,9 @@ class Acceptor:
                     return
                 continue
             sock.setblocking(False)
-            address = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-            if self._gate.pace(address, now_s) and self._gate.hold(sock, address):
+            address = peer_address(sock, peer)
+            counted = "" if self._told_later else address
+            if self._gate.pace(counted, now_s) and self._gate.hold(sock, counted):
                 self._on_accept(sock, address)
             else:
                 self._count("connections_refused")
@@ -334,9 +371,19 @@ class Acceptor:
         self._loop.add_reader(self.sock.fileno(), self._accept)
 
 
+def peer_address(sock: socket.socket, peer: Any) -> str:
+    """Who connects: "host:port", or for a UNIX socket "unix:" and the peer's process id."""
+    if sock.family == socket.AF_UNIX:
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        return f"{UNIX}:{CREDENTIALS.unpack(found)[0]}"
+    return shown(*peer[:2])
+
+
 def _host(address: str) -> str:
     return address.rpartition(":")[0]
 
 
-def _is_loopback(host: str) -> bool:
-    return host.startswith("127.") or host == "[::1]"
+def _is_near(host: str) -> bool:
+    """True for addresses that bounds of an address are not for: this machine's own, and a proxy's
+    before it has said whom it brings."""
+    return host.startswith("127.") or host in ("[::1]", UNIX, "")

@@ -1,10 +1,14 @@
-"""From accept to the home worker: an MQTT connection is looked at before anything of it is read.
+"""From accept to the home worker: a connection is looked at before anything of MQTT is read.
 
-The bytes of CONNECT are peeked at (MSG_PEEK), so that the socket can go to its home as it came. A
-socket that waits costs no task and no timer: one sweep over all of them closes those that are late.
-Whose home is away, starting again as a rule, waits for it. Whose CONNECT is malformed, too large or
-without a client identifier is adopted here: the connection answers. Invariant: SO_RCVLOWAT is 1
-again when a socket leaves.
+What comes before CONNECT is taken off step by step, as the listener says: the header of a proxy,
+the TLS handshake, the upgrade to a WebSocket. Then CONNECT is looked at and left where it is, so
+that the socket can go to its home as if nothing had been read (MSG_PEEK). Of a TLS connection,
+which cannot move, the bytes that were decrypted stay with it, and a relay carries it to its home.
+
+A socket that waits costs no task and no timer: one sweep over all of them closes those that are
+late. Whose home is away, starting again as a rule, waits for it. Whose CONNECT is malformed, too
+large or without a client identifier is adopted here: the connection answers. Invariant: SO_RCVLOWAT
+is 1 again when a socket leaves.
 """
 
 from __future__ import annotations
@@ -12,28 +16,64 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
+from robustmq.core.websocket import Deframer
 from robustmq.errors import BrokerError
 from robustmq.limits import Limits
-from robustmq.listener import Listener
+from robustmq.listener import ENCRYPTED, WEBSOCKET, Listener
 from robustmq.mqtt.codec import peek_connect
+from robustmq.net import proxy_protocol, websocket
+from robustmq.net.entrance import Entrance, Peeked, Secured
 from robustmq.net.handoff import Arrival, Handoff
+from robustmq.net.proxy_protocol import ProxyError
+from robustmq.net.tls import HandshakeError, ServerTls, TlsCarrier
 from robustmq.observability import logs
 
 SWEEP_S = 0.05
+MAX_FRAMING = 8
+"""A byte in a WebSocket frame of its own is seven: so much more may be looked at before CONNECT."""
 log = logs.get_logger("front_door")
 
 
+class _Ended(Exception):
+    """The connection is over; with what to log, if it is a fault."""
+
+
+class Home(Protocol):
+    """What takes the connections whose client is known."""
+
+    def adopt(self, sock: socket.socket | TlsCarrier, arrival: Arrival) -> None:
+        """Its home is this worker."""
+        ...
+
+    def relay(self, carrier: TlsCarrier, near: socket.socket) -> None:
+        """Its home has the other end of this socket."""
+        ...
+
+    def admit(self, listener: Listener, sock: socket.socket, address: str) -> bool:
+        """The client's address is known now (a proxy told it): False when a bound is reached."""
+        ...
+
+
 class _Waiting:
-    """A socket whose CONNECT is not whole."""
+    """A connection whose client is not known."""
 
-    __slots__ = ("address", "deadline_s", "low_water", "sock")
+    __slots__ = ("address", "deadline_s", "entrance", "home", "identity", "steps", "websocket")
 
-    def __init__(self, sock: socket.socket, address: str, deadline_s: float) -> None:
-        self.sock = sock
+    def __init__(self, entrance: Entrance, address: str, deadline_s: float, steps: str) -> None:
+        self.entrance = entrance
         self.address = address
         self.deadline_s = deadline_s
-        self.low_water = 1
+        self.steps = steps
+        """What is to come, a letter each: see STEPS."""
+        self.websocket = False
+        self.identity = ""
+        self.home = 0
+
+
+PROXY, TLS, UPGRADE, CONNECT, REFUSED = "PTUCR"
+"""The header of a proxy, a handshake, an HTTP request, CONNECT; the peer's end after a refusal."""
 
 
 class MqttFrontDoor:
@@ -43,28 +83,36 @@ class MqttFrontDoor:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        home: Callable[[bytes], int],
+        home_of: Callable[[bytes], int],
         worker_id: int,
-        adopt: Callable[[socket.socket, Arrival], None],
+        home: Home,
         handoff: Handoff,
         listener: Listener,
         limits: Limits,
         count: Callable[[str], None],
+        tls: ServerTls | None = None,
     ) -> None:
-        """`home(client_id)` is the worker that holds its session; `adopt(sock, arrival)` makes the
-        connection."""
+        """`home_of(client_id)` is the worker that holds its session."""
         self._loop = loop
-        self._home = home
+        self._home_of = home_of
         self._worker_id = worker_id
-        self._adopt = adopt
+        self._home = home
         self._handoff = handoff
         self._count = count
-        self.reload(listener, limits)
+        self._tls = tls
         # All wait equally long, so the order of arrival is that of the deadlines (but for those
         # that a reload finds waiting).
         self._waiting: dict[int, _Waiting] = {}
-        self._stranded: list[tuple[_Waiting, int]] = []
+        self._stranded: list[_Waiting] = []
         self._sweep: asyncio.TimerHandle | None = None
+        self._actions: dict[str, Callable[[_Waiting], bool]] = {
+            PROXY: self._proxy,
+            TLS: self._handshake,
+            UPGRADE: self._upgrade,
+            CONNECT: self._connect,
+            REFUSED: self._refused,
+        }
+        self.reload(listener, limits)
 
     @property
     def waiting(self) -> int:
@@ -73,18 +121,22 @@ class MqttFrontDoor:
 
     def accepted(self, sock: socket.socket, address: str) -> None:
         """A new connection. CONNECT has often come already."""
-        waiting = _Waiting(sock, address, self._loop.time() + self._timeout_s)
-        if self._look(waiting):
-            return
-        self._waiting[sock.fileno()] = waiting
-        self._loop.add_reader(sock.fileno(), self._readable, sock.fileno())
-        self._sweep_soon()
+        deadline_s = self._loop.time() + self._timeout_s
+        waiting = _Waiting(Peeked(sock), address, deadline_s, self._steps)
+        if not self._look(waiting):
+            self._waiting[waiting.entrance.file] = waiting
+            self._watch(waiting.entrance)
+            self._sweep_soon()
 
     def reload(self, listener: Listener, limits: Limits) -> None:
         """Other bounds for those that come from now on."""
-        self._listener = listener.name
+        self._listener = listener
         self._timeout_s = (listener.connect_timeout_ms or limits.connect_timeout_ms) / 1000
         self._max_connect_bytes = limits.max_connect_bytes
+        steps = PROXY if listener.proxy_protocol else ""
+        steps += TLS if listener.transport in ENCRYPTED else ""
+        steps += UPGRADE if listener.transport in WEBSOCKET else ""
+        self._steps = steps + CONNECT
 
     def close(self) -> None:
         """Close what waits."""
@@ -92,77 +144,183 @@ class MqttFrontDoor:
             self._sweep.cancel()
             self._sweep = None
         for descriptor in list(self._waiting):
-            self._release(descriptor).sock.close()
-        for waiting, _ in self._stranded:
-            waiting.sock.close()
+            self._release(descriptor).entrance.close()
+        for waiting in self._stranded:
+            waiting.entrance.close()
         self._stranded.clear()
 
-    def _readable(self, descriptor: int) -> None:
+    # -- watching ----------------------------------------------------------------------------------
+
+    def _watch(self, entrance: Entrance) -> None:
+        watch = self._loop.add_writer if entrance.wants_write else self._loop.add_reader
+        watch(entrance.file, self._ready, entrance.file)
+
+    def _unwatch(self, entrance: Entrance) -> None:
+        if entrance.wants_write:
+            self._loop.remove_writer(entrance.file)
+        else:
+            self._loop.remove_reader(entrance.file)
+
+    def _ready(self, descriptor: int) -> None:
         waiting = self._waiting[descriptor]
-        # The reader goes before the socket does: whoever adopts it sets its own.
-        self._loop.remove_reader(descriptor)
+        # The watch ends before the socket leaves: whoever adopts it sets its own.
+        self._unwatch(waiting.entrance)
         if self._look(waiting):
             del self._waiting[descriptor]
         else:
-            self._loop.add_reader(descriptor, self._readable, descriptor)
+            self._watch(waiting.entrance)
 
     def _look(self, waiting: _Waiting) -> bool:
-        """True when the socket has left: adopted, handed over or closed."""
-        sock = waiting.sock
+        """Take the steps that can be taken; True when the socket has left: adopted, handed over or
+        closed."""
         try:
-            data = sock.recv(self._max_connect_bytes, socket.MSG_PEEK)
+            while self._actions[waiting.steps[0]](waiting):
+                waiting.steps = waiting.steps[1:]
+                if not waiting.steps:
+                    return True
         except (BlockingIOError, InterruptedError):
             return False
+        except _Ended as ended:
+            if ended.args:
+                log.info("a connection was refused", peer=waiting.address, why=ended.args[0])
+            waiting.entrance.close()
+            return True
         except OSError:
-            sock.close()
-            return True
-        if not data:
-            sock.close()
-            return True
-        try:
-            peek = peek_connect(data, self._max_connect_bytes)
-        except BrokerError:
-            self._leave(waiting, self._worker_id)
-            return True
-        if peek is None:
-            return self._wait_for_more(waiting, len(data))
-        home = self._home(peek.client_id) if peek.client_id else self._worker_id
-        self._leave(waiting, home)
-        return True
-
-    def _wait_for_more(self, waiting: _Waiting, seen: int) -> bool:
-        if seen >= self._max_connect_bytes or seen < waiting.low_water:
-            # No more can be peeked at, or the peer has closed in the middle of CONNECT.
-            self._leave(waiting, self._worker_id)
-            return True
-        waiting.low_water = seen + 1
-        try:
-            waiting.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, waiting.low_water)
-        except OSError:
-            waiting.sock.close()
+            waiting.entrance.close()
             return True
         return False
 
-    def _leave(self, waiting: _Waiting, home: int) -> None:
-        sock = waiting.sock
+    def _more(self, waiting: _Waiting, seen: int) -> bool:
+        """Wait for more than was seen; raises _Ended when none can come."""
+        if not waiting.entrance.wait_for(seen + 1):
+            raise _Ended
+        return False
+
+    # -- steps: True when one is done, False when it must wait -------------------------------------
+
+    def _proxy(self, waiting: _Waiting) -> bool:
+        data = waiting.entrance.look(proxy_protocol.MAX_HEADER_BYTES)
         try:
-            if waiting.low_water > 1:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        except OSError:
-            sock.close()
-            return
-        arrival = Arrival(self._listener, waiting.address)
+            header = proxy_protocol.read(data) if data else None
+        except ProxyError as error:
+            self._count("proxy_headers_refused")
+            raise _Ended(f"PROXY protocol: {error}") from None
+        if header is None:
+            return self._more(waiting, len(data))
+        waiting.entrance.take(header.size)
+        waiting.address = header.address or waiting.address
+        accepted = waiting.entrance.accepted
+        if not self._home.admit(self._listener, accepted, waiting.address):
+            self._count("connections_refused")
+            raise _Ended
+        return True
+
+    def _handshake(self, waiting: _Waiting) -> bool:
+        entrance = waiting.entrance
+        if isinstance(entrance, Peeked):
+            assert self._tls is not None, "a listener with TLS has certificates"
+            plain = entrance.leave()
+            entrance = waiting.entrance = Secured(self._tls.wrap(plain), plain)
+        try:
+            if not entrance.handshake():
+                return False
+        except HandshakeError as error:
+            self._count("tls_handshakes_failed")
+            raise _Ended(f"TLS handshake: {error}") from None
+        self._count("tls_handshakes")
+        waiting.identity = entrance.identity
+        return True
+
+    def _upgrade(self, waiting: _Waiting) -> bool:
+        entrance, listener = waiting.entrance, self._listener
+        data = entrance.look(websocket.MAX_HEAD_BYTES)
+        if not data:
+            raise _Ended
+        answer = websocket.upgrade(data, listener.websocket_path, listener.websocket_origins)
+        if answer is None:
+            return self._more(waiting, len(data))
+        entrance.take(answer.size)
+        if not entrance.send(answer.answer):
+            raise _Ended
+        if answer.why:
+            self._count("websocket_upgrades_refused")
+            log.info("a connection was refused", peer=waiting.address, why=answer.why)
+            entrance.shut()
+            waiting.steps = UPGRADE + REFUSED
+        waiting.websocket = True
+        return True
+
+    def _refused(self, waiting: _Waiting) -> bool:
+        """A close with unread bytes of the peer would take the answer from it."""
+        while waiting.entrance.discard():
+            continue
+        raise _Ended
+
+    def _connect(self, waiting: _Waiting) -> bool:
+        bound = self._max_connect_bytes * (MAX_FRAMING if waiting.websocket else 1)
+        data = waiting.entrance.look(bound)
+        if not data:
+            raise _Ended
+        packets: bytes | bytearray = data
+        if waiting.websocket:
+            frames, packets = Deframer(), bytearray(data)
+            del packets[frames.absorb(packets, 0, len(packets)) :]
+            if frames.status:
+                # Whoever adopts it meets the same.
+                return self._leave(waiting, self._worker_id)
+        try:
+            peek = peek_connect(packets, self._max_connect_bytes)
+        except BrokerError:
+            return self._leave(waiting, self._worker_id)
+        if peek is None:
+            if len(data) >= bound:
+                raise _Ended("more came before CONNECT than is looked at")
+            if waiting.entrance.wait_for(len(data) + 1):
+                return False
+            # The peer has closed in the middle of CONNECT.
+            return self._leave(waiting, self._worker_id)
+        home = self._home_of(peek.client_id) if peek.client_id else self._worker_id
+        return self._leave(waiting, home)
+
+    # -- leaving -----------------------------------------------------------------------------------
+
+    def _leave(self, waiting: _Waiting, home: int) -> bool:
+        """The connection goes to its home, or waits for that to be back: it is not watched here any
+        more either way."""
+        entrance = waiting.entrance
+        arrival = Arrival(
+            self._listener.name,
+            waiting.address,
+            waiting.websocket,
+            waiting.identity,
+            isinstance(entrance, Secured),
+        )
         if home == self._worker_id:
-            self._adopt(sock, arrival)
-        elif self._handoff.send(home, sock, arrival):
+            self._home.adopt(entrance.leave(), arrival)
+        elif self._hand_over(entrance, home, arrival):
             self._count("connections_handed_over")
         else:
-            self._stranded.append((waiting, home))
+            waiting.home = home
+            self._stranded.append(waiting)
             self._sweep_soon()
+        return True
+
+    def _hand_over(self, entrance: Entrance, home: int, arrival: Arrival) -> bool:
+        if isinstance(entrance, Peeked):
+            return self._handoff.send(home, entrance.leave(), arrival)
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        if not self._handoff.send(home, far, arrival):
+            near.close()
+            far.close()
+            return False
+        self._home.relay(entrance.leave(), near)
+        return True
 
     def _release(self, descriptor: int) -> _Waiting:
-        self._loop.remove_reader(descriptor)
-        return self._waiting.pop(descriptor)
+        waiting = self._waiting.pop(descriptor)
+        self._unwatch(waiting.entrance)
+        return waiting
 
     def _sweep_soon(self) -> None:
         if self._sweep is None:
@@ -171,13 +329,13 @@ class MqttFrontDoor:
     def _try_homes(self, now_s: float) -> None:
         """Homes that were away may be back: a worker that died is started again at once."""
         stranded, self._stranded = self._stranded, []
-        for waiting, home in stranded:
+        for waiting in stranded:
             if waiting.deadline_s > now_s:
-                self._leave(waiting, home)
+                self._leave(waiting, waiting.home)
             else:
-                log.info("home worker not reachable", peer=waiting.address, worker=home)
+                log.info("home worker not reachable", peer=waiting.address, worker=waiting.home)
                 self._count("connections_refused")
-                waiting.sock.close()
+                waiting.entrance.close()
 
     def _close_late(self) -> None:
         self._sweep = None
@@ -186,7 +344,7 @@ class MqttFrontDoor:
         for descriptor, waiting in list(self._waiting.items()):
             if waiting.deadline_s > now_s:
                 break
-            self._release(descriptor).sock.close()
+            self._release(descriptor).entrance.close()
             self._count("connections_refused")
         if self._waiting:
             self._sweep_soon()

@@ -1,10 +1,14 @@
-"""MQTT over TCP: the sockets of one worker, and the bytes between them and their clients.
+"""MQTT over sockets: those of one worker, and the bytes between them and their clients.
 
 The sockets have an epoll of their own, which the event loop watches as one file. What is ready is
 served in a row: bytes are read into one buffer that all share, and a run of QoS 0 PUBLISH goes from
 there into the router's blocks without an object or a callback a message; whatever else came is
 `shard.client.MqttClient`'s. (Through a transport of the loop a message that comes alone costs half
 as much again, and an idle connection twice the memory.)
+
+A connection may have two layers: a carrier, which reads and writes through TLS (`net.tls`), and
+frames, which are undone where they were read (`core.websocket`). Whatever carries them, the same
+packets are read from the same buffer.
 
 Decides flow control alone: what a socket does not take waits here, and the client is not `writable`
 until it has gone; what gathers in its sink meanwhile is bounded there. A connection that the broker
@@ -18,9 +22,11 @@ import asyncio
 import select
 import socket
 
-from robustmq.errors import BrokerError
+from robustmq.core.websocket import NORMAL, Deframer, close_frame, frame_head
+from robustmq.errors import BrokerError, Fault
 from robustmq.listener import Listener
-from robustmq.net.socket_io import AGAIN, GONE, receive, transmit
+from robustmq.net.socket_io import AGAIN, GONE, receive, transmit, transmit_framed
+from robustmq.net.tls import TlsCarrier
 from robustmq.shard.broker import Broker
 from robustmq.shard.client import MqttClient
 
@@ -40,6 +46,7 @@ class MqttSockets:
         self._open: dict[int, MqttSocket] = {}
         self._buffer = bytearray(broker.limits.max_turn_bytes)
         self._lingering: dict[int, float] = {}
+        self._again: dict[MqttSocket, None] = {}
         self._wall_ms = self._now_ms = 0
         self._sweep: asyncio.TimerHandle | None = None
         self.bytes_in = 0
@@ -49,13 +56,24 @@ class MqttSockets:
     def __len__(self) -> int:
         return len(self._open)
 
-    def adopt(self, sock: socket.socket, address: str, listener: Listener) -> None:
-        """Serve an accepted socket that does not block. It is read in its turn, so that what its
-        client sent on an older connection, which it takes over, is read before."""
+    def adopt(
+        self,
+        sock: socket.socket | TlsCarrier,
+        address: str,
+        listener: Listener,
+        websocket: bool = False,
+        identity: str = "",
+    ) -> None:
+        """Serve an accepted socket that does not block, or one with TLS. It is read in its turn, so
+        that what its client sent on an older connection, which it takes over, is read before."""
+        file = sock.file if isinstance(sock, TlsCarrier) else sock.fileno()
         # Before its client is made: that may say at once that it is not to be read.
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
-        connection = MqttSocket(self, self._broker, sock, address, listener)
-        self._open[connection.file] = connection
+        self._epoll.register(file, select.EPOLLIN)
+        connection = MqttSocket(self, sock, file, websocket)
+        connection.client = self._broker.connected(connection, address, listener, identity)
+        self._open[file] = connection
+        if connection.carrier is not None:
+            self.read_again(connection)
 
     def close(self) -> None:
         """Close all, without a word: the end of the process."""
@@ -83,9 +101,38 @@ class MqttSockets:
                 connection.write_on()
             if event & ~select.EPOLLOUT and connection.file >= 0:
                 self._read(connection)
+        if self._again:
+            self._read_waiting()
         broker.end_turn()
 
+    def _read_waiting(self) -> None:
+        """Read those that have more than epoll sees."""
+        again, self._again = self._again, {}
+        for connection in again:
+            if connection.file >= 0 and not connection.paused:
+                self._read(connection)
+
+    def read_again(self, connection: MqttSocket) -> None:
+        """It has bytes, or its end, that epoll does not see: a turn for it comes."""
+        if not self._again:
+            self._loop.call_soon(self._ready)
+        self._again[connection] = None
+
     def _read(self, connection: MqttSocket) -> None:
+        if connection.closing:
+            self._discard(connection)
+            return
+        self._take(connection)
+        if connection.layered and connection.file >= 0:
+            connection.attend()
+
+    def _discard(self, connection: MqttSocket) -> None:
+        """Read what comes behind the end of a conversation, until the peer ends it too."""
+        size = receive(connection.file, self._buffer, 0)
+        if size <= 0 and size != AGAIN:
+            self.forget(connection)
+
+    def _take(self, connection: MqttSocket) -> None:
         client = connection.client
         buffer = self._buffer
         have = len(client.rest)
@@ -95,7 +142,11 @@ class MqttSockets:
             client.rest = b""
         else:
             have = 0
-        size = receive(connection.file, buffer, have)
+        carrier = connection.carrier
+        if carrier is None:
+            size = receive(connection.file, buffer, have)
+        else:
+            size = carrier.receive(buffer, have)
         if size <= 0:
             if have:
                 client.rest = bytes(buffer[:have])
@@ -104,6 +155,8 @@ class MqttSockets:
             return
         self.bytes_in += size
         end = have + size
+        if connection.frames is not None:
+            end = connection.frames.absorb(buffer, have, end)
         begin = 0
         if publisher is not None and not client.rest:
             largest = self._broker.limits.max_packet_bytes
@@ -124,6 +177,11 @@ class MqttSockets:
         """What the epoll looks for."""
         events = (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if writing else 0)
         self._epoll.modify(connection.file, events)
+
+    def broken_frames(self, client: MqttClient, why: str) -> None:
+        """A client broke the rules of WebSocket."""
+        self._broker.count("websocket_faults", 1)
+        self._broker.fault(client, BrokerError(Fault.MALFORMED_PACKET, f"WebSocket: {why}"))
 
     def linger(self, connection: MqttSocket) -> None:
         """Close it when the peer does, or when it has had its time."""
@@ -155,55 +213,89 @@ class MqttSocket:
     """One connection: what its client calls (`shard.client.Transport`)."""
 
     __slots__ = (
-        "_closing",
-        "_paused",
         "_pending",
         "_sock",
         "_sockets",
+        "carrier",
         "client",
+        "closing",
         "file",
+        "frames",
+        "paused",
         "writable",
     )
+    client: MqttClient
 
     def __init__(
         self,
         sockets: MqttSockets,
-        broker: Broker,
-        sock: socket.socket,
-        address: str,
-        listener: Listener,
+        sock: socket.socket | TlsCarrier,
+        file: int,
+        websocket: bool,
     ) -> None:
         self._sockets = sockets
-        self._sock: socket.socket | None = sock
-        self.file = sock.fileno()
+        self._sock: socket.socket | TlsCarrier | None = sock
+        self.file = file
+        self.carrier = sock if isinstance(sock, TlsCarrier) else None
+        self.frames = Deframer() if websocket else None
         self.writable = True
         self._pending = b""
-        self._paused = False
-        self._closing = False
-        self.client: MqttClient = broker.connected(self, address, listener)
+        self.paused = False
+        self.closing = False
+
+    @property
+    def layered(self) -> bool:
+        """True when there is more between it and its client than a socket."""
+        return self.frames is not None or self.carrier is not None
 
     def write(self, data: bytes | bytearray) -> None:
         """Send bytes; what the socket does not take now waits."""
-        if self.file < 0 or self._closing:
+        if self.file < 0 or self.closing:
             return
+        if self.frames is not None:
+            self._write_frame(data)
+            return
+        self._put(data)
+
+    def _put(self, data: bytes | bytearray) -> None:
+        """Send bytes as they go over the wire (under TLS)."""
         if self._pending:
             self._pending += data
             return
-        sent = transmit(self.file, data)
-        if sent > 0:
+        sent = transmit(self.file, data) if self.carrier is None else self.carrier.transmit(data)
+        if sent != len(data):
+            self._keep(data, sent)
+        else:
             self._sockets.bytes_out += sent
-        if sent == len(data):
+
+    def _write_frame(self, data: bytes | bytearray) -> None:
+        """One binary frame."""
+        head = frame_head(len(data))
+        if self._pending or self.carrier is not None:
+            self._put(head + data)
             return
+        sent = transmit_framed(self.file, head, data)
+        if sent != len(head) + len(data):
+            self._keep(head + data, sent)
+        else:
+            self._sockets.bytes_out += sent
+
+    def _keep(self, data: bytes | bytearray, sent: int) -> None:
+        """The socket did not take all; what is left waits for it."""
         if sent == GONE:
             # The read that tells so follows; until then nothing is kept for it.
             return
+        self._sockets.bytes_out += max(sent, 0)
         self._pending = bytes(memoryview(data)[max(sent, 0) :])
         self.writable = False
         self._watch()
 
     def write_on(self) -> None:
         """The socket takes bytes again."""
-        sent = transmit(self.file, self._pending)
+        if self.carrier is None:
+            sent = transmit(self.file, self._pending)
+        else:
+            sent = self.carrier.transmit(self._pending)
         if sent == AGAIN:
             return
         if sent == GONE:
@@ -214,17 +306,45 @@ class MqttSocket:
         if self._pending:
             return
         self.writable = True
-        if self._closing:
+        if self.closing:
             self._shut()
         else:
             self._watch()
             self.client.drained()
+            if self.layered:
+                self.attend()
+
+    def attend(self) -> None:
+        """Do what the layers ask for: answer a Ping or a Close, read what epoll does not see."""
+        frames = self.frames
+        if frames is not None:
+            if frames.status:
+                self._frames_ended(frames)
+                return
+            if not self._pending:
+                # Who does not read gets one answer, to the last Ping, when it does.
+                pong = frames.take_pong()
+                if pong:
+                    self._put(pong)
+        if self.carrier is not None and self.carrier.waiting and not self.paused:
+            self._sockets.read_again(self)
+
+    def _frames_ended(self, frames: Deframer) -> None:
+        """The client closed the WebSocket, or broke its rules: no MQTT packet says so."""
+        if self.closing:
+            return
+        if frames.why:
+            self._sockets.broken_frames(self.client, frames.why)
+        self.client.lost()
+        self.close()
 
     def close(self) -> None:
         """Close behind what waits."""
-        if self.file < 0 or self._closing:
+        if self.file < 0 or self.closing:
             return
-        self._closing = True
+        if self.frames is not None:
+            self._put(close_frame(self.frames.status or NORMAL))
+        self.closing = True
         self._sockets.linger(self)
         if not self._pending:
             self._shut()
@@ -233,26 +353,31 @@ class MqttSocket:
         """Everything was sent: say so, and wait for the peer's end."""
         assert self._sock is not None, "an open connection has a socket"
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            if isinstance(self._sock, TlsCarrier):
+                self._sock.shut()
+            else:
+                self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._sockets.forget(self)
             return
-        self._paused = False
+        self.paused = False
         self._watch()
 
     def pause_reading(self) -> None:
         """Stop reading: TCP slows the client down."""
-        self._paused = True
+        self.paused = True
         self._watch()
 
     def resume_reading(self) -> None:
         """Read again."""
-        self._paused = False
+        self.paused = False
         self._watch()
+        if self.carrier is not None and self.carrier.waiting and self.file >= 0:
+            self._sockets.read_again(self)
 
     def _watch(self) -> None:
         if self.file >= 0:
-            self._sockets.watch(self, not self._paused, bool(self._pending))
+            self._sockets.watch(self, not self.paused, bool(self._pending))
 
     def release(self) -> None:
         """The socket is closed here; the client hears of it."""

@@ -22,6 +22,18 @@ def receive(file: int, buffer: bytearray, at: int, size: int) -> int:
         return GONE
 
 
+def transmit_framed(
+    file: int, head: bytes, head_size: int, data: bytes | bytearray, size: int
+) -> int:
+    """Write a head and what follows it as far as they go; how much of both, AGAIN, or GONE."""
+    try:
+        return os.writev(file, [head[:head_size], memoryview(data)[:size]])
+    except (BlockingIOError, InterruptedError):
+        return AGAIN
+    except OSError:
+        return GONE
+
+
 def transmit(file: int, data: bytes | bytearray, at: int, size: int) -> int:
     """Write as much as goes; how much, AGAIN, or GONE."""
     try:

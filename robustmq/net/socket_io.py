@@ -18,8 +18,17 @@ def receive(file: int, buffer: bytearray, at: int) -> int:
     return posix_io.receive(file, target, at, size)
 
 
-def transmit(file: int, data: bytes | bytearray) -> int:
-    """Write as much as the socket takes; how many bytes, AGAIN for none, or GONE."""
-    size = len(data)
+def transmit(file: int, data: bytes | bytearray, size: int = -1) -> int:
+    """Write as much as the socket takes of the data, or of its first `size` bytes; how many bytes,
+    AGAIN for none, or GONE."""
+    if size < 0:
+        size = len(data)
     source = data
     return posix_io.transmit(file, source, 0, size)
+
+
+def transmit_framed(file: int, head: bytes, data: bytes | bytearray) -> int:
+    """Write a head and the data behind it in one go; how many bytes of both, AGAIN, or GONE."""
+    first = head
+    source = data
+    return posix_io.transmit_framed(file, first, len(head), source, len(data))

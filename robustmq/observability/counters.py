@@ -82,6 +82,12 @@ COUNTERS: tuple[Counter, ...] = (
     ),
     _counter("connections_refused", "Connections closed by an accept limit or a banned address."),
     _counter("connections_handed_over", "MQTT connections passed to their home worker."),
+    _counter("tls_handshakes", "TLS handshakes of MQTT clients that succeeded."),
+    _counter("tls_handshakes_failed", "TLS handshakes that failed."),
+    _gauge("tls_relayed", "TLS connections that are carried to another worker."),
+    _counter("websocket_upgrades_refused", "HTTP requests that could not become a WebSocket."),
+    _counter("websocket_faults", "WebSockets closed because their client broke the rules."),
+    _counter("proxy_headers_refused", "Connections without a sound PROXY protocol header."),
     _counter("mqtt_packets_received", "MQTT packets received, of any type."),
     _counter("mqtt_packets_sent", "MQTT packets sent, of any type."),
     _counter(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustmq.config import Settings
+from robustmq.net.ways_in import Prepared
 from robustmq.observability.counters import Counters, Row
 
 
@@ -27,5 +28,7 @@ class WorkerContext:
     """Grows with each life of this worker, over restarts of the node too."""
     ready: Callable[[list[str]], None]
     """To be called once, with what the worker listens on: `mqtt 127.0.0.1:1883`."""
+    prepared: Prepared
+    """Certificates and UNIX sockets, made before the fork."""
     embedded: bool = False
     """The edge profile: no other processes; meta and the metrics endpoint are in this one."""

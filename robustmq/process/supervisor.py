@@ -25,6 +25,7 @@ from robustmq.config import ConfigError, Settings
 from robustmq.core import COMPILED
 from robustmq.core.hashing import set_topic_secret
 from robustmq.net.unix_paths import MAX_PATH_BYTES
+from robustmq.net.ways_in import Prepared
 from robustmq.observability import logs
 from robustmq.observability.counters import Counters
 from robustmq.process import admin, meta
@@ -34,6 +35,7 @@ from robustmq.process.reloading import Reloading
 from robustmq.process.surroundings import (
     StartError,
     lock_data_directory,
+    prepare_listeners,
     raise_open_files,
     settle_ports,
 )
@@ -58,6 +60,7 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
         if len(os.fsencode(meta.socket_path(settings))) > MAX_PATH_BYTES:
             raise StartError(f"the path {settings.node.data_dir} is too long: choose a shorter one")
         settled, held = settle_ports(settings)
+        prepared = prepare_listeners(settled)
         raise_open_files(settings.node.open_files)
         run_directory = Path(settings.node.data_dir) / "run"
         run_directory.mkdir(mode=0o700, exist_ok=True)
@@ -67,10 +70,11 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     if not COMPILED:
         log.warning("the core is not compiled: all works, but slower; a C compiler was missing")
     reloading = Reloading(settings, settled, reload)
-    supervisor = Supervisor(reloading, identity.cluster_id, run_directory)
+    supervisor = Supervisor(reloading, identity.cluster_id, run_directory, prepared)
     try:
         return supervisor.embedded() if settings.node.profile == "edge" else supervisor.run()
     finally:
+        prepared.remove()
         for sock in held:
             sock.close()
 
@@ -78,8 +82,11 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
 class Supervisor:
     """The processes of one node."""
 
-    def __init__(self, reloading: Reloading, cluster_id: str, run_directory: Path) -> None:
+    def __init__(
+        self, reloading: Reloading, cluster_id: str, run_directory: Path, prepared: Prepared
+    ) -> None:
         self._reloading = reloading
+        self._prepared = prepared
         self._cluster_id = cluster_id
         self._run_directory = run_directory
         self._worker_count = reloading.settings.worker_count
@@ -281,6 +288,7 @@ class Supervisor:
             self._cluster_id,
             self._incarnation,
             ready,
+            self._prepared,
             embedded,
         )
 
@@ -289,6 +297,8 @@ class Supervisor:
     def _reload(self) -> None:
         # Also when no setting has changed: the password file may have.
         self._read_again()
+        # For the workers that are started from now on.
+        self._prepared.reload_tls(self._settings)
         for child in self._workers:
             child.signal(signal.SIGHUP)
 

@@ -19,6 +19,8 @@ import msgspec
 from robustmq.config import Settings
 from robustmq.listener import Listener, with_port
 from robustmq.net.listeners import open_listener
+from robustmq.net.tls import TlsError
+from robustmq.net.ways_in import Prepared
 from robustmq.observability import logs
 
 LOCK_FILE = "lock"
@@ -86,6 +88,19 @@ def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     return settled, held
 
 
+def prepare_listeners(settings: Settings) -> Prepared:
+    """Certificates and UNIX sockets; raises StartError."""
+    try:
+        return Prepared(settings)
+    except TlsError as error:
+        raise StartError(str(error)) from None
+    except OSError as error:
+        where = error.filename or "a UNIX listener"
+        raise StartError(
+            f"cannot listen at {where}: {error.strerror}; choose another path in bind"
+        ) from None
+
+
 def raise_open_files(wanted: int) -> None:
     """Raise the limit of open files: to `wanted`, or as far as the system lets us."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -116,7 +131,8 @@ def _refuse_shared_ports(settings: Settings) -> None:
     wanted = []
     for one in settings.listeners:
         key = f"listener {one.name!r}: port" if settings.listener else "mqtt.port"
-        wanted.append((key, one.bind, one.port))
+        if one.transport != "unix":
+            wanted.append((key, one.bind, one.port))
     wanted.append(("kafka.port", kafka.bind, kafka.port))
     if kafka.bind and kafka.worker_port_base and not kafka.single_port:
         ports = range(kafka.worker_port_base, kafka.worker_port_base + settings.worker_count)
@@ -134,6 +150,8 @@ def _refuse_shared_ports(settings: Settings) -> None:
 
 
 def _settle_listener(listener: Listener, held: list[socket.socket]) -> Listener:
+    if listener.transport == "unix":
+        return with_port(listener)
     port = with_port(listener).port
     where = f"listener {listener.name!r}: "
     return msgspec.structs.replace(listener, port=_settle(where, listener.bind, port, held))

@@ -27,23 +27,20 @@ from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorke
 from robustmq.cluster.meta import Meta
 from robustmq.control.contract import Operator
 from robustmq.kafka.gateway import Broker as KafkaBroker
-from robustmq.limits import Limits
-from robustmq.listener import Listener
 from robustmq.net.bus_link import BusLink
 from robustmq.net.control_socket import ControlSocket
-from robustmq.net.handoff import Arrival, Handoff
+from robustmq.net.handoff import Handoff
 from robustmq.net.kafka_connection import KafkaConnection
 from robustmq.net.listeners import (
     Acceptor,
     ConnectionGate,
-    Gate,
-    ListenerGate,
     open_listener,
     open_own_listener,
+    shown_address,
     tune,
 )
-from robustmq.net.mqtt_front_door import MqttFrontDoor
 from robustmq.net.mqtt_sockets import MqttSockets
+from robustmq.net.ways_in import WaysIn
 from robustmq.observability import logs
 from robustmq.process.authentication import Authentication
 from robustmq.process.cluster_view import MetaView
@@ -300,42 +297,30 @@ class Worker:
         self._acceptors: list[Acceptor] = []
         self._gate = ConnectionGate(settings.limits, view.bans)
         self._mqtt = MqttSockets(loop, self._broker)
-        self._handoff = Handoff(context.worker_id, context.run_directory, self._handed_over)
-        if context.worker_count > 1:
-            self._handoff.start(loop)
-        self._ways_in = {one.name: self._way_in(loop, one) for one in settings.listeners}
+        self._ways_in = WaysIn(
+            loop,
+            self._broker,
+            self._mqtt,
+            self._gate,
+            Handoff(context.worker_id, context.run_directory),
+            self._row.add,
+            context.prepared,
+        )
+        self._listening += self._ways_in.open(settings)
         own_port = kafka.worker_port_base and kafka.worker_port_base + context.worker_id
         port = 0
         for host in kafka.bind:
             sock = open_listener(host, kafka.port, kafka.backlog)
-            self._accept(loop, sock, f"kafka {_address(sock)}", self._adopt_kafka, self._gate)
+            self._accept(loop, sock, f"kafka {shown_address(sock)}", self._adopt_kafka)
             port = sock.getsockname()[1]
             if not kafka.single_port:
                 remembered = context.run_directory / f"kafka-port-{context.worker_id}"
                 sock = open_own_listener(host, own_port, kafka.backlog, remembered)
                 own_port = port = sock.getsockname()[1]
-                name = f"kafka worker {context.worker_id} {_address(sock)}"
-                self._accept(loop, sock, name, self._adopt_kafka, self._gate)
+                name = f"kafka worker {context.worker_id} {shown_address(sock)}"
+                self._accept(loop, sock, name, self._adopt_kafka)
         if kafka.bind:
             await self._register(view, port)
-
-    def _way_in(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> WayIn:
-        """Listen for MQTT clients."""
-        gate = ListenerGate(listener, self._gate)
-        door = MqttFrontDoor(
-            loop,
-            self._broker.placement.session_home,
-            self._context.worker_id,
-            self._adopt_mqtt,
-            self._handoff,
-            listener,
-            self._settings.limits,
-            self._row.add,
-        )
-        for host in listener.bind:
-            sock = open_listener(host, listener.port, listener.backlog)
-            self._accept(loop, sock, f"{listener.shown} {_address(sock)}", door.accepted, gate)
-        return WayIn(listener, gate, door)
 
     def _accept(
         self,
@@ -343,11 +328,10 @@ class Worker:
         sock: socket.socket,
         name: str,
         on_accept: Callable[[socket.socket, str], None],
-        gate: Gate,
     ) -> None:
         self._sockets.append(sock)
         self._listening.append(name)
-        self._acceptors.append(Acceptor(loop, sock, on_accept, self._row.add, gate))
+        self._acceptors.append(Acceptor(loop, sock, on_accept, self._row.add, self._gate))
 
     async def _register(self, view: MetaView, port: int) -> None:
         kafka, context = self._settings.kafka, self._context
@@ -361,19 +345,6 @@ class Worker:
         )
 
     # -- connections -------------------------------------------------------------------------------
-
-    def _handed_over(self, sock: socket.socket, arrival: Arrival) -> None:
-        """Another worker accepted a connection whose home is here."""
-        if self._ways_in[arrival.listener].gate.hold(sock, arrival.address):
-            self._adopt_mqtt(sock, arrival)
-        else:
-            self._row.add("connections_refused")
-            sock.close()
-
-    def _adopt_mqtt(self, sock: socket.socket, arrival: Arrival) -> None:
-        """A connection whose home is here (or that must be told why not)."""
-        tune(sock)
-        self._mqtt.adopt(sock, arrival.address, self._ways_in[arrival.listener].listener)
 
     def _adopt_kafka(self, sock: socket.socket, address: str) -> None:
         tune(sock)
@@ -396,14 +367,13 @@ class Worker:
             self._authenticator.reload(settings or self._settings)
         except PasswordFileError as error:
             log.error("the passwords stay as they were", reason=str(error))
+        self._ways_in.reload(settings or self._settings)
         if settings is None:
             return
         self._settings = settings
         limits = settings.limits
         self._broker.reload(settings)
         self._gate.reload(limits)
-        for listener in settings.listeners:
-            self._ways_in[listener.name].reload(listener, limits)
         self._bus.max_frame_bytes = limits.max_bus_frame_bytes
         self._bus.high_water_bytes = limits.max_bus_bytes
         self._housekeeping.reload(settings)
@@ -421,6 +391,7 @@ class Worker:
         self._row.set("ready", 0)
         for acceptor in self._acceptors:
             acceptor.close()
+        self._ways_in.stop()
         self._housekeeping.stop()
         self._control.close()
         broker = self._broker
@@ -436,6 +407,8 @@ class Worker:
             connection.close()
         broker.tell_drained()
         await self._until(lambda: broker.peers_drained and broker.idle, budget_s * 0.25)
+        # The others' clients that are carried by this worker are told goodbye, too.
+        await self._until(lambda: self._ways_in.relays.idle, budget_s * 0.05)
         self._broker.checkpoint(force=True)
         self._committer.close()
         await asyncio.sleep(0)
@@ -448,23 +421,6 @@ class Worker:
         log.info("worker stopped", worker=context.worker_id)
 
 
-class WayIn:
-    """A listener at work."""
-
-    __slots__ = ("door", "gate", "listener")
-
-    def __init__(self, listener: Listener, gate: ListenerGate, door: MqttFrontDoor) -> None:
-        self.listener = listener
-        self.gate = gate
-        self.door = door
-
-    def reload(self, listener: Listener, limits: Limits) -> None:
-        """Other settings, for those that come from now on."""
-        self.listener = listener
-        self.gate.reload(listener)
-        self.door.reload(listener, limits)
-
-
 async def _arrived(promise: Promise[T], timeout_s: float = 30.0) -> T:
     """Wait for a promise on the event loop."""
     loop = asyncio.get_running_loop()
@@ -472,8 +428,3 @@ async def _arrived(promise: Promise[T], timeout_s: float = 30.0) -> T:
     promise.when_settled(lambda: None if future.done() else future.set_result(None))
     await asyncio.wait_for(future, timeout_s)
     return promise.result()
-
-
-def _address(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -44,6 +44,10 @@ class Authenticator:
 
     def check(self, user: str | None, password: bytes | None, listener: Listener) -> bool:
         """True: welcome. False: `verify_slowly` must decide. Raises BrokerError: refused."""
+        if listener.use_identity_as_username:
+            if user:
+                return True
+            raise BrokerError(Fault.NOT_AUTHORIZED, "the certificate has no common name")
         anonymous_allowed = self._anonymous_allowed(listener)
         if user is None:
             if password is not None:

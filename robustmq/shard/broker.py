@@ -446,9 +446,12 @@ class Broker:
 
     # -- connections -------------------------------------------------------------------------------
 
-    def connected(self, transport: Transport, address: str, listener: Listener) -> MqttClient:
-        """A connection begins; CONNECT has yet to come."""
-        client = MqttClient(self, transport, address, listener, self.monotonic_ms())
+    def connected(
+        self, transport: Transport, address: str, listener: Listener, identity: str = ""
+    ) -> MqttClient:
+        """A connection begins; CONNECT has yet to come. `identity` is the common name of its
+        certificate."""
+        client = MqttClient(self, transport, address, listener, self.monotonic_ms(), identity)
         self.clients.add(client)
         self.count("mqtt_connections_opened", 1)
         if self._held:

@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from robustmq.core import fanout, frames
 from robustmq.core.publish import Publisher
 from robustmq.errors import BrokerError, Fault
@@ -106,6 +108,7 @@ class MqttClient:
         "address",
         "closed",
         "connected_at_ms",
+        "identity",
         "keep_alive_ms",
         "last_packet_ms",
         "listener",
@@ -123,11 +126,13 @@ class MqttClient:
         address: str,
         listener: Listener,
         now_ms: int,
+        identity: str = "",
     ) -> None:
         self._broker = broker
         self._transport = transport
         self.address = address
         self.listener = listener
+        self.identity = identity
         self.naming: Naming
         self.subscriber: Subscriber | None = None
         self.closed = False
@@ -451,6 +456,9 @@ class MqttClient:
     def _on_connect(self, packet: Connect) -> None:
         if self._connect is not None:
             raise BrokerError(Fault.PROTOCOL_ERROR, "a second CONNECT [MQTT-3.1.0-2]")
+        if self.listener.use_identity_as_username:
+            # What a client calls itself does not count where its certificate says who it is.
+            packet = msgspec.structs.replace(packet, user_name=self.identity, password=None)
         self._connect = packet
         self._version = packet.version
         self._largest = packet.properties.maximum_packet_size or 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
@@ -45,7 +46,7 @@ def carried(deframer: Deframer, pieces: Iterable[bytes], room: int = 0) -> bytes
 
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    return [data[begin:end] for begin, end in pairwise(edges)]
 
 
 @st.composite
@@ -85,7 +86,7 @@ def test_messages_arrive_however_they_are_cut(
         answers = FrameProtocol(client=True, extensions=[])
         answers.receive_bytes(answer)
         (pong,) = answers.received_frames()
-        assert pong.opcode is Opcode.PONG and bytes(pong.payload) == pings[-1]
+        assert pong.opcode is Opcode.PONG and pong.payload == pings[-1]
     assert deframer.take_pong() == b""
 
 
@@ -152,8 +153,7 @@ def test_our_frames_are_read_by_others(size: int) -> None:
     client.receive_bytes(frame_head(size) + payload + close_frame(1001))
     first, *others = client.received_frames()
     assert first.opcode is Opcode.BINARY and first.message_finished
-    received = bytes(first.payload)
-    assert received == payload
+    assert first.payload == payload
     assert others[-1].payload[0] == CloseReason.GOING_AWAY
 
 

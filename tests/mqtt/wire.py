@@ -90,10 +90,18 @@ def resumed(port: int, client_id: bytes, **options: Any) -> Wire:
 class Wire:
     """One connection. `version` is the protocol level that packets are written and read by."""
 
-    def __init__(self, port: int, version: int = MQTT_5_0, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        port: int,
+        version: int = MQTT_5_0,
+        host: str = "127.0.0.1",
+        carrier: socket.socket | None = None,
+    ) -> None:
+        """`carrier` is a socket that is connected already, by TLS or what else looks like one."""
         self.version = version
-        self.socket = socket.create_connection((host, port), TIMEOUT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = carrier or socket.create_connection((host, port), TIMEOUT_S)
+        if carrier is None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._bytes = b""
         self._early: deque[Packet] = deque()
         self._next_id = 0

@@ -16,6 +16,7 @@ from robustmq.listener import DEFAULT, Listener
 from robustmq.net.handoff import Arrival, Handoff
 from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, tune
 from robustmq.net.mqtt_front_door import MqttFrontDoor
+from robustmq.net.tls import TlsCarrier
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a"
 CONNECT_ELSEWHERE = CONNECT[:-1] + b"z"
@@ -34,15 +35,15 @@ class Node:
         self.here: list[tuple[socket.socket, Arrival]] = []
         self.there: list[tuple[socket.socket, Arrival]] = []
         self.counted: list[str] = []
-        self.home = Handoff(1, directory, lambda s, arrival: self.there.append((s, arrival)))
-        self.home.start(loop)
-        self.handoff = Handoff(0, directory, lambda s, arrival: self.here.append((s, arrival)))
-        self.handoff.start(loop)
+        self.home = Handoff(1, directory)
+        self.home.start(loop, lambda s, arrival: self.there.append((s, arrival)))
+        self.handoff = Handoff(0, directory)
+        self.handoff.start(loop, self.adopt)
         self.door = MqttFrontDoor(
             loop,
             lambda client_id: 1 if client_id == b"z" else 0,
             0,
-            lambda s, arrival: self.here.append((s, arrival)),
+            self,
             self.handoff,
             waits(timeout_ms),
             limits,
@@ -52,6 +53,16 @@ class Node:
         sock = open_listener("127.0.0.1", 0, 128)
         self.address = sock.getsockname()
         self.acceptor = Acceptor(loop, sock, self.door.accepted, self.counted.append, self.gate)
+
+    def adopt(self, sock: socket.socket | TlsCarrier, arrival: Arrival) -> None:
+        assert isinstance(sock, socket.socket)
+        self.here.append((sock, arrival))
+
+    def relay(self, carrier: TlsCarrier, near: socket.socket) -> None:
+        raise AssertionError("there is no TLS here")
+
+    def admit(self, listener: Listener, sock: socket.socket, address: str) -> bool:
+        return True
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, 5)
@@ -152,8 +163,10 @@ def test_a_connection_waits_for_a_home_that_is_away_and_is_closed_when_it_stays_
         second = node.connect()
         second.sendall(CONNECT_ELSEWHERE)
         await until(lambda: node.door.waiting == 1)
-        node.home = Handoff(1, tmp_path, lambda s, arrival: node.there.append((s, arrival)))
-        node.home.start(asyncio.get_running_loop())
+        node.home = Handoff(1, tmp_path)
+        node.home.start(
+            asyncio.get_running_loop(), lambda s, arrival: node.there.append((s, arrival))
+        )
         await until(lambda: len(node.there) == 2)
         assert "connections_refused" not in node.counted
         node.home.close()
@@ -169,10 +182,10 @@ def test_a_connection_waits_for_a_home_that_is_away_and_is_closed_when_it_stays_
 def test_sockets_for_a_busy_worker_wait_and_all_arrive(tmp_path: Path) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        sender, taken = Handoff(0, tmp_path, lambda s, name: None), []
-        home = Handoff(1, tmp_path, lambda s, name: taken.append(s))
-        home.start(loop)
-        sender.start(loop)
+        sender, home = Handoff(0, tmp_path), Handoff(1, tmp_path)
+        taken: list[socket.socket] = []
+        home.start(loop, lambda s, arrival: taken.append(s))
+        sender.start(loop, lambda s, arrival: None)
         pairs = [socket.socketpair() for _ in range(300)]
         # All in one turn: the kernel's queue of the mailbox is shorter than this.
         assert all(sender.send(1, near, Arrival("default", "")) for near, _ in pairs)
