@@ -109,6 +109,8 @@ class BrokerProcess:
         assert self.running, f"the broker ended at its start:\n{self.log[-5000:]}"
         places = [line.split() for line in self.said[1:]]
         for *name, address in places:
+            if "unix" in name:
+                continue
             port = int(address.rpartition(":")[2].partition("/")[0])
             if name == ["mqtt"]:
                 self.mqtt = port
