@@ -104,6 +104,8 @@ def test_an_independent_websocket_client_gets_what_it_asks_for(broker: BrokerPro
 # -- the upgrade -----------------------------------------------------------------------------------
 
 
+@pytest.mark.mqtt("MQTT-6.0.0-4")
+@pytest.mark.mqtt311("MQTT-6.0.0-4")
 def test_the_subprotocol_is_mqtt_or_as_old_clients_call_it(broker: BrokerProcess) -> None:
     for offered, chosen in (
         ("mqtt", "mqtt"),
@@ -115,6 +117,8 @@ def test_the_subprotocol_is_mqtt_or_as_old_clients_call_it(broker: BrokerProcess
             assert WebSocket(sock, protocols=offered).subprotocol == chosen
 
 
+@pytest.mark.mqtt("MQTT-6.0.0-3")
+@pytest.mark.mqtt311("MQTT-6.0.0-3")
 @pytest.mark.parametrize(
     ("asked", "status", "words"),
     [
@@ -200,6 +204,7 @@ def test_who_is_too_slow_to_ask_or_to_connect_is_closed(broker: BrokerProcess) -
 
 
 @pytest.mark.mqtt("MQTT-6.0.0-2")
+@pytest.mark.mqtt311("MQTT-6.0.0-2")
 @pytest.mark.parametrize("home", [0, 1])
 @pytest.mark.parametrize("piece", [1, 7, 1000])
 def test_packets_and_frames_are_cut_and_joined_in_any_way(
@@ -282,6 +287,7 @@ def test_the_end_that_mqtt_says_comes_before_the_end_of_the_websocket(
 
 
 @pytest.mark.mqtt("MQTT-6.0.0-1")
+@pytest.mark.mqtt311("MQTT-6.0.0-1")
 @pytest.mark.parametrize(
     ("bad", "status"),
     [
