@@ -88,6 +88,8 @@ def validate_filter(filter: bytes) -> None:
     _, plain = split_share(filter)
     if not _is_text(plain):
         raise BrokerError(Fault.TOPIC_FILTER_INVALID)
+    if b"#" not in plain and b"+" not in plain:
+        return
     levels = plain.split(b"/")
     for index, level in enumerate(levels):
         if b"#" in level and (level != b"#" or index != len(levels) - 1):

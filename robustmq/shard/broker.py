@@ -44,7 +44,7 @@ from robustmq.shard.recovery import (
     cursor_snapshot,
     encode_records,
 )
-from robustmq.shard.retained import page
+from robustmq.shard.retained import pages
 from robustmq.shard.router import FAULTS, Router
 from robustmq.shard.rpc import Bus, Rpc
 from robustmq.shard.runtime import GroupRuntime
@@ -589,7 +589,7 @@ class Broker:
                 )
                 return resolved(wire.InterestSettled(self.telling.ends(worker)))
             case wire.RetainedQuery():
-                return self._told(page(self.stores, message, self.wall_ms()))
+                return self._told(pages(self.stores, message, self.wall_ms()))
         if self._on_notice(worker, message):
             return None
         return self.gateway.serve(message)
@@ -628,8 +628,8 @@ class Broker:
 
         self.around.call_soon(ask)
 
-    def _told(self, found: wire.RetainedPage) -> Promise[Any]:
-        """The page in its place among the messages: all that is older has been told before it."""
+    def _told(self, found: list[wire.RetainedPage]) -> Promise[Any]:
+        """Pages in their place among the messages: all that is older has been told before them."""
         self.telling.flush()
         answer: Promise[Any] = Promise()
         shards = [shard for shard in self.stores if self.telling.holds(shard)]
@@ -640,12 +640,12 @@ class Broker:
             remaining -= 1
             if not remaining:
                 self.telling.flush()
-                answer.resolve(self._unchanged(found))
+                answer.resolve(wire.RetainedPages([self._unchanged(page) for page in found]))
 
         for shard in shards:
             self.commits.mark(shard, False, told)
         if not shards:
-            answer.resolve(found)
+            answer.resolve(wire.RetainedPages(found))
         return answer
 
     def _unchanged(self, found: wire.RetainedPage) -> wire.RetainedPage:

@@ -19,6 +19,8 @@ from robustmq.storage.retained_values import EXPIRES_AT, NEVER
 from robustmq.storage.shard_store import ShardStore
 
 PAGE_BYTES = 1024 * 1024
+LOOKS_A_QUERY = 100
+"""Looks into a shard for the filters of one query."""
 
 
 def retain(store: ShardStore, block: bytearray | bytes, expiry_s: int) -> None:
@@ -63,24 +65,52 @@ def tombstones(batch: bytes, topic_of: Callable[[bytes | None], bytes]) -> list[
     return [topic for topic, value in last.items() if value is None]
 
 
-def page(
+def pages(
     stores: dict[int, ShardStore], query: wire.RetainedQuery, now_ms: int
+) -> list[wire.RetainedPage]:
+    """What these shards retain for the filters of a query, one after the other from where it says:
+    bounded in values, bytes and looks, so that neither the loop nor a frame carries too much. There
+    are as many pages as filters were reached, and the last may be cut."""
+    stores = {shard: stores[shard] for shard in sorted(stores) if stores[shard].retained.count}
+    found: list[wire.RetainedPage] = []
+    shard, after = query.shard, query.after
+    values, size, looks = query.limit, PAGE_BYTES, LOOKS_A_QUERY
+    for filter_ in query.filters:
+        page = _page(stores, filter_, shard, after, values, size, now_ms)
+        found.append(page)
+        shard, after = 0, b""
+        values -= len(page.entries)
+        size -= sum(len(entry) for _, entry in page.entries)
+        looks -= len(stores)
+        if page.shard >= 0 or values <= 0 or size <= 0 or looks <= 0:
+            break
+    return found
+
+
+def _page(
+    stores: dict[int, ShardStore],
+    filter_: bytes,
+    first: int,
+    after: bytes,
+    limit: int,
+    max_bytes: int,
+    now_ms: int,
 ) -> wire.RetainedPage:
-    """One slice of the retained values of these shards that match, from where the query says:
-    bounded in values and bytes, so that neither the loop nor a frame carries too much."""
-    if not is_wildcard(query.filter):
-        found = [store.retained.get(query.filter, now_ms) for store in stores.values()]
-        return wire.RetainedPage([(query.filter, entry) for entry in found if entry], -1, b"")
-    remaining = sorted(shard for shard in stores if shard >= query.shard)
-    after = query.after
-    for shard in remaining:
-        rows, reached = stores[shard].retained.match(
-            query.filter, after, query.limit, PAGE_BYTES, now_ms
+    """What is retained for one filter, from a place in the shard `first` on."""
+    if not is_wildcard(filter_):
+        entries = [store.retained.get(filter_, now_ms) for store in stores.values()]
+        return wire.RetainedPage([(filter_, entry) for entry in entries if entry], -1, b"")
+    rows: list[tuple[bytes, bytes]] = []
+    for shard, store in stores.items():
+        if shard < first:
+            continue
+        if len(rows) >= limit or max_bytes <= 0:
+            return wire.RetainedPage(rows, shard, b"")
+        matched, reached = store.retained.match(
+            filter_, after if shard == first else b"", limit - len(rows), max_bytes, now_ms
         )
+        rows += matched
         if reached:
             return wire.RetainedPage(rows, shard, reached)
-        if rows:
-            following = shard + 1 if shard != remaining[-1] else -1
-            return wire.RetainedPage(rows, following, b"")
-        after = b""
-    return wire.RetainedPage([], -1, b"")
+        max_bytes -= sum(len(entry) for _, entry in matched)
+    return wire.RetainedPage(rows, -1, b"")

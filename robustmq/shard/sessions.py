@@ -164,6 +164,11 @@ class Sessions:
         """Subscriptions of all sessions."""
         return len(self._subscribing)
 
+    @property
+    def shared_subscriptions(self) -> int:
+        """Those of them that are shared."""
+        return self._subscribing.shared
+
     # -- connecting --------------------------------------------------------------------------------
 
     async def connect(self, client: MqttClient, packet: Connect) -> Opened:

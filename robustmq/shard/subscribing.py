@@ -8,6 +8,7 @@ worker that is away learns all of it when it is back, before it serves.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -29,6 +30,8 @@ from robustmq.storage.shard_store import CURSOR
 if TYPE_CHECKING:
     from robustmq.shard.broker import Broker
 
+FILTERS_A_QUERY = 100
+
 
 class SubscribeOutcome(NamedTuple):
     """The codes of SUBACK, and the subscriptions whose retained values follow it."""
@@ -44,6 +47,8 @@ class Subscribing:
         self._broker = broker
         self._interest = LocalInterest()
         self._local: dict[tuple[bytes, bytes], LocalSubscription] = {}
+        self.shared = 0
+        """How many of them are shared."""
 
     def __len__(self) -> int:
         return len(self._local)
@@ -122,38 +127,51 @@ class Subscribing:
         if replaying:
             return
         while waiting:
-            first = next(iter(waiting))
-            local = waiting[first]
-            await self._send_retained_for(local)
-            if waiting.get(first) is local:
-                del waiting[first]
+            batch = list(islice(waiting.values(), FILTERS_A_QUERY))
+            asked: dict[int, list[LocalSubscription]] = {}
+            for local in batch:
+                for worker in self._owners(local.filter):
+                    asked.setdefault(worker, []).append(local)
+            for worker in sorted(asked):
+                await self._retained_of(worker, asked[worker])
+            for local in batch:
+                if waiting.get(local.subscription.filter) is local:
+                    del waiting[local.subscription.filter]
 
-    async def _send_retained_for(self, local: LocalSubscription) -> None:
-        """The retained values of one subscription, from their owners.
+    async def _retained_of(self, worker: int, asked: list[LocalSubscription]) -> None:
+        """The retained values of one owner.
 
         A page is delivered at once when it comes: it stands in the order of its owner's messages,
         so no older value follows a newer one. A client that reads slowly is waited for.
         """
         broker = self._broker
-        subscriber = local.subscriber
-        key = (subscriber.client_id, local.subscription.filter)
-        for worker in self._owners(local.filter):
-            shard, after = 0, b""
-            limit = broker.limits.max_retained_replay
-            while self._local.get(key) is local:
-                query = wire.RetainedQuery(local.filter, shard, after, limit)
-                try:
-                    page = await broker.rpc.call(worker, query)
-                except BrokerError:
-                    break
-                for _, entry in page.entries:
-                    broker.delivery.deliver_retained(local, entry)
-                if page.shard < 0:
-                    break
-                shard, after = page.shard, page.after
+        limit = broker.limits.max_retained_replay
+        shard, after = 0, b""
+        while asked:
+            query = wire.RetainedQuery([local.filter for local in asked], shard, after, limit)
+            try:
+                answer: wire.RetainedPages = await broker.rpc.call(worker, query)
+            except BrokerError:
+                return
+            for local, page in zip(asked, answer.pages, strict=False):
+                if self._is_there(local):
+                    for _, entry in page.entries:
+                        broker.delivery.deliver_retained(local, entry)
+            last = answer.pages[-1]
+            asked = asked[len(answer.pages) - (last.shard >= 0) :]
+            shard, after = max(last.shard, 0), last.after
+            if asked and not self._is_there(asked[0]):
+                # It has ended meanwhile, or was replaced: the next one from its beginning.
+                asked = [local for local in asked if self._is_there(local)]
+                shard, after = 0, b""
+            if asked:
                 await broker.next_turn()
-                while subscriber.crowded:
-                    await subscriber.room()
+                while asked[0].subscriber.crowded:
+                    await asked[0].subscriber.room()
+
+    def _is_there(self, local: LocalSubscription) -> bool:
+        """Neither ended nor replaced."""
+        return self._local.get((local.subscriber.client_id, local.subscription.filter)) is local
 
     # -- the local tables --------------------------------------------------------------------------
 
@@ -175,6 +193,7 @@ class Subscribing:
         else:
             share = self._broker.delivery.share(subscription.share_group, plain)
             share.members.append(local)
+            self.shared += 1
             changes.shares.add((subscription.share_group, plain))
         return local
 
@@ -195,6 +214,7 @@ class Subscribing:
             return
         share = self._broker.delivery.share(group, local.filter)
         share.members.remove(local)
+        self.shared -= 1
         changes.shares.add((group, local.filter))
 
     def refresh(self, subscriber: Subscriber) -> None:

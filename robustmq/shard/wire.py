@@ -85,22 +85,28 @@ class InterestSettled(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class RetainedQuery(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Retained values that match a filter, so many at most, of the receiver's shards: from `shard`
-    on, and in that one after the topic `after`."""
+    """Retained values that match some filters, so many at most, of the receiver's shards: those of
+    the first filter from `shard` on, and in that one after the topic `after`."""
 
-    filter: bytes
+    filters: list[bytes]
     shard: int
     after: bytes
     limit: int
 
 
-class RetainedPage(msgspec.Struct, frozen=True, tag=True, gc=False):
+class RetainedPage(msgspec.Struct, frozen=True, gc=False):
     """Retained values as (topic, block entry of one record), and the `shard` and `after` of the
     query that goes on from there; shard -1: that was all."""
 
     entries: list[tuple[bytes, bytes]]
     shard: int
     after: bytes
+
+
+class RetainedPages(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A page for each filter of a query that was reached; only the last may be cut."""
+
+    pages: list[RetainedPage]
 
 
 class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -222,7 +228,7 @@ Message = (
     | ShareChange
     | InterestSettled
     | RetainedQuery
-    | RetainedPage
+    | RetainedPages
     | ShareDelivery
     | ShareAgain
     | ReleasePacketIds

@@ -573,3 +573,32 @@ def test_deliveries_that_have_begun_are_completed_after_unsubscribe(
     again = [client.receive(), client.receive()]
     assert [(p.packet_id, p.payload) for p in again] == [(p.packet_id, p.payload) for p in begun]
     client.expect_nothing()
+
+
+def test_a_subscribe_of_many_filters_gets_the_retained_message_of_each_once(
+    wire: Open, names: Names
+) -> None:
+    publisher, client = wire(5), wire(5)
+    publisher.connect(names.client(0))
+    client.connect(names.client(1))
+    prefix = names.topic(0)
+    topics = [
+        b"%s/%d/%s" % (prefix, number, kind) for number in range(300) for kind in (b"a", b"b")
+    ]
+    for topic in topics:
+        publisher.publish(topic, topic, qos=1, retain=True)
+    # Every other filter is a wildcard that matches one of the two.
+    filters = [
+        b"%s/%d/a" % (prefix, number)
+        if number % 2
+        else b"+/" * (prefix.count(b"/") + 1) + b"%d/b" % number
+        for number in range(300)
+    ]
+    assert client.subscribe(*filters, qos=0) == (0,) * 300
+    got = sorted(client.receive().topic for _ in filters)
+    assert got == sorted(
+        b"%s/%d/%s" % (prefix, number, b"a" if number % 2 else b"b") for number in range(300)
+    )
+    client.expect_nothing()
+    for topic in topics:
+        publisher.publish(topic, b"", qos=1, retain=True)
