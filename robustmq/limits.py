@@ -316,6 +316,26 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_declared_topics: Annotated[
         int, bound("topics", "Declared topics of the cluster; light topics are not counted.", 1)
     ] = 100_000
+    # How fast clients may send
+    messages_per_second: Annotated[
+        int,
+        bound(
+            "messages/s",
+            "PUBLISH packets of one MQTT client; a faster one is read more slowly. 0: no bound.",
+        ),
+    ] = 0
+    bytes_per_second: Annotated[
+        int, bound("bytes/s", "The same in bytes of all its packets. 0: no bound.")
+    ] = 0
+    rate_burst_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "What a client or a listener has saved up at most, as the time in which it comes.",
+            100,
+            3_600_000,
+        ),
+    ] = 1_000
     max_password_checks: Annotated[
         int,
         bound(

@@ -82,6 +82,24 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         bound("connections", "Accepted in one worker a second. 0: no bound of its own.", 0),
     ] = 0
+    messages_per_second: Annotated[
+        int,
+        bound("messages/s", "Of one client, new ones. 0: limits.messages_per_second.", 0),
+    ] = 0
+    bytes_per_second: Annotated[
+        int, bound("bytes/s", "Of one client, new ones. 0: limits.bytes_per_second.", 0)
+    ] = 0
+    total_messages_per_second: Annotated[
+        int,
+        bound(
+            "messages/s",
+            "Of all clients of this listener in one worker, new ones. 0: no bound.",
+            0,
+        ),
+    ] = 0
+    total_bytes_per_second: Annotated[
+        int, bound("bytes/s", "The same in bytes. 0: no bound.", 0)
+    ] = 0
     connect_timeout_ms: Annotated[
         int,
         bound("ms", "From accept to a whole CONNECT. 0: limits.connect_timeout_ms.", 0, 600_000),

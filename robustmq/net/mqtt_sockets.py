@@ -29,11 +29,14 @@ from robustmq.net.socket_io import AGAIN, GONE, receive, transmit, transmit_fram
 from robustmq.net.tls import TlsCarrier
 from robustmq.shard.broker import Broker
 from robustmq.shard.client import MqttClient
+from robustmq.shard.rates import Meter
 
 MAX_EVENTS = 512
 LINGER_S = 2.0
 GATHERED_BYTES = 4 * 1024 * 1024
 """Read in one turn; then blocks leave before it ends: each has to go into one frame of the bus."""
+METERED_BYTES = 4 * 1024
+"""Read at once of a client whose rate is bounded: its debt stays small, and its pauses short."""
 
 
 class MqttSockets:
@@ -45,6 +48,7 @@ class MqttSockets:
         self._epoll = select.epoll()
         self._open: dict[int, MqttSocket] = {}
         self._buffer = bytearray(broker.limits.max_turn_bytes)
+        self._metered = bytearray(min(METERED_BYTES, len(self._buffer)))
         self._lingering: dict[int, float] = {}
         self._again: dict[MqttSocket, None] = {}
         self._wall_ms = self._now_ms = 0
@@ -70,7 +74,9 @@ class MqttSockets:
         # Before its client is made: that may say at once that it is not to be read.
         self._epoll.register(file, select.EPOLLIN)
         connection = MqttSocket(self, sock, file, websocket)
-        connection.client = self._broker.connected(connection, address, listener, identity)
+        broker = self._broker
+        connection.meter = broker.rates.meter(listener, broker.limits, broker.monotonic_ms())
+        connection.client = broker.connected(connection, address, listener, identity)
         self._open[file] = connection
         if connection.carrier is not None:
             self.read_again(connection)
@@ -122,7 +128,10 @@ class MqttSockets:
         if connection.closing:
             self._discard(connection)
             return
-        self._take(connection)
+        if connection.meter is None:
+            self._take(connection, self._buffer)
+        else:
+            self._take_metered(connection, connection.meter)
         if connection.layered and connection.file >= 0:
             connection.attend()
 
@@ -132,9 +141,18 @@ class MqttSockets:
         if size <= 0 and size != AGAIN:
             self.forget(connection)
 
-    def _take(self, connection: MqttSocket) -> None:
+    def _take_metered(self, connection: MqttSocket, meter: Meter) -> None:
+        """Read, and let the client wait for what it has brought too soon."""
+        broker, tally = self._broker, self._broker.tally
+        size, messages = self.bytes_in, tally.messages + tally.denied
+        self._take(connection, self._metered)
+        size, messages = self.bytes_in - size, tally.messages + tally.denied - messages
+        wait_ms = meter.take(messages, size, self._now_ms)
+        if wait_ms and not connection.client.closed:
+            broker.rates.pause(connection.client, self._now_ms + wait_ms)
+
+    def _take(self, connection: MqttSocket, buffer: bytearray) -> None:
         client = connection.client
-        buffer = self._buffer
         have = len(client.rest)
         publisher = client.publisher
         if have and publisher is not None and have < len(buffer) // 2:
@@ -221,6 +239,7 @@ class MqttSocket:
         "closing",
         "file",
         "frames",
+        "meter",
         "paused",
         "writable",
     )
@@ -240,6 +259,7 @@ class MqttSocket:
         self.frames = Deframer() if websocket else None
         self.writable = True
         self._pending = b""
+        self.meter: Meter | None = None
         self.paused = False
         self.closing = False
 

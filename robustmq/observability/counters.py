@@ -97,6 +97,8 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_connect_refused", "CONNECT packets answered with an error."),
     _counter("mqtt_authentication_failures", "CONNECT packets with a bad user name or password."),
     _counter("mqtt_takeovers", "Connections closed because their session was taken over."),
+    _counter("mqtt_rate_pauses", "Times that a client was not read as it had sent too fast."),
+    _gauge("mqtt_clients_slowed", "Clients that are not read as they have sent too fast."),
     _counter("mqtt_banned", "Connections refused after CONNECT, or ended, by a ban."),
     _counter("mqtt_flapping", "Clients banned because they came and went too often."),
     _counter("mqtt_clients_kicked", "Connections ended by an operator."),

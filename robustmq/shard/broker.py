@@ -37,6 +37,7 @@ from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, Placement
+from robustmq.shard.rates import Rates
 from robustmq.shard.recovery import (
     CURSORS_KIND,
     RECEIVED_KIND,
@@ -285,7 +286,8 @@ class Broker:
         )
 
     def _watch_clients(self) -> None:
-        """Who may come, and stay."""
+        """Who may come, and stay, and how fast it may send."""
+        self.rates = Rates()
         self.admission = Admission(self)
         self.cluster.on_ban = self.admission.banned
 
@@ -404,6 +406,7 @@ class Broker:
             self.turn()
         self.delayed.tick()
         now = self.monotonic_ms()
+        self.rates.resume(now)
         for key in self.wheel.due(now):
             kind, *rest = key
             if kind == "wait":
@@ -696,6 +699,7 @@ class Broker:
         stores = self.stores.values()
         return {
             "mqtt_connections": self.connections,
+            "mqtt_clients_slowed": len(self.rates),
             "mqtt_sessions": len(self.sessions),
             "mqtt_subscriptions": self.sessions.subscriptions,
             "mqtt_delayed_messages": self.delayed.waiting,
@@ -719,6 +723,7 @@ class Broker:
             "mqtt_publish_denied": self.tally.denied,
             "mqtt_packets_received": self.packets_in + received,
             "mqtt_packets_sent": self.packets_out,
+            "mqtt_rate_pauses": self.rates.pauses,
             "storage_bytes_written": sum(store.end_position for store in self.stores.values()),
             "storage_commits": self.commits.count,
             "storage_syncs": self.commits.syncs,

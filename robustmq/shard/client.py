@@ -101,6 +101,7 @@ class MqttClient:
         "_needed",
         "_paused",
         "_sliced",
+        "_slowed",
         "_transport",
         "_unacked",
         "_unreleased",
@@ -153,6 +154,7 @@ class MqttClient:
         self._paused = False
         self._asked = 0
         self._sliced = False
+        self._slowed = False
         self.last_packet_ms = now_ms
         self.connected_at_ms = 0
         self.keep_alive_ms = 0
@@ -688,9 +690,15 @@ class MqttClient:
         self._held = held
         self._read_or_not()
 
+    def slow(self, slowed: bool) -> None:
+        """It has sent faster than it may: not read until it has waited for that."""
+        self._slowed = slowed
+        self._read_or_not()
+
     def _read_or_not(self) -> None:
         early = self._connecting and len(self.rest) > self._broker.limits.max_connect_bytes
-        paused = self._held or self._ahead or self._full or self._sliced or early
+        behind = self._ahead or self._full or self._sliced or self._slowed
+        paused = self._held or behind or early
         if paused != self._paused and not self.closed:
             self._paused = paused
             (self._transport.pause_reading if paused else self._transport.resume_reading)()
