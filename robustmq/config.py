@@ -23,6 +23,7 @@ import msgspec
 from robustmq.client_settings import FlappingSettings
 from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
 from robustmq.listener import DEFAULT, Listener, problem_of, with_port
+from robustmq.sharing import SharedSubscription, Sharing, Strategy, WhenAway, problem_of_tables
 from robustmq.topic_rules import AutoSubscribe, Rewrite, problem_of_rules
 
 _KAFKA_NAME = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
@@ -123,6 +124,23 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool,
         choice("Queue QoS 0 for persistent sessions while they are away.", reloadable=True),
     ] = False
+    share_strategy: Annotated[
+        Strategy,
+        choice(
+            "How share groups spread their messages, unless a [[shared_subscription]] table says"
+            " it: round_robin, random, sticky, hash_topic, hash_client, least_inflight or"
+            " local_first.",
+            reloadable=True,
+        ),
+    ] = "round_robin"
+    share_when_away: Annotated[
+        WhenAway,
+        choice(
+            "pass_on: what was not sent to a member of a share group that has gone goes to others;"
+            " keep: it waits.",
+            reloadable=True,
+        ),
+    ] = "pass_on"
     sys_interval_s: Annotated[
         int, bound("s", "How often $SYS/broker/... is published. 0: never.", 0, 86_400)
     ] = 10
@@ -393,6 +411,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listener: tuple[Listener, ...] = ()
     rewrite: tuple[Rewrite, ...] = ()
     auto_subscribe: tuple[AutoSubscribe, ...] = ()
+    shared_subscription: tuple[SharedSubscription, ...] = ()
 
     @property
     def worker_count(self) -> int:
@@ -414,6 +433,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (
             msgspec.structs.replace(DEFAULT, bind=mqtt.bind, port=mqtt.port, backlog=mqtt.backlog),
         )
+
+    @property
+    def sharing(self) -> Sharing:
+        """How share groups spread their messages."""
+        mqtt = self.mqtt
+        return Sharing(mqtt.share_strategy, mqtt.share_when_away, self.shared_subscription)
 
     def anonymous_allowed(self, one: Listener) -> bool:
         """May MQTT clients of this listener connect without a user name?"""
@@ -437,7 +462,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 
-TABLES = ("streams", "listener", "rewrite", "auto_subscribe")
+TABLES = ("streams", "listener", "rewrite", "auto_subscribe", "shared_subscription")
 """Lists of tables: [[streams]]."""
 
 
@@ -491,8 +516,10 @@ def override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 def check(settings: Settings) -> None:
     """Rules that hold between settings; raises ConfigError."""
-    problem = problem_of(settings.listener) or problem_of_rules(
-        settings.rewrite, settings.auto_subscribe
+    problem = (
+        problem_of(settings.listener)
+        or problem_of_rules(settings.rewrite, settings.auto_subscribe)
+        or problem_of_tables(settings.shared_subscription)
     )
     if problem is not None:
         raise ConfigError(problem)
@@ -568,6 +595,8 @@ def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     for table in ("streams", "rewrite", "auto_subscribe"):
         if getattr(old, table) != getattr(new, table):
             needs_restart.append(table)
+    if old.shared_subscription != new.shared_subscription:
+        applied.append("shared_subscription")
     _diff_listeners(old, new, applied, needs_restart)
     return applied, needs_restart
 
@@ -593,7 +622,9 @@ def merge(old: Settings, new: Settings) -> Settings:
         sections[section] = _taken(getattr(old, section), getattr(new, section))
     now = {one.name: one for one in new.listener}
     listeners = tuple(_taken(one, now.get(one.name, one)) for one in old.listener)
-    return msgspec.structs.replace(old, listener=listeners, **sections)
+    return msgspec.structs.replace(
+        old, listener=listeners, shared_subscription=new.shared_subscription, **sections
+    )
 
 
 def _taken(before: S, after: S) -> S:

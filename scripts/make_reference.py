@@ -38,6 +38,13 @@ EXAMPLES = """\
 # partitions = 6           # default 1
 # mode = ""                # default: by the rules above
 
+# How one share group, or one of its filters, spreads its messages. [reloadable]
+# [[shared_subscription]]
+# group = "workers"        # of $share/workers/...; $queue is that of $queue/...
+# filter = ""              # default: all of the group
+# strategy = "sticky"      # as mqtt.share_strategy
+# when_away = "pass_on"    # as mqtt.share_when_away
+
 """
 TABLES: dict[str, tuple[type[msgspec.Struct], tuple[str, ...], dict[str, Any]]] = {
     "listener": (

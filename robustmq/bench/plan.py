@@ -47,13 +47,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 class Scenario(NamedTuple):
     """`publishers`, `subscribers`: "one", "many" or "none"; `own`: subscriber n takes only
-    publisher n.
+    publisher n; `shared`: the subscribers are the members of one share group.
     """
 
     publishers: str
     subscribers: str
     own: bool
     why: str
+    shared: bool = False
 
 
 SCENARIOS = {
@@ -70,6 +71,9 @@ SCENARIOS = {
     "fanout": Scenario("one", "many", False, "one publisher, many subscribers"),
     "fanin": Scenario("many", "one", False, "many publishers, one subscriber"),
     "topics": Scenario("one", "one", False, "one publisher on --topics topics, one subscriber"),
+    "share": Scenario(
+        "one", "many", False, "one publisher, one group that shares its topics", True
+    ),
 }
 
 
@@ -86,15 +90,18 @@ def shape(options: Options) -> Shape:
     scenario = SCENARIOS[options.scenario]
     many = {"one": 1, "many": options.clients, "none": 0}
     subscribers = many[scenario.subscribers]
-    copies = 1 if scenario.own else subscribers
+    copies = 1 if scenario.own or scenario.shared else subscribers
     return Shape(many[scenario.publishers], subscribers, copies)
 
 
 def topic_filter(options: Options, number: int) -> str:
     """What subscriber `number` subscribes to."""
-    if SCENARIOS[options.scenario].own:
+    scenario = SCENARIOS[options.scenario]
+    if scenario.own:
         return f"{options.prefix}/{number:06d}/+"
-    return f"{options.prefix}/#"
+    return (
+        f"$share/{options.prefix}/{options.prefix}/#" if scenario.shared else f"{options.prefix}/#"
+    )
 
 
 def outstanding(options: Options, form: Shape) -> int:

@@ -27,7 +27,7 @@ import enum
 import itertools
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 
@@ -335,6 +335,14 @@ class Window:
     def released(self) -> list[int]:
         """Identifiers that wait for PUBCOMP, in the order of the PUBRECs."""
         return list(self._released)
+
+    def withdraw(self, flags: Container[int], mask: int) -> list[Delivery]:
+        """Take from the queue what has these flags under a mask, and was never sent."""
+        taken = [one for one in self._queue if one.flags & mask in flags]
+        if taken:
+            self._queue = deque(one for one in self._queue if one.flags & mask not in flags)
+            self.queued_bytes -= sum(one.size for one in taken)
+        return taken
 
     def references(self) -> list[int]:
         """Every reference that is not finished."""

@@ -19,7 +19,7 @@ are opaque references.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Final
 
 from robustmq.mqtt import will as wills
@@ -119,6 +119,20 @@ class Session:
         assert not self.connected, "the old connection is closed before the new one opens"
         self.durable = self.durable or session_expiry_interval > 0
         self._apply(Opened(version, session_expiry_interval, receive_maximum, will, mount))
+
+    def keep(self) -> None:
+        """From now on the session stands in its log, although it ends with its connection: so that
+        its messages are found when the process dies."""
+        if not self.durable:
+            self._records.append(
+                Opened(self.version, self.session_expiry_interval, self.receive_maximum, self.will)
+            )
+            self._records += [Subscribed(one) for one in self.subscriptions.values()]
+            if self._first_generation or self._releases:
+                self._records.append(Generations(self._first_generation, bytes(self._releases)))
+            if self.inbound_qos2:
+                self._records.append(InboundReceived(tuple(sorted(self.inbound_qos2))))
+            self.durable = True
 
     def close(
         self,
@@ -344,6 +358,14 @@ class Session:
             self._finish(finished)
         return finished
 
+    def withdraw(self, flags: Container[int], mask: int) -> list[Delivery]:
+        """Take back what waits with these flags and was never sent; the caller records it."""
+        return self.window.withdraw(flags, mask)
+
+    def forget(self, references: Iterable[int]) -> None:
+        """At recovery: these were withdrawn."""
+        self.window.forget(references)
+
     def take_finished(self) -> list[int]:
         """All references finished since the last call, dropped ones included."""
         finished, self._finished = self._finished, []
@@ -397,7 +419,8 @@ class Session:
         return session
 
     def replay(self, record: Record) -> None:
-        """Apply a record of a snapshot or of the log."""
+        """Apply a record of a snapshot or of the log: that the session stands in it, it keeps."""
+        self.durable = True
         _REPLAY[type(record)](self, record)
 
     def _apply(self, record: Record) -> None:
@@ -417,7 +440,6 @@ class Session:
         self.version = record.version
         self.mount = record.mount
         self.session_expiry_interval = record.session_expiry_interval
-        self.durable = self.durable or record.session_expiry_interval > 0
         self.window.receive_maximum = record.receive_maximum
         self.window.overflowed = False
         self.will = record.will

@@ -51,9 +51,10 @@ from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
 from robustmq.process.spawn import spawn
 from robustmq.promises import Promise
 from robustmq.security.passwords import PasswordFileError
-from robustmq.shard.broker import Broker, Surroundings
+from robustmq.shard.broker import Broker
 from robustmq.shard.placement import MODE_SETTING
 from robustmq.shard.recovery import Recovery
+from robustmq.shard.surroundings import Surroundings
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.data_directory import shard_directory
 from robustmq.storage.disk import RealDisk, free_bytes

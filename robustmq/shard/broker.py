@@ -8,7 +8,6 @@ to the storage thread. Everything outside is injected (bus, clocks, storage, the
 
 from __future__ import annotations
 
-import uuid
 from array import array
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -27,11 +26,13 @@ from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.commits import Commits
 from robustmq.shard.credit import Taken
+from robustmq.shard.dealing import Dealing
 from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
+from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
@@ -40,6 +41,8 @@ from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, Placement
 from robustmq.shard.rates import Rates
 from robustmq.shard.recovery import (
     CURSORS_KIND,
+    DEALING_KIND,
+    LEFT_KIND,
     RECEIVED_KIND,
     Recovery,
     cursor_snapshot,
@@ -47,9 +50,12 @@ from robustmq.shard.recovery import (
 )
 from robustmq.shard.retained import pages
 from robustmq.shard.router import FAULTS, Router
-from robustmq.shard.rpc import Bus, Rpc
+from robustmq.shard.rpc import Rpc
 from robustmq.shard.runtime import GroupRuntime
-from robustmq.shard.sessions import Authenticator, Sessions, bounds_of, capabilities_of
+from robustmq.shard.sessions import Sessions, bounds_of, capabilities_of
+from robustmq.shard.share_delivery import ShareDelivery
+from robustmq.shard.strategies import Dice
+from robustmq.shard.surroundings import Surroundings
 from robustmq.shard.telling import Telling
 from robustmq.shard.waits import AppendWaits
 from robustmq.shard.writing import Writing
@@ -72,39 +78,6 @@ OUR_DECISION = frozenset(
     }
 )
 """Ends that are no error of the peer, and counted where they are decided."""
-
-
-class Surroundings:
-    """What a worker is given: everything that is not a decision of its own."""
-
-    def __init__(
-        self,
-        bus: Bus,
-        monotonic_ms: Callable[[], int],
-        wall_ms: Callable[[], int],
-        call_soon: Callable[[Callable[[], None]], object],
-        unique: Callable[[], uuid.UUID],
-        count: Callable[[str, int], None],
-        log: Callable[..., None],
-        authenticator: Authenticator,
-        kick: Callable[[], None],
-        monotonic_us: Callable[[], int],
-        call_later: Callable[[int, Callable[[], None]], object],
-    ) -> None:
-        """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
-        **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
-        run)` is the loop's."""
-        self.bus = bus
-        self.monotonic_ms = monotonic_ms
-        self.wall_ms = wall_ms
-        self.call_soon = call_soon
-        self.unique = unique
-        self.count = count
-        self.log = log
-        self.authenticator = authenticator
-        self.kick = kick
-        self.monotonic_us = monotonic_us
-        self.call_later = call_later
 
 
 class Broker:
@@ -163,21 +136,41 @@ class Broker:
         self.commits = Commits(self.stores, around.kick)
         self.commits.wake = self.turn
         self.partitions = Partitions(self.placement, self.stores, settings.storage)
-        self.interest = OwnerInterest()
         self.inbox = Inbox(self.stores)
+        self._open_delivery()
         self._open_messages()
         self._open_kafka()
         self._watch_clients()
         cluster.on_change = self._cluster_changed
         self._recover(open_store)
 
-    def _open_messages(self) -> None:
-        """What a PUBLISH passes: router, owner, delivery, sessions."""
+    def _open_shares(self) -> None:
+        """Share groups: as the owner of topics, and as the home of members."""
         around = self.around
+        self.sharing = self.settings.sharing
+        dice = Dice(around.unique().int)
+        self.interest = OwnerInterest(self.worker_id, dice, self._strategy)
+        self.shares = ShareDelivery(self, dice, self._strategy)
+        self.left_behind = LeftBehind(self.placement.shard_owner, self._notify)
+        self.dealing = Dealing(
+            self.placement,
+            self.stores,
+            self.commits,
+            self.partitions,
+            self.interest,
+            around.wall_ms,
+            around.call_soon,
+        )
+
+    def _open_delivery(self) -> None:
+        """The way of messages to subscribers."""
+        around = self.around
+        self._open_shares()
         self.delivery = Delivery(
             self.stores,
             self.commits,
             self.inbox,
+            self.left_behind,
             around.wall_ms,
             self.to_pump,
             self._count_delivery,
@@ -190,11 +183,17 @@ class Broker:
             self.commits,
             self.partitions,
             self.interest,
+            self.dealing,
             self.delivery,
+            self.shares,
             around.bus,
             around.call_soon,
             self.turn,
         )
+
+    def _open_messages(self) -> None:
+        """The way of messages from publishers: router, owner; and sessions."""
+        around = self.around
         self.owner = Owner(
             self.placement,
             self.stores,
@@ -203,7 +202,7 @@ class Broker:
             self.interest,
             self.telling,
             around.wall_ms,
-            lambda worker, message: self.rpc.notify(worker, message),
+            self._notify,
             self.count,
         )
         self.router = Router(
@@ -230,7 +229,13 @@ class Broker:
         self._taken = Taken(self.worker_count)
         self.sessions = Sessions(self)
         self.delivery.subscribers = self.sessions.get
-        self.delivery.share_again = self.share_again
+        self.dealing.tell = self.telling.tell_given
+
+    def _notify(self, worker: int, message: wire.Message) -> bool:
+        return self.rpc.notify(worker, message)
+
+    def _strategy(self, group: bytes, filter_: bytes) -> str:
+        return self.sharing.strategy(group, filter_)
 
     def _bound_topics(self) -> None:
         """What topics may hold, from the limits."""
@@ -292,14 +297,24 @@ class Broker:
         self.cluster.on_ban = self.admission.banned
 
     def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
-        recovery = Recovery(self.groups, self.sessions, self.delivery, self.owner, self.partitions)
+        recovery = Recovery(
+            self.groups,
+            self.sessions,
+            self.delivery,
+            self.owner,
+            self.partitions,
+            self.dealing,
+            self.left_behind,
+        )
         for shard in range(self.placement.shard_count):
             if self.placement.shard_owner(shard) == self.worker_id:
                 recovery.shard = shard
                 self.stores[shard] = open_store(shard, recovery)
         self._cluster_changed(set(self.cluster.declared_names()))
         recovery.finish(self.stores)
+        self.dealing.begin()
         self.groups.resume()
+        self.left_behind.recovered(self.worker_id)
         self.sessions.resume_all()
         # The crash may lie between the append of a message and that of its inbox entries.
         self.telling.worker_heard(self.worker_id, self.sessions.cursors_of(self.worker_id))
@@ -405,6 +420,7 @@ class Broker:
         if self.behind or self._held:
             self.turn()
         self.delayed.tick()
+        self.shares.tick()
         now = self.monotonic_ms()
         self.rates.resume(now)
         for key in self.wheel.due(now):
@@ -446,6 +462,8 @@ class Broker:
             yield SESSION_KIND, client_id, encode_records(records)
         yield RECEIVED_KIND, b"", self.owner.received(shard).snapshot()
         yield CURSORS_KIND, b"", cursor_snapshot(self.delivery, shard)
+        yield DEALING_KIND, b"", self.dealing.snapshot(shard)
+        yield LEFT_KIND, b"", self.left_behind.snapshot(shard)
 
     # -- connections -------------------------------------------------------------------------------
 
@@ -502,6 +520,8 @@ class Broker:
         """A frame of another worker."""
         if kind == wire.DELIVER:
             self._on_deliver(worker, payload)
+        elif kind == wire.SHARE:
+            self._on_share(worker, payload)
         elif kind == wire.PUBLISH:
             self._on_publish(worker, payload)
         elif kind == wire.CONFIRM:
@@ -552,6 +572,12 @@ class Broker:
         block = bytes(payload[wire.DELIVER_HEAD.size :])
         self.delivery.deliver(shard, position, block, flags, done)
 
+    def _on_share(self, worker: int, payload: memoryview | bytes) -> None:
+        shard, flags, _, position, ticket = wire.DELIVER_HEAD.unpack_from(payload)
+        done = self._delivered(worker, ticket) if flags & wire.WANTS_CONFIRM else None
+        parts = wire.decode_parts(payload[wire.DELIVER_HEAD.size :])
+        self.shares.take(shard, position, flags, parts, done)
+
     def on_worker_up(self, worker: int, incarnation: int) -> None:
         """The link to a worker is there: tell it what is wanted here, and send what it has not
         confirmed."""
@@ -559,6 +585,7 @@ class Broker:
         self._taken.begin(worker)
         self.rpc.notify(worker, self.sessions.interest_of(worker))
         self.router.worker_up(worker)
+        self.left_behind.worker_up(worker)
         for waiting in self._links.pop(worker, []):
             waiting.resolve(None)
         self.turn()
@@ -587,9 +614,7 @@ class Broker:
                     self.interest.set(worker, filter_, flags)
                 return resolved(wire.InterestSettled(self.telling.ends(worker)))
             case wire.ShareChange():
-                self.interest.set_share(
-                    worker, message.group, message.filter, message.members, message.persistent
-                )
+                self.interest.set_share(worker, message)
                 return resolved(wire.InterestSettled(self.telling.ends(worker)))
             case wire.RetainedQuery():
                 return self._told(pages(self.stores, message, self.wall_ms()))
@@ -600,15 +625,16 @@ class Broker:
     def _on_notice(self, worker: int, message: wire.Message) -> bool:
         """True when the message was one that is not answered."""
         match message:
-            case wire.ShareDelivery():
-                done = self._delivered(worker, message.ticket) if message.ticket else None
-                self.delivery.deliver_share(message, done)
             case wire.InterestReset():
                 self.interest.reset(worker, message.filters, message.shares)
                 self.heard.add(worker)
                 self.telling.worker_heard(worker, message.cursors)
             case wire.ShareAgain():
-                self.telling.share_again(message)
+                self.dealing.again(worker, message, self.rpc.notify)
+            case wire.ShareTaken():
+                self.left_behind.taken(message)
+            case wire.ShareLoads():
+                self.interest.set_loads(message)
             case wire.ReleasePacketIds():
                 self.owner.release(message)
             case wire.ClearRetained():
@@ -620,16 +646,6 @@ class Broker:
             case _:
                 return False
         return True
-
-    def share_again(self, message: wire.ShareAgain) -> None:
-        """Ask the owner of the records to pick other members, in a following turn."""
-        worker = self.placement.shard_owner(message.shard)
-
-        def ask() -> None:
-            self.rpc.notify(worker, message)
-            self.turn()
-
-        self.around.call_soon(ask)
 
     def _told(self, found: list[wire.RetainedPage]) -> Promise[Any]:
         """Pages in their place among the messages: all that is older has been told before them."""
@@ -688,6 +704,9 @@ class Broker:
         self.limits = settings.limits
         self.capabilities = capabilities_of(settings)
         self.bounds = bounds_of(settings)
+        self.sharing = settings.sharing
+        self.interest.reload()
+        self.shares.reload()
         self.router.high_water_bytes = self.limits.max_bus_bytes
         self.logs.max_message_bytes = self.limits.max_message_bytes
         self._bound_topics()

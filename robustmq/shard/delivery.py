@@ -10,7 +10,7 @@ of its subscriptions match, with the highest QoS and all identifiers [MQTT-3.3.4
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple, cast
 
 from robustmq.core import blocks, fanout
@@ -33,7 +33,8 @@ from robustmq.shard.inbox import (
     first_ordinals,
     reference,
 )
-from robustmq.shard.shares import RETAIN_FLAG, LocalSubscription, ShareGroup, share_flags
+from robustmq.shard.left_behind import LeftBehind
+from robustmq.shard.shares import RETAIN_FLAG, LocalSubscription, share_flags
 from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import INBOX, ShardStore
 
@@ -66,13 +67,14 @@ class Wanted:
         self.identifiers = identifiers
 
 
-class _Pending:
-    """The inbox parts that one delivery brings to one shard."""
+class Pending:
+    """The inbox parts that one delivery brings to one shard; `left` finds nobody there."""
 
-    __slots__ = ("parts", "queued")
+    __slots__ = ("left", "parts", "queued")
 
     def __init__(self) -> None:
         self.parts: list[InboxPart] = []
+        self.left: list[wire.ShareRow] = []
         self.queued: list[tuple[int, list[tuple[Wanted, list[int], list[int]]]]] = []
 
 
@@ -127,6 +129,7 @@ class Delivery:
         stores: dict[int, ShardStore],
         commits: Commits,
         inbox: Inbox,
+        left: LeftBehind,
         wall_ms: Callable[[], int],
         ready: Callable[[Subscriber], None],
         count: Callable[[str, int], None],
@@ -136,6 +139,7 @@ class Delivery:
         self._stores = stores
         self._commits = commits
         self._inbox = inbox
+        self._left = left
         self._wall_ms = wall_ms
         self._ready = ready
         self._count = count
@@ -144,14 +148,12 @@ class Delivery:
         self._mounted = 0
         """Subscriptions of clients under a mount point."""
         self._audiences: dict[tuple[int, ...], Audience] = {}
-        self._shares: dict[tuple[bytes, bytes], ShareGroup] = {}
         self._dirty: list[Sink] = []
         self._complex: list[tuple[int, DeliveryRoute]] = []
         self._away: list[tuple[int, Sink]] = []
-        self._unqueued: dict[int, dict[int, _Pending]] = {}
+        self._unqueued: dict[int, dict[int, Pending]] = {}
         self.cursors: dict[int, dict[int, int]] = {}
         self.subscribers: Callable[[bytes], Subscriber | None] = lambda client_id: None
-        self.share_again: Callable[[wire.ShareAgain], None] = lambda message: None
 
     # -- subscriptions -----------------------------------------------------------------------------
 
@@ -166,21 +168,6 @@ class Delivery:
         self._trie.remove(local.filter, local)
         self._mounted -= local.subscriber.strip > 0
         self.forget_routes()
-
-    def share(self, group: bytes, filter_: bytes) -> ShareGroup:
-        """The local part of a share group, made when it is first asked for."""
-        found = self._shares.get((group, filter_))
-        if found is None:
-            found = self._shares[group, filter_] = ShareGroup(group, filter_)
-        return found
-
-    def shares(self) -> list[ShareGroup]:
-        """All local share groups."""
-        return list(self._shares.values())
-
-    def drop_share(self, share: ShareGroup) -> None:
-        """A share group has no members here."""
-        self._shares.pop((share.group, share.filter), None)
 
     def forget_routes(self) -> None:
         """What clients want has changed."""
@@ -215,7 +202,7 @@ class Delivery:
     ) -> None:
         """Hand a block to the local clients that `flags` (of wire.DELIVER) name; `done` when
         persistent sessions have it committed."""
-        pending: dict[int, _Pending] = {}
+        pending: dict[int, Pending] = {}
         if flags & wire.REPLAY:
             for entry in blocks.entries(block):
                 route = self._routes.find(topic_key(entry.topic)) or self._resolve(entry.topic)
@@ -242,7 +229,7 @@ class Delivery:
                 away, self._away = self._away, []
                 for begin, sink in away:
                     self._keep(block, begin, sink.owner, pending)
-        self._commit(shard, position, pending, done)
+        self.commit(shard, position, pending, done)
 
     def _wake_sinks(self) -> None:
         for sink in self._dirty:
@@ -259,30 +246,33 @@ class Delivery:
         shard: int,
         position: int,
         flags: int,
-        pending: dict[int, _Pending],
+        pending: dict[int, Pending],
     ) -> None:
         """Queue one entry's records in the sessions that want them with QoS above 0."""
         records = fanout.record_levels(block, begin)
         origin = blocks.origin(block, begin)
         data: bytes | None = None
+        known = position != wire.NO_POSITION
         for wanted in cast(list[Wanted], route.wanted):
             subscriber = wanted.subscriber
             if wanted.no_local and subscriber.origin == origin:
                 continue
-            if flags & wire.REPLAY and (
-                not subscriber.persistent or self._heard(subscriber, shard, position)
-            ):
+            if not subscriber.persistent:
+                if flags & wire.REPLAY:
+                    continue
+            elif known and self.heard(subscriber.shard, shard, position):
+                # Also what is told in its turn: a replay may have run ahead of it.
                 continue
             if data is None:
                 data = blocks.entry_bytes(block, begin)
-            self._queue(data, wanted, records, None, pending, flags)
+            self.queue(data, wanted, records, None, pending, flags)
 
     def _keep(
         self,
         block: bytes | bytearray | memoryview,
         begin: int,
         subscriber: Subscriber,
-        pending: dict[int, _Pending],
+        pending: dict[int, Pending],
     ) -> None:
         """Queue the copies of QoS 0 of one entry for a client that is away."""
         data = blocks.entry_bytes(block, begin)
@@ -294,17 +284,17 @@ class Delivery:
         records = fanout.record_levels(data, 0)
         self._into_inbox(data, wanted, list(range(len(records))), records, pending)
 
-    def _heard(self, subscriber: Subscriber, shard: int, position: int) -> bool:
-        """Has this subscriber's shard committed what the source had at `position`?"""
-        return self.cursors.get(subscriber.shard, {}).get(shard, -1) >= position
+    def heard(self, home: int, shard: int, position: int) -> bool:
+        """Has the shard `home` of some sessions what the source had at `position`?"""
+        return self.cursors.get(home, {}).get(shard, -1) >= position
 
-    def _queue(
+    def queue(
         self,
         data: bytes,
         wanted: Wanted,
         records: list[int],
-        indexes: list[int] | None,
-        pending: dict[int, _Pending],
+        indexes: Sequence[int] | None,
+        pending: dict[int, Pending],
         flags: int = 0,
     ) -> None:
         """`records` holds for each record its QoS and, as 4, its RETAIN flag; `indexes` selects
@@ -322,7 +312,7 @@ class Delivery:
             for index in chosen if subscriber.serving else ():
                 if not (wanted.qos and records[index] & 3):
                     self._put_now(data, index, wanted, records[index])
-        if above and subscriber.persistent:
+        if above and (subscriber.persistent or flags & wire.KEPT):
             if not flags & wire.EPHEMERAL:
                 self._into_inbox(data, wanted, above, records, pending)
         elif above and subscriber.peer is not None:
@@ -384,12 +374,12 @@ class Delivery:
         wanted: Wanted,
         indexes: list[int],
         records: list[int],
-        pending: dict[int, _Pending],
+        pending: dict[int, Pending],
     ) -> None:
         shard = wanted.subscriber.shard
         inbox = pending.get(shard)
         if inbox is None:
-            inbox = pending[shard] = _Pending()
+            inbox = pending[shard] = Pending()
         if not inbox.parts or inbox.parts[-1].entry is not data:
             inbox.parts.append(InboxPart(data, []))
             inbox.queued.append((len(inbox.parts) - 1, []))
@@ -404,13 +394,13 @@ class Delivery:
             )
         )
         inbox.queued[-1][1].append((wanted, indexes, records))
-        wanted.subscriber.unqueued += 1
+        wanted.subscriber.unqueued += len(indexes)
 
-    def _commit(
+    def commit(
         self,
         shard: int,
         position: int,
-        pending: dict[int, _Pending],
+        pending: dict[int, Pending],
         done: Callable[[], None] | None,
     ) -> None:
         """Write the inbox entries; queue them in their sessions when they are committed."""
@@ -420,7 +410,7 @@ class Delivery:
             return
         remaining = len(pending)
 
-        def step(home: int, inbox_position: int, inbox: _Pending) -> None:
+        def step(home: int, inbox_position: int, inbox: Pending) -> None:
             nonlocal remaining
             self._offer(home, inbox_position, inbox)
             remaining -= 1
@@ -429,12 +419,15 @@ class Delivery:
 
         known = position != wire.NO_POSITION
         for home, inbox in pending.items():
-            entry = InboxEntry(shard if known else -1, position if known else 0, inbox.parts)
+            source = (shard, position) if known else (-1, 0)
+            entry = InboxEntry(*source, inbox.parts, inbox.left)
             inbox_position = self._stores[home].append(
                 INBOX, encode_inbox(entry), 0, 0, self._wall_ms()
             )
             if known:
                 self.cursors.setdefault(home, {})[shard] = position
+            if inbox.left:
+                self._left.append(home, inbox_position, inbox.left)
             self._unqueued.setdefault(home, {})[inbox_position] = inbox
             self._commits.mark(
                 home,
@@ -467,13 +460,40 @@ class Delivery:
                             ),
                         )
 
-    def _offer(self, home: int, inbox_position: int, inbox: _Pending) -> None:
+    def withdraw(
+        self, subscriber: Subscriber, marks: Container[int]
+    ) -> list[tuple[int, int, Located]]:
+        """Take back what stands in the inbox log for a member of these share groups and waits for
+        its commit: (mark, reference, message)."""
+        taken: list[tuple[int, int, Located]] = []
+        for inbox_position, inbox in self._unqueued.get(subscriber.shard, {}).items():
+            firsts = first_ordinals(inbox.parts)
+            for part, rows in inbox.queued:
+                for row in list(rows):
+                    wanted, indexes, _ = row
+                    if wanted.subscriber is subscriber and wanted.flags in marks:
+                        rows.remove(row)
+                        subscriber.unqueued -= len(indexes)
+                        taken += [
+                            (
+                                wanted.flags,
+                                reference(inbox_position, firsts[part] + at),
+                                Located(inbox.parts[part].entry, at),
+                            )
+                            for at in indexes
+                        ]
+        return taken
+
+    def _offer(self, home: int, inbox_position: int, inbox: Pending) -> None:
         del self._unqueued[home][inbox_position]
+        if inbox.left:
+            self._left.committed(home, inbox_position)
         firsts = self._inbox.remember(home, inbox_position, inbox.parts)
         now_ms = self._wall_ms()
         for part, rows in inbox.queued:
             for wanted, indexes, records in rows:
                 session = wanted.subscriber.session
+                wanted.subscriber.unqueued -= len(indexes)
                 size = _record_size(inbox.parts[part].entry, records)
                 for index in indexes:
                     dropped = session.offer(
@@ -487,45 +507,18 @@ class Delivery:
                     )
                     if dropped:
                         self._count("mqtt_messages_dropped", len(dropped))
-                wanted.subscriber.unqueued -= 1
                 self._ready(wanted.subscriber)
-
-    def deliver_share(self, delivery: wire.ShareDelivery, done: Callable[[], None] | None) -> None:
-        """Hand records to members of a share group, each to one."""
-        share = self._shares.get((delivery.group, delivery.filter))
-        pending: dict[int, _Pending] = {}
-        homeless = [] if share is not None else delivery.indexes
-        if share is not None:
-            records = fanout.record_levels(delivery.entry, 0)
-            chosen: dict[int, tuple[LocalSubscription, list[int]]] = {}
-            topic = blocks.entries(delivery.entry)[0].topic
-            for index in delivery.indexes:
-                member = share.pick()
-                if member is None:
-                    homeless.append(index)
-                elif member.sees(topic):
-                    chosen.setdefault(id(member), (member, []))[1].append(index)
-            for member, indexes in chosen.values():
-                self._queue(delivery.entry, _wanted_of(member), records, indexes, pending)
-        if homeless:
-            # The last member left while this was on its way.
-            self.share_again(
-                wire.ShareAgain(
-                    delivery.group, delivery.filter, delivery.shard, homeless, delivery.entry
-                )
-            )
-        self._commit(delivery.shard, wire.NO_POSITION, pending, done)
 
     def deliver_retained(self, local: LocalSubscription, entry: bytes) -> None:
         """Send a retained value to one new subscription: RETAIN is 1 [MQTT-3.3.1-8]."""
         if not local.sees(blocks.entries(entry)[0].topic):
             return
-        wanted = _wanted_of(local)
+        wanted = wanted_of(local)
         wanted.retain_as_published = True
         records = [level | 4 for level in fanout.record_levels(entry, 0)]
-        pending: dict[int, _Pending] = {}
-        self._queue(entry, wanted, records, None, pending)
-        self._commit(0, wire.NO_POSITION, pending, None)
+        pending: dict[int, Pending] = {}
+        self.queue(entry, wanted, records, None, pending)
+        self.commit(0, wire.NO_POSITION, pending, None)
 
     def replay_inbox(self, position: int, entry: InboxEntry, home: int) -> None:
         """Recovery: queue again what an inbox entry says; what a session has finished it
@@ -629,7 +622,8 @@ def _flags(wanted: Wanted, record: int) -> int:
     return wanted.flags | (RETAIN_FLAG if wanted.retain_as_published and record & 4 else 0)
 
 
-def _wanted_of(local: LocalSubscription) -> Wanted:
+def wanted_of(local: LocalSubscription) -> Wanted:
+    """What the client of one subscription gets by it alone."""
     subscription = local.subscription
     identifier = subscription.subscription_identifier
     return Wanted(

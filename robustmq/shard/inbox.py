@@ -15,6 +15,7 @@ import msgspec
 
 from robustmq.core import batches, blocks
 from robustmq.errors import BrokerError
+from robustmq.shard.wire import ShareRow
 from robustmq.storage.shard_store import ShardStore
 
 ORDINAL_BITS = 20
@@ -51,11 +52,18 @@ class InboxPart(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class InboxEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The payload of a log entry of kind 3. source_shard -1: of no log (a retained value, memory
-    mode)."""
+    mode).
+
+    `left` goes back to its owners, for other members of share groups. From `leaver` it takes the
+    messages `withdrawn`; None: its session has ended.
+    """
 
     source_shard: int
     source_position: int
     parts: list[InboxPart]
+    left: list[ShareRow] = []
+    leaver: bytes = b""
+    withdrawn: tuple[int, ...] | None = ()
 
 
 class Located(msgspec.Struct, frozen=True, gc=False):

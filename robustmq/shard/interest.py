@@ -3,20 +3,27 @@
 Two tables. `LocalInterest` counts, on a subscriber's worker, how many of its clients want a filter,
 and says when the first comes or the last goes: only that is told to owners. `OwnerInterest` holds,
 on every worker, which **workers** want a filter (never which sessions), as bits of one integer: bit
-2w for worker w, bit 2w+1 when one of its sessions is persistent, so that the owner must wait for
-it. Share groups are kept beside, with their members per worker.
+2w+2 for worker w, bit 2w+3 when one of its sessions is persistent, so that the owner must wait for
+it. Bits 0 and 1 say the same of share groups, which are kept beside (`share_homes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hash_table import HashTable
 from robustmq.core.hashing import topic_key
+from robustmq.shard.share_homes import NEVER, WAITING, Home, ShareHomes
+from robustmq.shard.strategies import Dice
+from robustmq.shard.wire import ShareChange, ShareLoads
 
 WANTED = 1
 PERSISTENT = 2
+SHARED = 1
+"""In a mask: a share group wants it."""
+KEPT = 2
+"""In a mask: one with a persistent member, which what is acknowledged must reach."""
 
 MAX_CACHED_TOPICS = 65536
 
@@ -66,68 +73,30 @@ def _flags(counts: int) -> int:
     return WANTED if counts else 0
 
 
-class ShareMembers:
-    """The members of one share group by worker; picks workers in turn, in proportion to their
-    connected members, and while there are none to their persistent ones."""
-
-    __slots__ = ("_turn", "_wheel", "filter", "group", "members", "persistent")
-
-    def __init__(self, group: bytes, filter_: bytes) -> None:
-        self.group = group
-        self.filter = filter_
-        self.members: dict[int, int] = {}
-        self.persistent: dict[int, int] = {}
-        self._wheel: list[int] = []
-        self._turn = 0
-
-    def set(self, worker: int, members: int, persistent: int) -> None:
-        """Worker `worker` has so many members now."""
-        for table, count in ((self.members, members), (self.persistent, persistent)):
-            if count:
-                table[worker] = count
-            else:
-                table.pop(worker, None)
-        self._wheel = []
-
-    def pick(self) -> int | None:
-        """The worker of the next record; None when nobody is there."""
-        if not self._wheel:
-            self._wheel = _interleave(self.members or self.persistent)
-            self._turn = 0
-        if not self._wheel:
-            return None
-        self._turn = (self._turn + 1) % len(self._wheel)
-        return self._wheel[self._turn]
-
-
-def _interleave(members: dict[int, int]) -> list[int]:
-    """Each worker as often as it has members (at most 1024 in all), spread evenly."""
-    total = sum(members.values())
-    if not total:
-        return []
-    scale = min(1.0, 1024 / total)
-    slots: list[tuple[float, int]] = []
-    for worker in sorted(members):
-        count = max(1, int(members[worker] * scale))
-        slots.extend(((index + 0.5) / count, worker) for index in range(count))
-    return [worker for _, worker in sorted(slots)]
+def bits_of(worker: int, flags: int) -> int:
+    """The bits of a mask that say this of a worker."""
+    return flags << (2 * worker + 2)
 
 
 class OwnerInterest:
     """Which workers want a topic of ours; answers are kept per topic until the interest changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker_id: int, dice: Dice, strategy: Callable[[bytes, bytes], str]) -> None:
+        """`strategy` of (group, filter), by the settings."""
+        self._worker_id = worker_id
+        self._dice = dice
+        self.strategy = strategy
         self._trie = FilterTrie()
         self._wanted: dict[bytes, int] = {}
-        self._shares: dict[tuple[bytes, bytes], ShareMembers] = {}
+        self._shares: dict[tuple[bytes, bytes], ShareHomes] = {}
         self._share_trie = FilterTrie()
         self.masks = HashTable(MAX_CACHED_TOPICS)
-        self._share_cache: dict[bytes, list[ShareMembers]] = {}
+        self._share_cache: dict[bytes, list[ShareHomes]] = {}
 
     def set(self, worker: int, filter_: bytes, flags: int) -> None:
         """Worker `worker` wants `filter_` with `flags` (0: no more)."""
         before = self._wanted.get(filter_, 0)
-        after = before & ~(3 << (2 * worker)) | flags << (2 * worker)
+        after = before & ~bits_of(worker, 3) | bits_of(worker, flags)
         if before == after:
             return
         if before:
@@ -139,28 +108,58 @@ class OwnerInterest:
             del self._wanted[filter_]
         self._forget_answers(filter_)
 
-    def set_share(
-        self, worker: int, group: bytes, filter_: bytes, members: int, persistent: int
-    ) -> None:
-        """Worker `worker` has so many members of `$share/group/filter`."""
-        key = (group, filter_)
+    def set_share(self, worker: int, change: ShareChange) -> None:
+        """Worker `worker` has these members of `$share/group/filter` at one of its homes."""
+        key = (change.group, change.filter)
         share = self._shares.get(key)
+        before = share is not None and share.kept
         if share is None:
-            if not members and not persistent:
+            if not change.connected and not change.persistent:
                 return
-            share = self._shares[key] = ShareMembers(group, filter_)
-            self._share_trie.insert(filter_, share)
-        share.set(worker, members, persistent)
-        if not share.members and not share.persistent:
+            strategy = self.strategy(*key)
+            share = ShareHomes(*key, strategy, self._worker_id, self._dice)
+            self._shares[key] = share
+            self._share_trie.insert(change.filter, share)
+            self._forget_shares(change.filter)
+        share.set(
+            Home(
+                change.home,
+                worker,
+                change.connected,
+                change.persistent,
+                change.oldest,
+                change.state,
+            )
+        )
+        if not share.homes:
             del self._shares[key]
-            self._share_trie.remove(filter_, share)
+            self._share_trie.remove(change.filter, share)
+            self._forget_shares(change.filter)
+        elif share.kept != before:
+            self._forget_answers(change.filter)
+
+    def set_loads(self, message: ShareLoads) -> None:
+        """What members of share groups have not acknowledged, and whether they have room."""
+        for group, filter_, home, state, load in message.rows:
+            share = self._shares.get((group, filter_))
+            if share is not None:
+                share.load(home, state, load)
+
+    def _forget_shares(self, filter_: bytes) -> None:
         self._share_cache.clear()
+        self._forget_answers(filter_)
+
+    def reload(self) -> None:
+        """The settings may give groups other strategies."""
+        for (group, filter_), share in self._shares.items():
+            share.strategy = self.strategy(group, filter_)
+            share.changed()
 
     def reset(
         self,
         worker: int,
         filters: Iterable[tuple[bytes, int]],
-        shares: Iterable[tuple[bytes, bytes, int, int]],
+        shares: list[ShareChange],
     ) -> None:
         """All that `worker` wants, replacing what it wanted before."""
         wanted = dict(filters)
@@ -169,15 +168,18 @@ class OwnerInterest:
                 self.set(worker, filter_, 0)
         for filter_, flags in wanted.items():
             self.set(worker, filter_, flags)
-        groups = {
-            (group, filter_): (members, persistent)
-            for group, filter_, members, persistent in shares
-        }
-        for key in list(self._shares):
-            if key not in groups:
-                self.set_share(worker, *key, 0, 0)
-        for (group, filter_), (members, persistent) in groups.items():
-            self.set_share(worker, group, filter_, members, persistent)
+        told = {(change.group, change.filter, change.home) for change in shares}
+        for share in list(self._shares.values()):
+            for home in list(share.homes.values()):
+                if home.worker == worker and (share.group, share.filter, home.shard) not in told:
+                    self._clear(share, home, 0)
+        for change in shares:
+            self.set_share(worker, change)
+
+    def _clear(self, share: ShareHomes, home: Home, persistent: int) -> None:
+        """Nobody is connected at a home."""
+        change = ShareChange(share.group, share.filter, home.shard, 0, persistent, NEVER, WAITING)
+        self.set_share(home.worker, change)
 
     def only_persistent(self, worker: int) -> None:
         """A worker went away: keep what its persistent sessions want, forget the rest."""
@@ -186,12 +188,13 @@ class OwnerInterest:
                 self.set(worker, filter_, 0)
         for share in list(self._shares.values()):
             # Members that are persistent stay; while others are connected those take over.
-            count = share.persistent.get(worker, 0)
-            self.set_share(worker, share.group, share.filter, 0, count)
+            for home in list(share.homes.values()):
+                if home.worker == worker:
+                    self._clear(share, home, home.persistent)
 
     def _wanted_by(self, worker: int) -> list[tuple[bytes, int]]:
         """The filters of a worker, with their flags."""
-        shift = 2 * worker
+        shift = 2 * worker + 2
         return [
             (filter_, mask >> shift & 3)
             for filter_, mask in self._wanted.items()
@@ -206,24 +209,21 @@ class OwnerInterest:
         if topic[:1] != b"\0":
             for bits in self._trie.match(topic):
                 mask |= bits  # type: ignore[operator]
+            for share in self.shares(topic):
+                mask |= SHARED | KEPT if share.kept else SHARED
         self.masks.put(topic_key(topic), mask)
         return mask
 
-    @property
-    def has_shares(self) -> bool:
-        """True when any share group has members."""
-        return bool(self._shares)
-
-    def share(self, group: bytes, filter_: bytes) -> ShareMembers | None:
-        """The members of one group; None when it has none."""
+    def share(self, group: bytes, filter_: bytes) -> ShareHomes | None:
+        """The homes of one group; None when it has none."""
         return self._shares.get((group, filter_))
 
-    def shares(self, topic: bytes) -> list[ShareMembers]:
+    def shares(self, topic: bytes) -> list[ShareHomes]:
         """The share groups that want a topic."""
         found = self._share_cache.get(topic)
         if found is None:
             matched = self._share_trie.match(topic) if topic[:1] != b"\0" else []
-            found = [share for share in matched if isinstance(share, ShareMembers)]
+            found = [share for share in matched if isinstance(share, ShareHomes)]
             if len(self._share_cache) >= MAX_CACHED_TOPICS:
                 self._share_cache.clear()
             self._share_cache[topic] = found

@@ -161,13 +161,12 @@ class Owner:
     ) -> None:
         """Mark the shard for the turn's commit, and tell who wants the block: now, or then."""
         telling = self._telling
-        wanted = bool(mask) or self._interest.has_shares
-        if wanted and position != wire.NO_POSITION and telling.must_wait(shard, mask, flags):
+        if mask and position != wire.NO_POSITION and telling.must_wait(shard, mask, flags):
             sync = bool(flags & ENTRY_PERSISTENT)
             telling.after_commit(shard, sync, position, shown, mask, same, flags, commit)
             return
         self._mark(shard, flags, block, commit)
-        if wanted:
+        if mask:
             # Not committed: told by no position, so that no cursor points at what a crash undoes.
             telling.tell(shard, wire.NO_POSITION, shown, mask, same, flags, commit)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from robustmq.shard.dealing import Dealing
 from robustmq.shard.delivery import Delivery
-from robustmq.shard.inbox import decode_inbox
+from robustmq.shard.inbox import InboxEntry, decode_inbox
+from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_QOS2, ENTRY_RETAIN, GROUP_KIND, SESSION_KIND
@@ -22,6 +24,7 @@ from robustmq.shard.subscribing import decode_cursors, encode_cursors
 from robustmq.storage.shard_store import (
     BLOCK,
     CURSOR,
+    DEALT,
     DECLARED_MARKER,
     DELAYED_BLOCK,
     INBOX,
@@ -30,6 +33,8 @@ from robustmq.storage.shard_store import (
 )
 
 CURSORS_KIND = b"cursors"
+DEALING_KIND = b"dealing"
+LEFT_KIND = b"left"
 RECEIVED_KIND = b"received"
 
 _records = msgspec.msgpack.Decoder(list[bytes])
@@ -45,12 +50,16 @@ class Recovery:
         delivery: Delivery,
         owner: Owner,
         partitions: Partitions,
+        dealing: Dealing,
+        left: LeftBehind,
     ) -> None:
         self._groups = groups
         self._sessions = sessions
         self._delivery = delivery
         self._owner = owner
         self._partitions = partitions
+        self._dealing = dealing
+        self._left = left
         self._retained: list[tuple[int, int, bytes]] = []
         self.shard = -1
 
@@ -60,6 +69,10 @@ class Recovery:
             self._cursors(value)
         elif kind == RECEIVED_KIND:
             self._owner.received(self.shard).restore(value)
+        elif kind == DEALING_KIND:
+            self._dealing.restore(self.shard, value)
+        elif kind == LEFT_KIND:
+            self._left.restore(self.shard, value)
         else:
             self._replay(kind, key, _records.decode(value))
 
@@ -70,7 +83,9 @@ class Recovery:
             entry = decode_machine_entry(payload)
             self._replay(entry.kind, entry.key, entry.records)
         elif kind == INBOX:
-            self._delivery.replay_inbox(position, decode_inbox(payload), self.shard)
+            self._inbox(position, decode_inbox(payload))
+        elif kind == DEALT:
+            self._dealing.on_entry(self.shard, payload)
         elif kind == CURSOR:
             self._cursors(payload)
         elif kind in (BLOCK, DELAYED_BLOCK):
@@ -92,6 +107,13 @@ class Recovery:
         for shard, kind, payload in self._retained:
             block = payload if kind == BLOCK else self._partitions.read_marker(payload)
             retain(stores[shard], block, self._owner.retained_expiry_s)
+
+    def _inbox(self, position: int, entry: InboxEntry) -> None:
+        self._delivery.replay_inbox(position, entry, self.shard)
+        if entry.left:
+            self._left.append(self.shard, position, entry.left)
+        if entry.leaver:
+            self._sessions.withdrawn(entry.leaver, entry.withdrawn)
 
     def _replay(self, kind: bytes, key: bytes, records: list[bytes]) -> None:
         if kind == GROUP_KIND:

@@ -56,7 +56,7 @@ from robustmq.shard.received import packet_name
 from robustmq.shard.roster import Roster
 from robustmq.shard.router import AckGroup
 from robustmq.shard.runtime import encode_machine_entry
-from robustmq.shard.shares import LocalSubscription, unfinished
+from robustmq.shard.shares import LocalSubscription
 from robustmq.shard.subscriber import Subscriber
 from robustmq.shard.subscribing import Subscribing
 from robustmq.storage.shard_store import MACHINE
@@ -280,6 +280,8 @@ class Sessions:
         if not ended or subscriber.session.durable:
             subscriber.disconnect()
             self._subscribing.presence_changed(subscriber)
+        if not ended:
+            self._subscribing.went_away(subscriber)
         self._settle(subscriber, will, ended)
 
     def _settle(self, subscriber: Subscriber, will: Will | None, ended: bool) -> None:
@@ -325,19 +327,17 @@ class Sessions:
         session = subscriber.session
         broker = self._broker
         broker.count("mqtt_messages_dropped", subscriber.take_dropped())
-        left_behind = unfinished(subscriber, broker.inbox, broker.placement)
         self._subscribing.remove_all(subscriber)
         subscriber.disconnect()
+        logged = broker.shares.session_ended(subscriber)
         for reference in (*session.take_finished(), *session.references()):
             self._broker.inbox.drop(reference)
         self._roster.remove(subscriber.client_id)
         self._broker.wheel.set(("session", subscriber.client_id.decode()), None)
         session.drain_records()
-        if session.durable:
+        if session.durable and not logged:
             self._append_rows(subscriber, [])
             self._append(subscriber, ())
-        for message in left_behind:
-            broker.share_again(message)
 
     def publish_will(self, client_id: bytes, will: Will) -> None:
         """Publish a will as its client would have; one that its client may not publish is lost."""
@@ -570,6 +570,14 @@ class Sessions:
             subscriber = self._adopt(client_id, session, None)
         for row in rows:
             subscriber.session.replay(decode_record(row))
+
+    def withdrawn(self, client_id: bytes, references: tuple[int, ...] | None) -> None:
+        """Recovery: these messages went to others; None: the session has ended."""
+        subscriber = self._roster.get(client_id)
+        if references is None:
+            self._roster.remove(client_id)
+        elif subscriber is not None:
+            subscriber.session.forget(references)
 
     def resume_all(self) -> None:
         """Recovery is over: connections that the crash cut end now, subscriptions count again."""

@@ -6,6 +6,7 @@ the client is away, with a limit of 0 that drops what only a connected client wo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from robustmq.core.fanout import Sink
@@ -51,6 +52,9 @@ class Peer(Protocol):
         ...
 
 
+NO_GROUPS: Mapping[int, tuple[bytes, bytes]] = {}
+
+
 class Subscriber:
     """A session with what the worker keeps beside it."""
 
@@ -58,6 +62,7 @@ class Subscriber:
         "_room",
         "aliases",
         "client_id",
+        "groups",
         "keeps_qos0",
         "limit",
         "origin",
@@ -100,6 +105,8 @@ class Subscriber:
         # What is done when records of this session are committed: so many wait for that.
         self.waiting = 0
         self._room: list[Promise[None]] = []
+        self.groups: Mapping[int, tuple[bytes, bytes]] = NO_GROUPS
+        """The share groups that it is or was a member of, by the mark in a delivery's flags."""
 
     def connect(self, peer: Peer, max_packet_size: int, topic_alias_maximum: int) -> None:
         """A connection serves this client now; nothing goes out before CONNACK: see `serve`."""

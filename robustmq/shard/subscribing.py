@@ -23,7 +23,7 @@ from robustmq.promises import Promise, start
 from robustmq.shard import wire
 from robustmq.shard.interest import LocalInterest, is_wildcard
 from robustmq.shard.naming import Naming
-from robustmq.shard.shares import LocalSubscription
+from robustmq.shard.shares import LocalSubscription, Member, share_flags, share_mark
 from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import CURSOR
 
@@ -66,7 +66,10 @@ class Subscribing:
                 session.subscribe(grant.subscription)
                 granted.append((grant, self._add(subscriber, grant.subscription, changes)))
         ends = await self._announce(changes)
-        if subscriber.persistent and granted:
+        if granted and (
+            subscriber.persistent or any(one.filter != local.filter for one, local in granted)
+        ):
+            # What a share group gets is in the log for any member: see `share_delivery`.
             self._note_cursors(subscriber.shard, ends)
         await self._broker.sessions.write(subscriber, wait=True)
         codes = tuple(grant.code for grant in grants)
@@ -105,11 +108,18 @@ class Subscribing:
         """Remove subscriptions; settles when that is committed."""
         changes = _Changes()
         codes: list[int] = []
+        withdrawn: set[int] = set()
         for filter_ in packet.filters:
             existed = subscriber.session.unsubscribe(filter_)
             codes.append(unsubscribe_code(filter_, existed))
             if existed:
                 self._drop(subscriber, filter_, changes)
+                mark = share_mark(filter_)
+                if mark in subscriber.groups:
+                    withdrawn.add(mark)
+        if withdrawn:
+            self._tell(changes)
+            self._broker.shares.withdraw(subscriber, withdrawn)
         await self._announce(changes)
         await self._broker.sessions.write(subscriber, wait=True)
         return tuple(codes)
@@ -130,7 +140,7 @@ class Subscribing:
             batch = list(islice(waiting.values(), FILTERS_A_QUERY))
             asked: dict[int, list[LocalSubscription]] = {}
             for local in batch:
-                for worker in self._owners(local.filter):
+                for worker in self._broker.shares.owners(local.filter):
                     asked.setdefault(worker, []).append(local)
             for worker in sorted(asked):
                 await self._retained_of(worker, asked[worker])
@@ -180,7 +190,11 @@ class Subscribing:
     ) -> LocalSubscription:
         key = (subscriber.client_id, subscription.filter)
         plain = subscription.matching_filter
-        local = LocalSubscription(plain, subscriber, subscription, subscriber.persistent)
+        local: LocalSubscription
+        if subscription.share_group is None:
+            local = LocalSubscription(plain, subscriber, subscription, subscriber.persistent)
+        else:
+            local = self._member(subscriber, subscription)
         if key in self._local:
             # The new one counts before the old one goes: nothing is missed [MQTT-3.8.4-3].
             self._count(local, changes)
@@ -188,14 +202,25 @@ class Subscribing:
         else:
             self._count(local, changes)
         self._local[key] = local
-        if subscription.share_group is None:
+        if not isinstance(local, Member):
             self._broker.delivery.add(local)
         else:
-            share = self._broker.delivery.share(subscription.share_group, plain)
-            share.members.append(local)
+            assert subscription.share_group is not None, "a member has a group"
+            share = (subscription.share_group, plain, subscriber.shard)
+            self._broker.shares.group(*share).members.append(local)
+            subscriber.groups = {**subscriber.groups, share_flags(subscription): share[:2]}
+            changes.shares.add(share)
             self.shared += 1
-            changes.shares.add((subscription.share_group, plain))
         return local
+
+    def _member(self, subscriber: Subscriber, subscription: Subscription) -> Member:
+        before = self._local.get((subscriber.client_id, subscription.filter))
+        joined = self._broker.wall_ms()
+        if isinstance(before, Member) and subscriber.serving:
+            # Other options for a member that stays.
+            joined = before.joined
+        plain = subscription.matching_filter
+        return Member(plain, subscriber, subscription, subscriber.persistent, joined)
 
     def _count(self, local: LocalSubscription, changes: _Changes) -> None:
         if local.subscription.share_group is None:
@@ -206,16 +231,16 @@ class Subscribing:
     def _drop(self, subscriber: Subscriber, filter_: bytes, changes: _Changes) -> None:
         local = self._local.pop((subscriber.client_id, filter_))
         group = local.subscription.share_group
-        if group is None:
+        if group is None or not isinstance(local, Member):
             self._broker.delivery.remove(local)
             flags = self._interest.remove(local.filter, local.persistent)
             if flags is not None:
                 changes.filters[local.filter] = flags
             return
-        share = self._broker.delivery.share(group, local.filter)
-        share.members.remove(local)
+        share = (group, local.filter, subscriber.shard)
+        self._broker.shares.group(*share).members.remove(local)
         self.shared -= 1
-        changes.shares.add((group, local.filter))
+        changes.shares.add(share)
 
     def refresh(self, subscriber: Subscriber) -> None:
         """A session goes on with a new connection: its version or its expiry may be others now."""
@@ -234,9 +259,24 @@ class Subscribing:
         changes = _Changes()
         for one in subscriber.session.subscriptions.values():
             if one.share_group is not None:
-                changes.shares.add((one.share_group, one.matching_filter))
+                changes.shares.add((one.share_group, one.matching_filter, subscriber.shard))
         if changes.shares:
             self._tell(changes)
+
+    def went_away(self, subscriber: Subscriber) -> None:
+        """The client has left its session behind: what was never sent to it need not wait for it to
+        come back, unless the settings say so."""
+        if not subscriber.groups:
+            return
+        subscriptions = subscriber.session.subscriptions.values()
+        marks = {
+            share_flags(one)
+            for one in subscriptions
+            if one.share_group is not None
+            and self._broker.sharing.of(one.share_group, one.matching_filter).when_away == "pass_on"
+        }
+        if marks:
+            self._broker.shares.withdraw(subscriber, marks)
 
     def remove_all(self, subscriber: Subscriber) -> None:
         """The session has ended."""
@@ -248,33 +288,18 @@ class Subscribing:
 
     # -- telling owners ----------------------------------------------------------------------------
 
-    def _owners(self, filter_: bytes) -> list[int]:
-        """The workers that can own a topic which matches the filter: of a declared topic, or the
-        stream that carries it, those of all partitions, as Kafka clients write to any."""
-        placement = self._broker.placement
-        if is_wildcard(filter_):
-            return list(range(self._broker.worker_count))
-        return placement.owners(filter_)
-
     def _messages(self, changes: _Changes) -> list[tuple[int, wire.Message]]:
         by_worker: dict[int, list[tuple[bytes, int]]] = {}
         for filter_, flags in changes.filters.items():
-            for worker in self._owners(filter_):
+            for worker in self._broker.shares.owners(filter_):
                 by_worker.setdefault(worker, []).append((filter_, flags))
         messages: list[tuple[int, wire.Message]] = [
             (worker, wire.InterestChange(rows)) for worker, rows in by_worker.items()
         ]
-        for group, filter_ in sorted(changes.shares):
-            members, persistent = self._members(group, filter_)
-            change = wire.ShareChange(group, filter_, members, persistent)
-            messages.extend((worker, change) for worker in self._owners(filter_))
+        for share in sorted(changes.shares):
+            change = self._broker.shares.change(share)
+            messages.extend((worker, change) for worker in self._broker.shares.owners(share[1]))
         return messages
-
-    def _members(self, group: bytes, filter_: bytes) -> tuple[int, int]:
-        share = self._broker.delivery.share(group, filter_)
-        if not share.members:
-            self._broker.delivery.drop_share(share)
-        return share.counts()
 
     async def _announce(self, changes: _Changes) -> dict[int, int]:
         """Tell the owners and wait; the end positions of their shards. One that is away hears of
@@ -320,9 +345,9 @@ class Subscribing:
         for filter_, flags in self._interest.items():
             if self._is_one_of(filter_, topics):
                 changes.filters[filter_] = flags
-        for share in self._broker.delivery.shares():
-            if self._is_one_of(share.filter, topics):
-                changes.shares.add((share.group, share.filter))
+        for share in self._broker.shares.members():
+            if self._is_one_of(share[1], topics):
+                changes.shares.add(share)
         if changes.filters or changes.shares:
             start(self._rehome(changes))
 
@@ -332,6 +357,7 @@ class Subscribing:
             for local in self._local.values()
             if local.persistent and local.filter in changes.filters
         }
+        homes |= {home for _, _, home in changes.shares}
         ends = await self._announce(changes)
         for home in homes:
             self._note_cursors(home, ends)
@@ -348,13 +374,10 @@ class Subscribing:
         filters = [
             (filter_, flags)
             for filter_, flags in self._interest.items()
-            if worker in self._owners(filter_)
+            if worker in self._broker.shares.owners(filter_)
         ]
-        shares = []
-        for share in self._broker.delivery.shares():
-            if worker in self._owners(share.filter):
-                members, persistent = self._members(share.group, share.filter)
-                shares.append((share.group, share.filter, members, persistent))
+        mine = self._broker.shares
+        shares = [mine.change(one) for one in mine.members() if worker in mine.owners(one[1])]
         return wire.InterestReset(filters, shares, self.cursors_of(worker))
 
     def cursors_of(self, worker: int) -> dict[int, int]:
@@ -374,7 +397,7 @@ class _Changes:
 
     def __init__(self) -> None:
         self.filters: dict[bytes, int] = {}
-        self.shares: set[tuple[bytes, bytes]] = set()
+        self.shares: set[tuple[bytes, bytes, int]] = set()
 
 
 def encode_cursors(cursors: dict[int, int]) -> bytes:

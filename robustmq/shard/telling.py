@@ -9,6 +9,7 @@ Delivery to a worker's persistent sessions is a cursor on the shard's log. Invar
 - A worker hears of a shard in the log's order. One whose link was down is first sent again what it
   may have missed, from its own cursor or from the oldest delivery that it has not confirmed; until
   that is through, only sessions that end with their connection are told of what is new.
+- What share groups get (`dealing`) is told by the position of its own log entry, in the same line.
 - Nothing is told by position before the worker has said what it wants (`worker_heard`), as the
   cursor of a newer message would hide an older one.
 """
@@ -19,16 +20,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from robustmq.core import batches, blocks
+from robustmq.core import blocks
 from robustmq.errors import Fault
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
+from robustmq.shard.dealing import Dealing, Given
 from robustmq.shard.deliverable import deliverable
-from robustmq.shard.interest import OwnerInterest
+from robustmq.shard.interest import KEPT, PERSISTENT, SHARED, WANTED, OwnerInterest, bits_of
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_QOS2, Placement
 from robustmq.shard.rpc import Bus
-from robustmq.storage.shard_store import BLOCK, DECLARED_MARKER, ShardStore
+from robustmq.storage.shard_store import BLOCK, DEALT, DECLARED_MARKER, ShardStore
 
 Confirm = Callable[[Fault | None], None]
 
@@ -55,8 +57,19 @@ class LocalDelivery(Protocol):
         persistent sessions have it committed."""
         ...
 
-    def deliver_share(self, delivery: wire.ShareDelivery, done: Callable[[], None] | None) -> None:
-        """Hand records to members of a share group."""
+
+class LocalShares(Protocol):
+    """What the owner asks of the members of share groups on its own worker."""
+
+    def take(
+        self,
+        shard: int,
+        position: int,
+        flags: int,
+        parts: list[wire.SharePart],
+        done: Callable[[], None] | None,
+    ) -> None:
+        """Hand records to members; `done` when persistent sessions have them committed."""
         ...
 
 
@@ -79,20 +92,12 @@ class Commit:
 class _Ticket:
     """A delivery that a worker has not confirmed."""
 
-    __slots__ = ("commit", "position", "shard", "share", "size")
+    __slots__ = ("commit", "position", "shard", "size")
 
-    def __init__(
-        self,
-        shard: int,
-        position: int,
-        commit: Commit | None,
-        share: wire.ShareDelivery | None,
-        size: int,
-    ) -> None:
+    def __init__(self, shard: int, position: int, commit: Commit | None, size: int) -> None:
         self.shard = shard
         self.position = position
         self.commit = commit
-        self.share = share
         self.size = size
 
 
@@ -118,7 +123,9 @@ class Telling:
         commits: Commits,
         partitions: Partitions,
         interest: OwnerInterest,
+        dealing: Dealing,
         delivery: LocalDelivery,
+        shares: LocalShares,
         bus: Bus,
         later: Callable[[Callable[[], None]], object],
         turn: Callable[[], None],
@@ -131,18 +138,23 @@ class Telling:
         self._commits = commits
         self._partitions = partitions
         self._interest = interest
+        self._dealing = dealing
         self._delivery = delivery
+        self._shares = shares
         self._bus = bus
         self._later = later
         self._turn = turn
-        self._persistent_bits = sum(2 << (2 * worker) for worker in self._workers)
+        self._persistent_bits = KEPT | sum(bits_of(worker, PERSISTENT) for worker in self._workers)
         self._tickets: list[OrderedDict[int, _Ticket]] = [OrderedDict() for _ in self._workers]
         self._next_ticket = 1
         self._gathered: list[list[bytes | bytearray]] = [[] for _ in self._workers]
         self._gathered_bytes = 0
         self.unconfirmed_bytes = 0
         """Of deliveries that persistent sessions of other workers have not committed."""
+        self._passed: list[list[wire.SharePart]] = [[] for _ in self._workers]
         self._heard: set[int] = set()
+        self._told: set[int] = set()
+        self._complete = False
         self._replays: dict[tuple[int, int], _Replay] = {}
         self._resting: set[tuple[int, int]] = set()
         self._holding: dict[int, int] = {}
@@ -172,19 +184,39 @@ class Telling:
     ) -> None:
         """Tell of a block when it is committed, in the order of the log; then `commit` goes on."""
 
+        given = None
+        if mask & SHARED and flags & (ENTRY_ACK | ENTRY_KAFKA):
+            given = self._dealing.append(shard, position, block)
+
         def tell() -> None:
+            self.tell(shard, position, block, mask, same, flags, commit, given)
+            if commit is not None:
+                commit.step()
+
+        self._hold(shard, sync, tell)
+
+    def _hold(self, shard: int, sync: bool, tell: Callable[[], None]) -> None:
+        """Tell of what was appended last when it is committed; what comes behind it waits too."""
+
+        def committed() -> None:
             left = self._holding[shard] - 1
             if left:
                 self._holding[shard] = left
             else:
                 del self._holding[shard]
-            self.tell(shard, position, block, mask, same, flags, commit)
-            if commit is not None:
-                commit.step()
+            tell()
             self._turn()
 
         self._holding[shard] = self._holding.get(shard, 0) + 1
-        self._commits.mark(shard, sync, tell)
+        self._commits.mark(shard, sync, committed)
+
+    def tell_given(self, shard: int, given: Given, wait: bool) -> None:
+        """Tell of what share groups get of no new block; `wait`: when it is committed."""
+        if wait:
+            self._hold(shard, False, lambda: self._tell_given(shard, given, None))
+        else:
+            self._tell_given(shard, given, None)
+        self._turn()
 
     def tell(
         self,
@@ -195,28 +227,34 @@ class Telling:
         same: bool,
         flags: int,
         commit: Commit | None,
+        given: Given | None = None,
     ) -> None:
         """Tell every worker that wants something of a block. `position` is NO_POSITION for what is
-        not (yet) committed."""
+        not (yet) committed; `given` is what share groups get, if that is decided."""
         acked = flags & (ENTRY_ACK | ENTRY_KAFKA)
         if mask and not acked:
             self._gather(block, mask, same)
         elif mask:
             for worker in self._workers:
-                bits = (mask >> (2 * worker)) & 3
-                if bits:
-                    bit = 1 << (2 * worker)
-                    part = block if same else blocks.select(block, self._interest.masks, bit)
-                    self._tell_one(worker, shard, position, part, bool(bits & 2), commit)
-        if self._interest.has_shares:
-            self._tell_shares(shard, position, block, commit)
+                if mask & bits_of(worker, WANTED | PERSISTENT):
+                    part = self._wanted_by(worker, block, same)
+                    must = bool(mask & bits_of(worker, PERSISTENT))
+                    self._tell_one(worker, shard, position, part, must, commit)
+        if given is not None:
+            self._tell_given(shard, given, commit)
+        elif mask & SHARED:
+            self._pass_on(self._dealing.pass_on(block))
+
+    def _wanted_by(self, worker: int, block: bytes | bytearray, same: bool) -> bytes | bytearray:
+        if same:
+            return block
+        return blocks.select(block, self._interest.masks, bits_of(worker, WANTED))
 
     def _gather(self, block: bytes | bytearray, mask: int, same: bool) -> None:
         """QoS 0 alone needs neither position nor ticket: it goes with that of other shards."""
         for worker in self._workers:
-            if (mask >> (2 * worker)) & 3:
-                bit = 1 << (2 * worker)
-                part = block if same else blocks.select(block, self._interest.masks, bit)
+            if mask & bits_of(worker, WANTED | PERSISTENT):
+                part = self._wanted_by(worker, block, same)
                 self._gathered[worker].append(part)
                 self._gathered_bytes += len(part)
         if self._gathered_bytes > GATHERED_BYTES:
@@ -232,6 +270,10 @@ class Telling:
                 self._gathered[worker] = []
                 block = parts[0] if len(parts) == 1 else b"".join(parts)
                 self._send(worker, 0, wire.NO_POSITION, 0, 0, block)
+        for worker, passed in enumerate(self._passed):
+            if passed:
+                self._passed[worker] = []
+                self._send_parts(worker, 0, wire.NO_POSITION, 0, 0, passed)
 
     def _tell_one(
         self,
@@ -252,7 +294,7 @@ class Telling:
             done = waiting.step if waiting is not None else None
             self._delivery.deliver(shard, position, part, 0, done)
             return
-        ticket = self._ticket(worker, shard, position, waiting, None, len(part)) if must else 0
+        ticket = self._ticket(worker, shard, position, waiting, len(part)) if must else 0
         if in_turn:
             self._send(worker, shard, position, ticket, 0, part)
         else:
@@ -277,17 +319,11 @@ class Telling:
         self._bus.send(worker, wire.DELIVER, head, block)
 
     def _ticket(
-        self,
-        worker: int,
-        shard: int,
-        position: int,
-        commit: Commit | None,
-        share: wire.ShareDelivery | None,
-        size: int,
+        self, worker: int, shard: int, position: int, commit: Commit | None, size: int
     ) -> int:
         ticket = self._next_ticket
         self._next_ticket += 1
-        self._tickets[worker][ticket] = _Ticket(shard, position, commit, share, size)
+        self._tickets[worker][ticket] = _Ticket(shard, position, commit, size)
         self.unconfirmed_bytes += size
         return ticket
 
@@ -302,77 +338,40 @@ class Telling:
 
     # -- share groups ------------------------------------------------------------------------------
 
-    def _tell_shares(
-        self, shard: int, position: int, block: bytes | bytearray, commit: Commit | None
-    ) -> None:
-        for entry in blocks.entries(block):
-            shares = self._interest.shares(entry.topic)
-            if not shares:
-                continue
-            count = batches.record_count(block, entry.batch_begin)
-            for share in shares:
-                chosen: dict[int, list[int]] = {}
-                for index in range(count):
-                    worker = share.pick()
-                    if worker is not None:
-                        chosen.setdefault(worker, []).append(index)
-                data = bytes(block[entry.begin : entry.end])
-                acked = bool(entry.flags & (ENTRY_ACK | ENTRY_KAFKA))
-                for worker, indexes in chosen.items():
-                    delivery = wire.ShareDelivery(
-                        share.group, share.filter, shard, position, 0, indexes, data
-                    )
-                    must = acked and worker in share.persistent
-                    self._send_share(worker, delivery, commit if must else None, must)
+    def _pass_on(self, passed: dict[int, list[wire.SharePart]]) -> None:
+        for worker, parts in passed.items():
+            self._passed[worker] += parts
+            self._gathered_bytes += sum(len(part.entry) for part in parts)
+        if self._gathered_bytes > GATHERED_BYTES:
+            self.flush()
 
-    def share_again(self, message: wire.ShareAgain) -> None:
-        """A member has left these records behind: others get them, if there are any."""
-        share = self._interest.share(message.group, message.filter)
-        if share is None:
-            return
-        chosen: dict[int, list[int]] = {}
-        for index in message.indexes:
-            worker = share.pick()
-            if worker is not None:
-                chosen.setdefault(worker, []).append(index)
-        for worker, indexes in chosen.items():
-            delivery = wire.ShareDelivery(
-                message.group,
-                message.filter,
-                message.shard,
-                wire.NO_POSITION,
-                0,
-                indexes,
-                message.entry,
-            )
-            self._send_share(worker, delivery, None, worker in share.persistent)
+    def _tell_given(self, shard: int, given: Given, commit: Commit | None) -> None:
+        self._pass_on(given.passed)
+        for worker, parts in given.kept.items():
+            if commit is not None:
+                commit.remaining += 1
+            size = sum(len(part.entry) for part in parts)
+            ticket = self._ticket(worker, shard, given.position, commit, size)
+            if worker in self._heard and (worker, shard) not in self._replays:
+                self._send_parts(worker, shard, given.position, ticket, 0, parts)
 
-    def _send_share(
-        self, worker: int, delivery: wire.ShareDelivery, commit: Commit | None, must: bool
+    def _send_parts(
+        self,
+        worker: int,
+        shard: int,
+        position: int,
+        ticket: int,
+        flags: int,
+        parts: list[wire.SharePart],
     ) -> None:
-        if commit is not None:
-            commit.remaining += 1
         if worker == self._worker_id:
-            self._delivery.deliver_share(delivery, commit.step if commit is not None else None)
+            done = (lambda: self.delivered(worker, ticket)) if ticket else None
+            self._shares.take(shard, position, flags, parts, done)
             return
-        if must:
-            size = len(delivery.entry)
-            ticket = self._ticket(worker, delivery.shard, delivery.position, commit, delivery, size)
-            delivery = self._with_ticket(delivery, ticket)
-            self._tickets[worker][ticket].share = delivery
-        self._bus.send(worker, wire.MESSAGE, wire.encode(wire.Envelope(0, 0, "", delivery)))
-
-    @staticmethod
-    def _with_ticket(delivery: wire.ShareDelivery, ticket: int) -> wire.ShareDelivery:
-        return wire.ShareDelivery(
-            delivery.group,
-            delivery.filter,
-            delivery.shard,
-            delivery.position,
-            ticket,
-            delivery.indexes,
-            delivery.entry,
-        )
+        if ticket:
+            flags |= wire.WANTS_CONFIRM
+        head = wire.DELIVER_HEAD.pack(shard, flags, 0, position, ticket)
+        self._bus.send(worker, wire.SHARE, head, wire.encode_parts(parts))
 
     # -- a worker comes back -----------------------------------------------------------------------
 
@@ -383,12 +382,10 @@ class Telling:
         it but what waits for its confirmation. The own worker says so after its recovery.
         """
         self._heard.add(worker)
+        self._told.add(worker)
         starts: dict[int, int] = {}
         for ticket, waiting in list(self._tickets[worker].items()):
-            if waiting.share is not None:
-                envelope = wire.Envelope(0, 0, "", waiting.share)
-                self._bus.send(worker, wire.MESSAGE, wire.encode(envelope))
-            elif waiting.position == wire.NO_POSITION:
+            if waiting.position == wire.NO_POSITION:
                 self.delivered(worker, ticket)
             else:
                 earliest = starts.get(waiting.shard, waiting.position)
@@ -403,6 +400,9 @@ class Telling:
             self._replays[worker, shard] = _Replay(position, end)
             if not running:
                 self._replay_slice(worker, shard)
+        if len(self._told) == len(self._workers) and not self._complete:
+            self._complete = True
+            self._dealing.complete()
 
     def _replay_slice(self, worker: int, shard: int) -> None:
         """Send one slice of what is committed; go on in a later turn until that is all."""
@@ -416,7 +416,7 @@ class Telling:
         tickets = {
             waiting.position: ticket
             for ticket, waiting in self._tickets[worker].items()
-            if waiting.shard == shard and waiting.share is None
+            if waiting.shard == shard
         }
         sent = 0
         entries = store.scan(replay.position, store.committed_position)
@@ -426,9 +426,13 @@ class Telling:
                 self._later(lambda: self._replay_slice(worker, shard))
                 self._turn()
                 return
-            part = self._part_of(worker, kind, payload)
             ticket = tickets.pop(position, 0)
-            if part:
+            parts = self._dealing.parts_of(shard, payload, worker) if kind == DEALT else []
+            part = b"" if parts else self._part_of(worker, kind, payload)
+            if parts:
+                self._send_parts(worker, shard, position, ticket, wire.REPLAY, parts)
+                sent += sum(len(one.entry) for one in parts)
+            elif part:
                 self._send(worker, shard, position, ticket, wire.REPLAY, part)
                 sent += len(part)
             elif ticket:
@@ -456,7 +460,7 @@ class Telling:
             return b""
         block = deliverable(block, self._placement)
         blocks.split(block, self._interest.masks, self._interest.mask)
-        return blocks.select(block, self._interest.masks, 2 << (2 * worker))
+        return blocks.select(block, self._interest.masks, bits_of(worker, PERSISTENT))
 
     def worker_down(self, worker: int) -> None:
         """A worker went away: its persistent sessions still count, its other clients do not."""

@@ -24,12 +24,14 @@ DELIVER = 3
 DELIVERED = 4
 MESSAGE = 5
 CREDIT = 6
+SHARE = 7
 
 # PUBLISH: shard, class of block, flags, sequence; then the block.
 PUBLISH_HEAD = struct.Struct("<HBBQ")
 # CONFIRM: shard, fault (index into `errors.Fault` + 1, 0 when committed), sequence.
 CONFIRM_HEAD = struct.Struct("<HHQ")
-# DELIVER: shard, flags, reserved, log position, ticket; then the block.
+# DELIVER: shard, flags, reserved, log position, ticket; then the block. SHARE: the same; then
+# msgpack of a list of SharePart.
 DELIVER_HEAD = struct.Struct("<HBBQQ")
 # DELIVERED: ticket.
 DELIVERED_HEAD = struct.Struct("<Q")
@@ -42,6 +44,10 @@ REPLAY = 2
 EPHEMERAL = 4
 """For sessions that end with their connection; the others get it in a replay."""
 
+KEPT = 8
+"""Of a share group with a persistent member: also a session that ends with its connection has it in
+the log, so that it is given to another member when the worker dies."""
+
 NO_POSITION = 2**64 - 1
 
 
@@ -53,28 +59,32 @@ class InterestChange(msgspec.Struct, frozen=True, tag=True, gc=False):
     removed: list[tuple[bytes, int]] = []
 
 
+class ShareChange(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The members of a share group at one home: so many are connected, so many are persistent,
+    connected or not (0 and 0: none), the first connected one is there since `oldest`; `state` by
+    `share_homes`."""
+
+    group: bytes
+    filter: bytes
+    home: int
+    connected: int
+    persistent: int
+    oldest: int
+    state: int
+
+
 class InterestReset(msgspec.Struct, frozen=True, tag=True, gc=False):
     """All that a worker's clients want, after a link came up, and how far each of its shards has
     heard.
 
-    `shares` are (group, filter, members, persistent members). `cursors` maps a source shard to the
+    `cursors` maps a source shard to the
     log position from which its entries must be delivered again; shards that are not named need no
     replay.
     """
 
     filters: list[tuple[bytes, int]]
-    shares: list[tuple[bytes, bytes, int, int]]
+    shares: list[ShareChange]
     cursors: dict[int, int]
-
-
-class ShareChange(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A share group on a worker has now so many connected members, and so many persistent ones,
-    connected or not (0 and 0: none)."""
-
-    group: bytes
-    filter: bytes
-    members: int
-    persistent: int
 
 
 class InterestSettled(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -109,27 +119,60 @@ class RetainedPages(msgspec.Struct, frozen=True, tag=True, gc=False):
     pages: list[RetainedPage]
 
 
-class ShareDelivery(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Records of one entry for members of a share group on this worker: `indexes` of the entry's
-    records."""
+class ShareHand(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Records of an entry (None: all) that a share group's members of one home get. `away`: its
+    owner knows that none of them is connected."""
+
+    group: bytes
+    filter: bytes
+    home: int
+    indexes: list[int] | None
+    away: bool = False
+
+
+class SharePart(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An entry of a block, and the homes of one worker that get records of it."""
+
+    entry: bytes
+    hands: list[ShareHand]
+
+
+class ShareRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Records of an entry of a shard that a member of a share group has left behind."""
 
     group: bytes
     filter: bytes
     shard: int
-    position: int
-    ticket: int
-    indexes: list[int]
     entry: bytes
+    indexes: list[int]
 
 
 class ShareAgain(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Records that a member of a share group has left behind: their owner picks others for them."""
+    """Their owner picks other members for these rows, all of its shard `shard`.
 
-    group: bytes
-    filter: bytes
+    `home` and `sequence` name the request for ever: its owner logs them, and takes it once.
+    Sequence 0: nothing of it is in a log, and it is not confirmed.
+    """
+
+    home: int
+    sequence: int
     shard: int
-    indexes: list[int]
-    entry: bytes
+    rows: list[ShareRow]
+
+
+class ShareTaken(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A ShareAgain is in the log of its owner."""
+
+    home: int
+    sequence: int
+    shard: int
+
+
+class ShareLoads(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """What members have not acknowledged: (group, filter, home, state by `share_homes`,
+    messages)."""
+
+    rows: list[tuple[bytes, bytes, int, int, int]]
 
 
 class ReleasePacketIds(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -229,8 +272,9 @@ Message = (
     | InterestSettled
     | RetainedQuery
     | RetainedPages
-    | ShareDelivery
     | ShareAgain
+    | ShareTaken
+    | ShareLoads
     | ReleasePacketIds
     | ClearRetained
     | ProduceCall
@@ -260,6 +304,7 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
+_parts_decoder = msgspec.msgpack.Decoder(list[SharePart])
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -271,3 +316,13 @@ def decode(payload: bytes | memoryview) -> Envelope:
     """Raises msgspec.ValidationError when the peer runs another version (the hello should have
     told)."""
     return _decoder.decode(payload)
+
+
+def encode_parts(parts: list[SharePart]) -> bytes:
+    """What follows the head of a SHARE frame."""
+    return _encoder.encode(parts)
+
+
+def decode_parts(payload: bytes | memoryview) -> list[SharePart]:
+    """The parts of a SHARE frame."""
+    return _parts_decoder.decode(payload)

@@ -32,7 +32,7 @@ _NEEDLE_AT = 9
 MAX_ENTRY_BYTES = 512 * 1024 * 1024
 
 BLOCK, MACHINE, INBOX, DECLARED_MARKER, CURSOR, TOPIC_DELETED, TOPIC_CREATED = range(1, 8)
-DELAYED_BLOCK, DELAYED_OVER = 8, 9
+DELAYED_BLOCK, DELAYED_OVER, DEALT = 8, 9, 10
 
 Pending = list[tuple[str, list[Buffer]]]
 Corruption = Callable[[int, int], None]

@@ -41,9 +41,12 @@ TOPIC_DELETED = shard_log.TOPIC_DELETED
 TOPIC_CREATED = shard_log.TOPIC_CREATED
 DELAYED_BLOCK = shard_log.DELAYED_BLOCK
 DELAYED_OVER = shard_log.DELAYED_OVER
+DEALT = shard_log.DEALT
 
 _TOPIC, _MACHINE, _CHECKPOINT, _APPLIED = b"t", b"m", b"c", b"p"
 _MAX_SOURCES = 256
+LASTING_SOURCE = 1 << 62
+"""Sources from here on are no workers, whose lives end, but shards: each is remembered."""
 _BUILT_IN = (_segment,)
 
 
@@ -126,6 +129,8 @@ class ShardStore:
         self._partition_names: dict[int, str] = {}
         self._damaged = False
         self._report = corruption
+        self.last_block: int | None = None
+        """Where the log ends with a block, as it did when the last process died: its position."""
         self._recover(listener)
         self._flushed_to = self._log.end_position
 
@@ -154,6 +159,7 @@ class ShardStore:
         def on_entry(
             at: int, kind: int, source: int, sequence: int, timestamp: int, payload: memoryview
         ) -> None:
+            self.last_block = at if kind in (BLOCK, DECLARED_MARKER) else None
             data = bytes(payload)
             if source & PUBLISHED_DELAYED:
                 if at >= applied:
@@ -463,7 +469,7 @@ class ShardStore:
         dump = self._index.dump()
         dump += crc32c(dump).to_bytes(4, "little")
         name = f"index-{position:016x}"
-        sources = dict(sorted(self._sources.items())[-_MAX_SOURCES:])
+        sources = self._lasting_sources()
         ends = {self._partition_names[id(log)]: log.end_offset for log in self._partitions}
         point = Checkpoint(position, name, sources, self.leader_epoch, ends)
         kept = {_MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
@@ -483,6 +489,12 @@ class ShardStore:
                     disk.remove(f"{directory}/{old}")
 
         return self._committer.submit(job)
+
+    def _lasting_sources(self) -> dict[int, int]:
+        """The sources that may still send something again: all shards, and the latest workers."""
+        workers = sorted(source for source in self._sources if source < LASTING_SOURCE)
+        forgotten = set(workers[:-_MAX_SOURCES])
+        return {one: last for one, last in self._sources.items() if one not in forgotten}
 
     def close(self) -> None:
         """Close LevelDB; what was not flushed is lost."""

@@ -12,12 +12,14 @@ from robustmq.mqtt.packets import (
     Ack,
     ConnAck,
     Connect,
+    Disconnect,
     PacketType,
     Properties,
     Publish,
     SubAck,
     Subscribe,
     SubscriptionOptions,
+    Unsubscribe,
 )
 from tests.simulation.world import World
 
@@ -26,14 +28,19 @@ RECONNECT_MS = 40
 
 
 class SimClient:
-    """One client with a persistent session."""
+    """One client, with a persistent session unless `expiry` is 0."""
 
     def __init__(
-        self, world: World, client_id: bytes, filters: dict[bytes, int] | None = None
+        self,
+        world: World,
+        client_id: bytes,
+        filters: dict[bytes, int] | None = None,
+        expiry: int = 3600,
     ) -> None:
         self.world = world
         self.client_id = client_id
         self.filters = filters or {}
+        self.expiry = expiry
         self.subscribed = not self.filters
         self.received: list[tuple[bytes, bytes, int]] = []
         self.acked: list[tuple[bytes, bytes, int]] = []
@@ -67,7 +74,7 @@ class SimClient:
                 self.client_id,
                 False,
                 0,
-                properties=Properties(session_expiry_interval=3600, receive_maximum=20),
+                properties=Properties(session_expiry_interval=self.expiry, receive_maximum=20),
             )
         )
 
@@ -86,6 +93,17 @@ class SimClient:
     def drop(self) -> None:
         """Lose the connection on the way, without a DISCONNECT."""
         self._gone(self._life)
+
+    def leave(self) -> None:
+        """Say goodbye and end the session; come back with a new one."""
+        if self.connected:
+            self._send(Disconnect(0, Properties(session_expiry_interval=0)))
+
+    def unsubscribe(self) -> None:
+        """Give up the subscriptions; they come back with the next connection."""
+        if self.connected and self.subscribed:
+            self.subscribed = False
+            self._send(Unsubscribe(62, tuple(self.filters)))
 
     def publish(self, topic: bytes, payload: bytes, qos: int) -> None:
         """Publish now, or when connected and the window has room."""

@@ -18,6 +18,7 @@ from functools import partial
 from robustmq.core import batches
 from robustmq.shard.broker import Broker
 from tests.simulation.client import SimClient
+from tests.simulation.members import Groups
 from tests.simulation.producer import Partition, SimProducer
 from tests.simulation.world import World
 
@@ -47,8 +48,10 @@ class History:
             SimClient(self.world, b"all", {b"#": 1}),
             *(SimClient(self.world, b"named-%d" % n, {DECLARED: 1}) for n in range(3)),
         ]
+        self.groups = Groups(self.world)
         self.sent = 0
-        self._until(lambda: all(one.subscribed and one.connected for one in self.subscribers))
+        waited_for = self.subscribers + self.groups.members
+        self._until(lambda: all(one.subscribed and one.connected for one in waited_for))
 
     def run(self, messages: int, faults: int) -> None:
         """Load and faults at random times, until all is acknowledged and delivered."""
@@ -56,7 +59,8 @@ class History:
         self._faults(faults)
         self.world.scheduler.run(LOAD_MS + 100)
         self._until(lambda: not any(self._unacked()))
-        self._until(lambda: all(one.connected for one in self.subscribers))
+        waited_for = self.subscribers + self.groups.members
+        self._until(lambda: all(one.connected for one in waited_for))
         self.world.scheduler.run(3_000)
 
     def _until(self, condition: Callable[[], bool], limit_ms: int = 60_000) -> None:
@@ -97,7 +101,7 @@ class History:
         workers = self.world.worker_count
         for _ in range(count):
             kind = self.random.choice(
-                ("kill", "kill", "kill all", "cut", "cut", "drop", "drop", "rubbish")
+                ("kill", "kill", "kill all", "cut", "cut", "drop", "drop", "rubbish", "member")
             )
             if kind == "kill":
                 self._at_random(partial(self._kill, [self.random.randrange(workers)]))
@@ -107,6 +111,8 @@ class History:
                 self._at_random(partial(self.world.cut, *self.random.sample(range(workers), 2)))
             elif kind == "drop":
                 self._at_random(self.random.choice(self.publishers + self.subscribers).drop)
+            elif kind == "member":
+                self._at_random(self.groups.fault(self.random))
             else:
                 self._at_random(partial(self._rubbish, self.random.randbytes(40)))
 
@@ -170,6 +176,7 @@ class History:
         self._check_log(logged)
         for subscriber in self.subscribers:
             self._check_subscriber(subscriber)
+        self.groups.check(self.publishers, self.producers)
         self._check_rest()
         strange = [
             fault
@@ -243,4 +250,6 @@ class History:
             assert broker is not None, "all workers are back"
             assert broker.idle, f"worker {broker.worker_id} is not at rest"
             assert broker.telling.idle, f"worker {broker.worker_id} waits for a delivery"
+            assert broker.dealing.idle, f"worker {broker.worker_id} has not given out all it has"
+            assert broker.left_behind.idle, f"worker {broker.worker_id} has what members left"
             assert broker.delivery.idle, f"worker {broker.worker_id} has not queued what it has"

@@ -22,10 +22,11 @@ from robustmq.config import Settings
 from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.listener import DEFAULT, Listener
 from robustmq.promises import Promise, resolved
-from robustmq.shard.broker import Broker, Surroundings
+from robustmq.shard.broker import Broker
 from robustmq.shard.client import MqttClient
 from robustmq.shard.cluster_view import Declared, Outcome
 from robustmq.shard.recovery import Recovery
+from robustmq.shard.surroundings import Surroundings
 from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.disk import Crash, MemoryDisk
 from robustmq.storage.kv import MemoryKeyValue

@@ -1,0 +1,368 @@
+"""The owner's side of share groups: gives out the messages of its shards, each to one home a group.
+
+What is acknowledged and goes to a group with a persistent member is given out once and for ever: a
+DEALT entry right behind the block in the shard's log says who got what. It is told when it is
+committed, by its own log position, in the log's order, and again from the log to a worker that may
+have missed it (`telling`); a home that has it knows so by its cursor. So the death of either side
+loses nothing, and nobody gets what was given to another. Invariants:
+- A block and its DEALT entry are appended together, so only the last block of a log can lack one.
+  An owner that starts does not know all groups either: from there on the log is open (an entry says
+  so) until every worker has told its members. Then blocks since are given to the groups that were
+  not known.
+- What a member leaves behind comes back as a request with a name for ever (the home, and where its
+  log says so): it is the source and the sequence of its DEALT entry, so it is taken once.
+- A message of QoS 2 is told after its commit only, and its DEALT entry also names the groups that
+  got it without being kept: it is given to nobody else after a crash.
+Everything else (QoS 0, groups that end with their connections, topics in mode memory) is passed on
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import msgspec
+
+from robustmq.core import batches, blocks
+from robustmq.shard import wire
+from robustmq.shard.commits import Commits
+from robustmq.shard.deliverable import deliverable
+from robustmq.shard.interest import SHARED, OwnerInterest
+from robustmq.shard.partitions import Partitions
+from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_QOS2, Placement
+from robustmq.shard.share_homes import ShareHomes
+from robustmq.storage.shard_store import (
+    BLOCK,
+    DEALT,
+    DECLARED_MARKER,
+    LASTING_SOURCE,
+    ShardStore,
+)
+
+CAME_BACK = -1
+OPEN = -2
+CLOSED = -3
+ACKED = ENTRY_ACK | ENTRY_KAFKA
+RESOLVE_ENTRIES = 500
+
+Group = tuple[bytes, bytes]
+Confirm = Callable[[int, wire.ShareTaken], bool]
+
+
+class DealtPart(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Who got records of one entry: of the block's entry `number`, or of `entry`, which came back.
+    `passed` are the groups that got it without being kept."""
+
+    number: int
+    entry: bytes
+    hands: list[wire.ShareHand]
+    passed: list[Group] = []
+
+
+class Dealt(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The payload of a log entry of kind 10. `position` is that of the block, CAME_BACK, or says
+    OPEN (from `since` on) or CLOSED."""
+
+    position: int
+    parts: list[DealtPart]
+    since: int = 0
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Dealt)
+
+
+class Given:
+    """What became of one block: what is in the log at `position`, by worker, and what is only
+    passed on."""
+
+    __slots__ = ("kept", "passed", "position")
+
+    def __init__(self) -> None:
+        self.position = wire.NO_POSITION
+        self.kept: dict[int, list[wire.SharePart]] = {}
+        self.passed: dict[int, list[wire.SharePart]] = {}
+
+
+class Dealing:
+    """Gives out what is appended to the shards held here."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        stores: dict[int, ShardStore],
+        commits: Commits,
+        partitions: Partitions,
+        interest: OwnerInterest,
+        wall_ms: Callable[[], int],
+        later: Callable[[Callable[[], None]], object],
+    ) -> None:
+        """`later` runs a function in a following turn."""
+        self._placement = placement
+        self._stores = stores
+        self._commits = commits
+        self._partitions = partitions
+        self._interest = interest
+        self._wall_ms = wall_ms
+        self._later = later
+        self._open: dict[int, int] = {}
+        self._early: list[tuple[int, wire.ShareAgain, Confirm]] = []
+        self._complete = False
+        self.tell: Callable[[int, Given, bool], None] = lambda shard, given, wait: None
+        """Told of what is given out, now or (`wait`) when it is committed; set by the broker."""
+
+    # -- a new block -------------------------------------------------------------------------------
+
+    def pass_on(self, block: bytes | bytearray) -> dict[int, list[wire.SharePart]]:
+        """Give out a block of which nothing is to be kept: the parts by worker."""
+        passed: dict[int, list[wire.SharePart]] = {}
+        for entry in self._shared(block):
+            hands: list[wire.ShareHand] = []
+            for share in self._interest.shares(entry.topic):
+                hands += self._hands(share, block, entry)
+            self._part(passed, block, entry, hands)
+        return passed
+
+    def append(self, shard: int, position: int, block: bytes | bytearray) -> Given:
+        """Give out a block that was just appended, and append who got what."""
+        given, parts = Given(), []
+        for number, entry in enumerate(blocks.entries(block)):
+            acked = bool(entry.flags & ACKED)
+            kept: list[wire.ShareHand] = []
+            hands: list[wire.ShareHand] = []
+            passed: list[Group] = []
+            for share in self._interest.shares(entry.topic):
+                if share.kept and acked:
+                    kept += self._hands(share, block, entry)
+                else:
+                    hands += self._hands(share, block, entry)
+                    passed.append((share.group, share.filter))
+            self._part(given.passed, block, entry, hands)
+            self._part(given.kept, block, entry, kept)
+            if kept or (passed and entry.flags & ENTRY_QOS2):
+                parts.append(DealtPart(number, b"", kept, passed))
+        if parts:
+            given.position = self._append(shard, Dealt(position, parts))
+        return given
+
+    def _append(self, shard: int, dealt: Dealt, source: int = 0, sequence: int = 0) -> int:
+        payload = _encoder.encode(dealt)
+        return self._stores[shard].append(DEALT, payload, source, sequence, self._wall_ms())
+
+    def _shared(self, block: bytes | bytearray) -> Iterator[blocks.EntryView]:
+        """The entries that a share group wants."""
+        masks = self._interest.masks
+        for entry in blocks.entries(block):
+            mask = masks.find(int.from_bytes(block[entry.begin + 40 : entry.begin + 48], "little"))
+            if mask is None or mask & SHARED:
+                yield entry
+
+    @staticmethod
+    def _hands(
+        share: ShareHomes, block: bytes | bytearray, entry: blocks.EntryView
+    ) -> list[wire.ShareHand]:
+        count = batches.record_count(block, entry.batch_begin)
+        return [
+            wire.ShareHand(share.group, share.filter, home, indexes, share.empty)
+            for home, indexes in share.deal(count, entry.topic, entry.origin)
+        ]
+
+    def _part(
+        self,
+        parts: dict[int, list[wire.SharePart]],
+        block: bytes | bytearray,
+        entry: blocks.EntryView,
+        hands: list[wire.ShareHand],
+    ) -> None:
+        if hands:
+            self._sort(parts, bytes(block[entry.begin : entry.end]), hands)
+
+    def _sort(
+        self, parts: dict[int, list[wire.SharePart]], entry: bytes, hands: list[wire.ShareHand]
+    ) -> None:
+        """Add an entry to the parts of the workers whose homes get something of it."""
+        by_worker: dict[int, list[wire.ShareHand]] = {}
+        for hand in hands:
+            by_worker.setdefault(self._placement.shard_owner(hand.home), []).append(hand)
+        for worker, chosen in by_worker.items():
+            parts.setdefault(worker, []).append(wire.SharePart(entry, chosen))
+
+    # -- from the log ------------------------------------------------------------------------------
+
+    def parts_of(
+        self, shard: int, payload: bytes | memoryview, worker: int
+    ) -> list[wire.SharePart]:
+        """What a DEALT entry says that a worker gets."""
+        dealt = _decoder.decode(payload)
+        parts: dict[int, list[wire.SharePart]] = {}
+        if dealt.position == CAME_BACK:
+            for part in dealt.parts:
+                self._sort(parts, part.entry, part.hands)
+        elif dealt.position >= 0:
+            block = self._block(shard, dealt.position)
+            entries = blocks.entries(block)
+            for part in dealt.parts:
+                if part.number < len(entries):
+                    self._part(parts, block, entries[part.number], part.hands)
+        return parts.get(worker, [])
+
+    def _block(self, shard: int, position: int) -> bytes | bytearray:
+        kind, payload = self._stores[shard].read_entry(position)
+        return self._shown(kind, payload)
+
+    def _shown(self, kind: int, payload: bytes | memoryview) -> bytes | bytearray:
+        block = self._partitions.read_marker(payload) if kind == DECLARED_MARKER else payload
+        return deliverable(block, self._placement)
+
+    # -- what comes back ---------------------------------------------------------------------------
+
+    def again(self, worker: int, message: wire.ShareAgain, confirm: Confirm) -> None:
+        """Give to others what members have left behind; `confirm(worker, taken)` when that is in
+        the log."""
+        store = self._stores[message.shard]
+        source = LASTING_SOURCE | message.home
+        taken = wire.ShareTaken(message.home, message.sequence, message.shard)
+        if message.sequence and store.seen(source, message.sequence):
+            self._confirm(worker, taken, confirm)
+            return
+        if message.sequence and self._too_early(message):
+            self._early.append((worker, message, confirm))
+            return
+        given, parts = self._give_again(message)
+        if message.sequence or given.kept:
+            dealt = Dealt(CAME_BACK, parts)
+            given.position = self._append(
+                message.shard, dealt, source if message.sequence else 0, message.sequence
+            )
+        if message.sequence:
+            self._confirm(worker, taken, confirm)
+        self.tell(message.shard, given, given.position != wire.NO_POSITION)
+
+    def _confirm(self, worker: int, taken: wire.ShareTaken, confirm: Confirm) -> None:
+        def committed() -> None:
+            confirm(worker, taken)
+
+        self._commits.mark(taken.shard, False, committed)
+
+    def _too_early(self, message: wire.ShareAgain) -> bool:
+        """May a worker that has not told its members yet have some for this? Requests of a home
+        keep their order."""
+        if self._complete:
+            return False
+        if any(early.home == message.home for _, early, _ in self._early):
+            return True
+        shares = [self._interest.share(row.group, row.filter) for row in message.rows]
+        return any(share is None or share.empty for share in shares)
+
+    def _give_again(self, message: wire.ShareAgain) -> tuple[Given, list[DealtPart]]:
+        given, parts = Given(), []
+        for row in message.rows:
+            share = self._interest.share(row.group, row.filter)
+            if share is None:
+                continue
+            view = blocks.entries(row.entry)[0]
+            hands = [
+                wire.ShareHand(
+                    row.group,
+                    row.filter,
+                    home,
+                    row.indexes if chosen is None else [row.indexes[at] for at in chosen],
+                    share.empty,
+                )
+                for home, chosen in share.deal(len(row.indexes), view.topic, view.origin)
+            ]
+            if message.sequence or share.kept:
+                parts.append(DealtPart(0, row.entry, hands))
+                self._sort(given.kept, row.entry, hands)
+            else:
+                self._sort(given.passed, row.entry, hands)
+        return given, parts
+
+    # -- the start ---------------------------------------------------------------------------------
+
+    def on_entry(self, shard: int, payload: bytes | memoryview) -> None:
+        """Recovery: a DEALT entry."""
+        dealt = _decoder.decode(payload)
+        if dealt.position == OPEN:
+            self._open[shard] = dealt.since
+        elif dealt.position == CLOSED:
+            self._open.pop(shard, None)
+
+    def snapshot(self, shard: int) -> bytes:
+        """For a checkpoint: from where on the log of a shard is open."""
+        return msgspec.msgpack.encode(self._open.get(shard, CLOSED))
+
+    def restore(self, shard: int, value: bytes) -> None:
+        """Recovery: what a checkpoint says."""
+        since = msgspec.msgpack.decode(value, type=int)
+        if since != CLOSED:
+            self._open[shard] = since
+
+    def begin(self) -> None:
+        """The shards are recovered: until all workers have told their members, their logs are
+        open."""
+        for shard, store in self._stores.items():
+            last = store.last_block
+            since = self._open.get(shard, store.end_position if last is None else last)
+            self._open[shard] = since
+            self._append(shard, Dealt(OPEN, [], since))
+            self._commits.mark_lazy(shard, 0)
+
+    def complete(self) -> None:
+        """Every worker has told its members."""
+        self._complete = True
+        for shard, since in list(self._open.items()):
+            self._resolve(shard, since, {})
+        early, self._early = self._early, []
+        for worker, message, confirm in early:
+            self.again(worker, message, confirm)
+
+    def _resolve(self, shard: int, since: int, waiting: dict[int, set[tuple[int, Group]]]) -> None:
+        """Give the blocks of an open log to the groups that have not got them; a slice a turn.
+
+        `waiting` has the block whose DEALT entry may come next.
+        """
+        store = self._stores[shard]
+        for seen, (position, kind, payload) in enumerate(store.scan(since)):
+            if seen >= RESOLVE_ENTRIES:
+                self._later(partial(self._resolve, shard, position, waiting))
+                return
+            if position < since:
+                continue
+            if kind == DEALT:
+                dealt = _decoder.decode(payload)
+                known = waiting.get(dealt.position)
+                if known is not None:
+                    for part in dealt.parts:
+                        groups = [*part.passed, *((h.group, h.filter) for h in part.hands)]
+                        known.update((part.number, group) for group in groups)
+            elif kind in (BLOCK, DECLARED_MARKER):
+                waiting[position] = set()
+        for position, known in waiting.items():
+            self._give_late(shard, position, known)
+        self._open.pop(shard, None)
+        self._append(shard, Dealt(CLOSED, []))
+        self._commits.mark_lazy(shard, 0)
+
+    def _give_late(self, shard: int, position: int, known: set[tuple[int, Group]]) -> None:
+        block = self._block(shard, position)
+        given, parts = Given(), []
+        for number, entry in enumerate(blocks.entries(block)):
+            if not entry.flags & ACKED:
+                continue
+            hands: list[wire.ShareHand] = []
+            for share in self._interest.shares(entry.topic):
+                if share.kept and (number, (share.group, share.filter)) not in known:
+                    hands += self._hands(share, block, entry)
+            if hands:
+                parts.append(DealtPart(number, b"", hands))
+                self._part(given.kept, block, entry, hands)
+        if parts:
+            given.position = self._append(shard, Dealt(position, parts))
+            self.tell(shard, given, True)
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits to be given out."""
+        return not self._early and (not self._complete or not self._open)

@@ -1,0 +1,44 @@
+"""What a worker's broker is given: the bus, clocks, random names, the loop; the simulation gives it
+others.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from robustmq.shard.rpc import Bus
+from robustmq.shard.sessions import Authenticator
+
+
+class Surroundings:
+    """What a worker is given: everything that is not a decision of its own."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        monotonic_ms: Callable[[], int],
+        wall_ms: Callable[[], int],
+        call_soon: Callable[[Callable[[], None]], object],
+        unique: Callable[[], uuid.UUID],
+        count: Callable[[str, int], None],
+        log: Callable[..., None],
+        authenticator: Authenticator,
+        kick: Callable[[], None],
+        monotonic_us: Callable[[], int],
+        call_later: Callable[[int, Callable[[], None]], object],
+    ) -> None:
+        """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
+        **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
+        run)` is the loop's."""
+        self.bus = bus
+        self.monotonic_ms = monotonic_ms
+        self.wall_ms = wall_ms
+        self.call_soon = call_soon
+        self.unique = unique
+        self.count = count
+        self.log = log
+        self.authenticator = authenticator
+        self.kick = kick
+        self.monotonic_us = monotonic_us
+        self.call_later = call_later
