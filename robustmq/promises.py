@@ -55,8 +55,13 @@ class Promise(Generic[T]):
     def result(self) -> T:
         """The value, or raise the error. Only for a settled promise."""
         assert self._settled, "result() of a promise that is not settled"
-        if self._error is not None:
-            raise self._error
+        error = self._error
+        if error is not None:
+            try:
+                raise error
+            finally:
+                # The trace of the error holds this frame: it and the promise would hold each other.
+                del self, error
         return cast(T, self._value)
 
     def _wake(self) -> None:
@@ -67,7 +72,11 @@ class Promise(Generic[T]):
     def __await__(self) -> Generator[Promise[Any], None, T]:
         if not self._settled:
             yield self
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            # As in `result`.
+            del self
 
 
 def resolved(value: T) -> Promise[T]:
@@ -94,7 +103,9 @@ class _Run(Generic[T]):
         except StopIteration as finished:
             self.outcome.resolve(finished.value)
         except Exception as error:  # noqa: BLE001
-            self.outcome.fail(error)
+            # Without this frame, which holds the promise that holds the error.
+            trace = error.__traceback__
+            self.outcome.fail(error.with_traceback(trace.tb_next if trace is not None else None))
         else:
             waiting.when_settled(self.step)
 

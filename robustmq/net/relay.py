@@ -31,19 +31,21 @@ class Relays:
         self.buffer = bytearray(BUFFER_BYTES)
         self._sides: dict[int, _Relay] = {}
         self._again: dict[_Relay, None] = {}
+        self._open: set[_Relay] = set()
         loop.add_reader(self.epoll.fileno(), self._ready)
 
     def __len__(self) -> int:
-        return len({id(relay) for relay in self._sides.values()})
+        return len(self._open)
 
     @property
     def idle(self) -> bool:
         """True when every home's last word has gone to its client."""
-        return all(relay.said for relay in self._sides.values())
+        return all(relay.said for relay in self._open)
 
     def add(self, carrier: TlsCarrier, near: socket.socket) -> None:
         """Carry bytes between a client and this end of a pair."""
         relay = _Relay(self, carrier, near)
+        self._open.add(relay)
         for file in (carrier.file, near.fileno()):
             self._sides[file] = relay
             self.epoll.register(file, select.EPOLLIN)
@@ -52,7 +54,7 @@ class Relays:
     def close(self) -> None:
         """Close all, without a word: the end of the process."""
         self._loop.remove_reader(self.epoll.fileno())
-        for relay in set(self._sides.values()):
+        for relay in list(self._open):
             relay.close()
         self.epoll.close()
 
@@ -65,6 +67,10 @@ class Relays:
     def linger(self, relay: _Relay) -> None:
         """Close it when its client does, or after a time."""
         self._loop.call_later(LINGER_S, relay.close)
+
+    def discard(self, relay: _Relay) -> None:
+        """Both its sides are closed."""
+        self._open.discard(relay)
 
     def forget(self, file: int) -> None:
         """A side is closed."""
@@ -238,5 +244,6 @@ class _Relay:
             if file >= 0:
                 self._relays.forget(file)
         self.client = self.home = -1
+        self._relays.discard(self)
         self._carrier.close()
         self._near.close()

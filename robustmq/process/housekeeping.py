@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from robustmq import __version__, clock
 from robustmq.config import Settings
 from robustmq.net.mqtt_sockets import MqttSockets
+from robustmq.net.relay import Relays
 from robustmq.observability.sys_topics import LoadAverages, sys_topics
 from robustmq.process.context import WorkerContext
 from robustmq.records import Message
@@ -32,12 +33,14 @@ class Housekeeping:
         self,
         broker: Broker,
         mqtt: MqttSockets,
+        relays: Relays,
         context: WorkerContext,
         settings: Settings,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._broker = broker
         self._mqtt = mqtt
+        self._relays = relays
         self._context = context
         self._settings = settings
         self._loop = loop
@@ -87,6 +90,7 @@ class Housekeeping:
             broker.cluster.expire_bans()
         for name, value in broker.gauges().items():
             row.set(name, value)
+        row.set("tls_relayed", len(self._relays))
         self._count_totals()
         row.set("heartbeat_ms", clock.wall_ms())
         interval = self._settings.mqtt.sys_interval_s

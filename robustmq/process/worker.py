@@ -107,7 +107,9 @@ class Worker:
         await self._listen(loop, view)
         self._control = ControlSocket(context.run_directory, Operator(self._broker))
         await self._control.start(loop)
-        self._housekeeping = Housekeeping(self._broker, self._mqtt, context, self._settings, loop)
+        self._housekeeping = Housekeeping(
+            self._broker, self._mqtt, self._ways_in.relays, context, self._settings, loop
+        )
         self._housekeeping.start()
         # What the start has made stays: the collector need not look at it again and again. And it
         # looks less often: a turn makes hundreds of objects and hardly ever a cycle.

@@ -84,6 +84,27 @@ class Transport(Protocol):
         ...
 
 
+class _Nowhere:
+    """Carries nothing: the transport of a connection that has ended."""
+
+    writable = False
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Nobody reads it."""
+
+    def close(self) -> None:
+        """It is closed."""
+
+    def pause_reading(self) -> None:
+        """Nothing comes."""
+
+    def resume_reading(self) -> None:
+        """Nothing comes."""
+
+
+NOWHERE = _Nowhere()
+
+
 class MqttClient:
     """One connection. The shell calls `received`, `lost` and `check_keep_alive`; the broker calls
     the rest."""
@@ -593,6 +614,8 @@ class MqttClient:
     def lost(self) -> None:
         """The transport is gone, by whoever's will."""
         self.closed = True
+        # Each held the other: what has ended is freed at once, and not when the collector comes.
+        self._transport = NOWHERE
         self._acks.clear()
         subscriber, self.subscriber = self.subscriber, None
         if subscriber is not None:

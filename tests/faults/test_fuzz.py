@@ -52,9 +52,9 @@ SECONDS = float(os.environ.get("ROBUSTMQ_FUZZ_SECONDS", "120"))
 SEED = int(os.environ.get("ROBUSTMQ_FUZZ_SEED", "1"))
 WARM = 0.3
 """The part of the time after which caches are as full as they will be."""
-GROWTH_BYTES = 128 << 20
-"""Of two workers: bounded tables of topics that damage has made, and what the collector has not yet
-come to, were 20 to 90 MiB; 4 KiB lost a conversation would be above it."""
+GROWTH_BYTES = 48 << 20
+"""Of two workers: bounded tables of topics that damage has made; 2 KiB lost a conversation would be
+above it."""
 HALF_OPEN = 100
 SETTINGS = {
     "LIMITS__MAX_SESSION_EXPIRY_S": "1",

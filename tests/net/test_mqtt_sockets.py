@@ -3,16 +3,24 @@ any size come in pieces of any size."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from robustmq.errors import BrokerError, Fault
+from robustmq.listener import DEFAULT
 from robustmq.mqtt import codec
-from robustmq.mqtt.packets import Disconnect, Publish
+from robustmq.mqtt.packets import Connect, Disconnect, Publish, Subscribe, SubscriptionOptions
+from robustmq.net.mqtt_sockets import MqttSocket, MqttSockets
+from robustmq.promises import Promise
+from robustmq.shard.client import MqttClient
 from tests.broker import BrokerProcess, until
 from tests.mqtt.wire import Closed, Wire, topic_on
+from tests.simulation.world import World
 
 MIB = 1024 * 1024
 
@@ -88,3 +96,92 @@ def test_a_slow_reader_gets_all_that_was_acknowledged_in_order(broker: BrokerPro
         for number in range(count):
             packet = reader.expect(Publish)
             assert packet.payload.startswith(b"%d " % number)
+
+
+class Refusing:
+    """Lets nobody in, after a while."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Promise[None]] = []
+
+    def authenticate(self, *_: object) -> Promise[None]:
+        self.waiting.append(Promise())
+        return self.waiting[-1]
+
+    def refuse(self) -> None:
+        while self.waiting:
+            self.waiting.pop().fail(BrokerError(Fault.NOT_AUTHORIZED))
+
+
+CONNECT = codec.encode(Connect(5, b"leaving", True, 60), 5)
+TRAFFIC = [
+    CONNECT,
+    codec.encode(Subscribe(1, ((b"t/#", SubscriptionOptions(2)),)), 5),
+    codec.encode(Publish(b"t/1", b"x", 1, packet_id=2), 5),
+    codec.encode(Publish(b"t/1", b"x", 2, packet_id=3), 5),
+]
+ENDS = {
+    "silent": [b""],
+    "no MQTT": [b"GET / HTTP/1.1\r\n\r\n"],
+    "half a packet": [CONNECT[:-2]],
+    "another version": [CONNECT[:8] + b"\x09" + CONNECT[9:]],
+    "vanished": [CONNECT],
+    "said goodbye": [*TRAFFIC, codec.encode(Disconnect(0), 5)],
+    "malformed": [*TRAFFIC, b"\x36\x00"],
+    "taken over": [*TRAFFIC, b"", CONNECT],
+}
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("name", ENDS)
+def test_a_connection_that_has_ended_is_freed_without_the_collector(
+    name: str, refused: bool
+) -> None:
+    async def scenario() -> None:
+        world = World(1, 1)
+        broker = world.brokers[0]
+        assert broker is not None, "it has just begun"
+        doorman = Refusing()
+        if refused:
+            broker.around.authenticator = doorman
+        sockets = MqttSockets(asyncio.get_running_loop(), broker)
+
+        async def pass_time() -> None:
+            for _ in range(4):
+                await asyncio.sleep(0)
+                world.scheduler.run(20)
+                doorman.refuse()
+
+        gc.collect()
+        gc.disable()
+        clients: list[socket.socket] = []
+        for number in range(5):
+            near, far = socket.socketpair()
+            far.setblocking(False)
+            sockets.adopt(far, "test", DEFAULT)
+            clients.append(near)
+            for data in ENDS[name]:
+                if not data and name == "taken over":
+                    near, far = socket.socketpair()
+                    far.setblocking(False)
+                    sockets.adopt(far, f"test {number}", DEFAULT)
+                    clients.append(near)
+                try:
+                    clients[-1].send(data)
+                except BrokenPipeError:
+                    pass
+                await pass_time()
+        del far
+        for near in clients:
+            near.close()
+        await pass_time()
+        assert len(sockets) == 0
+        kept = [one for one in gc.get_objects() if isinstance(one, (MqttClient, MqttSocket))]
+        gc.enable()
+        assert not kept
+        sockets.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
