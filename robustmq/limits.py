@@ -375,7 +375,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bound(
             "bytes",
             "Read from one MQTT client in one loop turn, so that it cannot hold the others.",
-            64 * KIB,
+            4 * KIB,
             16 * MIB,
             reloadable=False,
         ),

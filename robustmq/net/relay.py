@@ -155,8 +155,6 @@ class _Relay:
         size = self._carrier.receive(buffer, 0)
         if size > 0:
             self._send_home(buffer, size)
-            if self._carrier.waiting and self.client >= 0 and not self._to_home:
-                self._relays.read_again(self)
         elif size != AGAIN:
             self._end_client()
 
@@ -176,9 +174,12 @@ class _Relay:
             self._watch()
             return
         self._to_home = bytes(memoryview(data)[max(sent, 0) : size])
-        if not self._to_home and self.client < 0:
-            self.close()
-            return
+        if not self._to_home:
+            if self.client < 0:
+                self.close()
+                return
+            if self._carrier.waiting:
+                self._relays.read_again(self)
         self._watch()
 
     def _send_client(self, data: bytes | memoryview) -> None:

@@ -4,9 +4,9 @@ A listener's contexts are made before the workers are forked, so that they share
 tickets: a client resumes its session at any worker. A reload makes new contexts, for handshakes
 from then on; when they cannot be made the old ones stay. Renegotiation is off.
 
-A carrier reads and writes an `ssl.SSLSocket` that does not block. Invariant: it reads whole records
-(its caller gives it room for one), so what a client has sent waits in the kernel, where epoll sees
-it, and never inside OpenSSL.
+A carrier reads and writes an `ssl.SSLSocket` that does not block. It reads whole records where
+there is room for one, so what a client has sent waits in the kernel, where epoll sees it; when a
+part of one stays inside OpenSSL, the carrier is `waiting`, and its owner has to read it again.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def common_name(sock: ssl.SSLSocket) -> str:
 class TlsCarrier:
     """The bytes of one connection after its handshake."""
 
-    __slots__ = ("_accepted", "_end", "_head", "_sock", "file")
+    __slots__ = ("_accepted", "_end", "_head", "_inside", "_sock", "file")
 
     def __init__(self, sock: ssl.SSLSocket, accepted: object, head: bytes = b"") -> None:
         """`head` has been read already; `accepted` is the socket object that counts as an open
@@ -135,16 +135,17 @@ class TlsCarrier:
         self._accepted = accepted
         self._head = head
         self._end = AGAIN
+        self._inside = False
         self.file = sock.fileno()
 
     @property
     def waiting(self) -> bool:
         """True when there is something to be told that epoll does not see."""
-        return bool(self._head) or self._end != AGAIN
+        return self._inside or bool(self._head) or self._end != AGAIN
 
     def receive(self, buffer: bytearray, at: int) -> int:
-        """Read what is there into the buffer from a place on, which leaves room for a record; 0 at
-        the end of the stream, AGAIN when there is nothing, GONE when the connection is broken."""
+        """Read what is there into the buffer from a place on; 0 at the end of the stream, AGAIN
+        when there is nothing, GONE when the connection is broken."""
         begin = at
         view = memoryview(buffer)
         if self._head:
@@ -152,22 +153,25 @@ class TlsCarrier:
             self._head = self._head[len(piece) :]
             view[at : at + len(piece)] = piece
             at += len(piece)
-        if self._end == AGAIN:
+        if self._end == AGAIN and (at == begin or len(buffer) - at >= RECORD_BYTES):
             at = self._fill(view, at)
         return at - begin if at > begin else self._end
 
     def _fill(self, view: memoryview, at: int) -> int:
+        """One record, even in parts, and on while there is room for a whole one."""
         sock = self._sock
-        room = len(view)
         try:
-            while room - at >= RECORD_BYTES:
+            while True:
                 size = sock.recv_into(view[at:])
                 if not size:
                     self._end = 0
                     break
                 at += size
+                if len(view) - at < RECORD_BYTES:
+                    self._inside = sock.pending() > 0
+                    return at
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return at
+            self._inside = False
         except OSError:
             self._end = GONE
         return at

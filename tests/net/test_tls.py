@@ -61,6 +61,12 @@ client_ca = "{ca}"
 require_client_certificate = true
 use_identity_as_username = true
 [[listener]]
+name = "paced"
+transport = "tls"
+port = 0
+certificate = "{certificate}"
+bytes_per_second = 500000
+[[listener]]
 name = "asked"
 transport = "tls"
 port = 0
@@ -287,6 +293,17 @@ def test_slow_readers_lose_nothing_and_hold_nobody_up(
                 assert writer.publish(topic, b"%d " % number + payload, qos=1) == 0
             for number in range(60):
                 assert reader.expect(Publish).payload == b"%d " % number + payload
+
+
+def test_who_is_read_in_small_pieces_is_read_to_the_end(secure: Secure) -> None:
+    # Whose rate is bounded is read 4 KiB at once, less than a TLS record.
+    topic, payloads = topic_on(0, 2), [bytes((n,)) * 7000 for n in range(60)]
+    for home in (0, 1, 0, 1, 0, 1):
+        with secure("paced") as client:
+            client.connect(client_id_on(home, 2))
+            client.subscribe(topic)
+            client.send(*(Publish(topic, payload) for payload in payloads))
+            assert [client.expect(Publish).payload for _ in payloads] == payloads
 
 
 @pytest.mark.parametrize("transport", ["tls", "wss"])
