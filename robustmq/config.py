@@ -148,6 +148,9 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         bound("", "Highest QoS of a PUBLISH or a will; above it DISCONNECT 0x9B.", 0, 2, False),
     ] = 2
+    retain_available: Annotated[
+        bool, choice("Whether messages may be retained; if not, DISCONNECT 0x9A.")
+    ] = True
     wildcard_subscription_available: Annotated[
         bool, choice("Whether filters may have + and #; if not, DISCONNECT 0xA2.")
     ] = True

@@ -212,6 +212,22 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_queued_bytes: Annotated[int, bound("bytes", "The same in payload bytes.", 1 * KIB)] = (
         64 * MIB
     )
+    max_retained_messages: Annotated[
+        int,
+        bound(
+            "messages",
+            "Retained messages of the node; the next topic gets quota exceeded. 0: no bound.",
+            reloadable=False,
+        ),
+    ] = 0
+    max_retained_payload_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "Largest payload that may be retained; a larger one gets quota exceeded. 0: no bound.",
+            reloadable=False,
+        ),
+    ] = 0
     max_delayed_messages: Annotated[
         int,
         bound(

@@ -58,6 +58,7 @@ cdef class Publisher:
     cdef public array.array packet_ids
     cdef public list ack_builders
     cdef public Tally tally
+    cdef public bint retain_alone
     cdef public object refusal
     cdef public Py_ssize_t topic_begin
     cdef public Py_ssize_t topic_end
@@ -68,9 +69,9 @@ cdef class Publisher:
     cdef public Py_ssize_t payload_begin
     @cython.locals(touched=list, route=TopicRoute)
     cpdef Py_ssize_t absorb(self, object buffer, array.array table, Py_ssize_t first, Py_ssize_t last, long long timestamp_ms) except -1
-    @cython.locals(rows="int*", begin=Py_ssize_t, count=Py_ssize_t, after=Py_ssize_t, number=Py_ssize_t)
+    @cython.locals(rows="int*", begin=Py_ssize_t, count=Py_ssize_t, after=Py_ssize_t, number=Py_ssize_t, plain=int)
     cpdef Py_ssize_t absorb_stream(self, object buffer, Py_ssize_t end, array.array table, long long max_packet_size, long long timestamp_ms) except -1
-    @cython.locals(source=cbytes, rows="int*", route=TopicRoute, before_begin=Py_ssize_t, before_size=Py_ssize_t, row=Py_ssize_t, number=Py_ssize_t, header=int, qos=int, end=Py_ssize_t, size=Py_ssize_t)
+    @cython.locals(source=cbytes, rows="int*", route=TopicRoute, before_begin=Py_ssize_t, before_size=Py_ssize_t, row=Py_ssize_t, number=Py_ssize_t, header=int, qos=int, end=Py_ssize_t, size=Py_ssize_t, alone=int)
     cdef Py_ssize_t _gather(self, object buffer, array.array table, Py_ssize_t first, Py_ssize_t last, list touched) except -1
     @cython.locals(route=TopicRoute, header=int, end=Py_ssize_t, qos=int, flags=int)
     cpdef tuple absorb_one(self, object buffer, array.array table, Py_ssize_t row, long long timestamp_ms, int generation=*)

@@ -150,9 +150,11 @@ class Publisher:
         properties_length_max: int = 268_435_455,
         user_properties_max: int = 268_435_455,
         tally: Tally | None = None,
+        retain_alone: bool = False,
     ) -> None:
         """`resolve` is asked once for each topic that is not in `routes`, which is emptied when it
-        is full."""
+        is full. `retain_alone`: each packet with RETAIN is handled alone."""
+        self.retain_alone = retain_alone
         self.version = version
         self.origin = origin
         self.routes = routes
@@ -185,8 +187,8 @@ class Publisher:
     ) -> int:
         """Take in rows until one that Python must handle; the next row.
 
-        That is a packet other than PUBLISH, one of QoS 2, or one of QoS 1 to a topic that may not
-        be written, or whose answer may be another than that of the rest.
+        That is a packet other than PUBLISH, one of QoS 2, one of QoS 1 to a topic that may not be
+        written, or one whose answer may be another than that of the rest.
         """
         touched: list[TopicRoute] = []
         if (last - first) * COLUMNS > len(_work):
@@ -213,11 +215,12 @@ class Publisher:
         """Take in the QoS 0 packets at the buffer's beginning; where the first other one begins, or
         one that is not whole. `table` holds what is being looked at."""
         rows = memory.ints(table)
+        plain = 247 if self.retain_alone else 246
         begin = 0
         while begin < end:
             count, after = frames.scan(buffer, begin, end, table, max_packet_size)
             number = 0
-            while number < count and rows[number * 4] & 246 == 48:
+            while number < count and rows[number * 4] & plain == 48:
                 number += 1
             if number == 0:
                 break
@@ -242,10 +245,11 @@ class Publisher:
         before_size = -1
         row = first
         number = 0
+        alone = 1 if self.retain_alone else 0
         while row < last:
             header = rows[row * 4]
             qos = header >> 1 & 3
-            if header >> 4 != 3 or qos == 2:
+            if header >> 4 != 3 or qos == 2 or header & alone:
                 break
             end = rows[row * 4 + 2]
             self._read(buffer, header, rows[row * 4 + 1], end)

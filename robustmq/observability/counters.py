@@ -107,6 +107,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("mqtt_auto_subscribe_refused", "Automatic subscriptions that could not be made."),
     _counter("mqtt_delayed_refused", "Delayed messages refused: too many wait."),
     _counter("mqtt_delayed_expired", "Delayed messages that expired before they were due."),
+    _counter("mqtt_retained_refused", "Messages with RETAIN refused by a bound."),
     _counter("mqtt_retained_expired", "Retained messages removed because they expired."),
     _counter(
         "mqtt_faults",

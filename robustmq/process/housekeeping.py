@@ -91,6 +91,8 @@ class Housekeeping:
         for name, value in broker.gauges().items():
             row.set(name, value)
         row.set("tls_relayed", len(self._relays))
+        held = self._context.counters.total("mqtt_retained_messages")
+        broker.owner.retained_elsewhere = held - row.get("mqtt_retained_messages")
         self._count_totals()
         row.set("heartbeat_ms", clock.wall_ms())
         interval = self._settings.mqtt.sys_interval_s

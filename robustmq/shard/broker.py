@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustmq import names
 from robustmq.config import Settings
+from robustmq.core import blocks
 from robustmq.core.publish import Publisher, Tally
 from robustmq.errors import BrokerError, Fault
 from robustmq.groups.timers import TimeWheel
@@ -37,7 +38,7 @@ from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, Placement
+from robustmq.shard.placement import CLASSES, GROUP_KIND, RETAINED, SESSION_KIND, Placement
 from robustmq.shard.rates import Rates
 from robustmq.shard.recovery import (
     CURSORS_KIND,
@@ -202,7 +203,7 @@ class Broker:
             self.interest,
             self.telling,
             around.wall_ms,
-            self._notify,
+            self._pass_retained,
             self.count,
         )
         self.router = Router(
@@ -237,11 +238,21 @@ class Broker:
     def _strategy(self, group: bytes, filter_: bytes) -> str:
         return self.sharing.strategy(group, filter_)
 
+    def _pass_retained(self, entry: bytes, done: Callable[[], None]) -> None:
+        """Bring a retained value that Kafka has changed to the home of its topic."""
+        home = self.placement.home(blocks.entries(entry)[0].topic)
+        builder = home.shard * CLASSES + RETAINED
+        self.router.send(builder, entry, lambda _group: done())
+        self.turn()
+
     def _bound_topics(self) -> None:
         """What topics may hold, from the limits."""
         self.placement.max_delay_s = self.limits.max_delay_s
         self.owner.max_delayed = self.limits.max_delayed_messages
         self.owner.retained_expiry_s = self.settings.mqtt.retained_expiry_s
+        self.owner.max_retained = self.limits.max_retained_messages
+        self.owner.max_retained_bytes = self.limits.max_retained_payload_bytes
+        self.retain_alone = bool(self.owner.max_retained or self.owner.max_retained_bytes)
         self.placement.forget_routes()
 
     def _open_kafka(self) -> None:
@@ -441,6 +452,9 @@ class Broker:
     def sweep_retained(self) -> None:
         """Remove retained values that have expired, a slice a call; the shell calls it once a
         second."""
+        if self.owner.retained_refused:
+            number, self.owner.retained_refused = self.owner.retained_refused, 0
+            self.around.log("warning", "no room for retained messages", refused=number)
         for shard, store in self.stores.items():
             removed = store.retained.sweep(self.wall_ms(), RETAINED_SWEEP)
             if removed:
@@ -504,6 +518,7 @@ class Broker:
             self.limits.max_properties_bytes,
             self.limits.max_user_properties,
             self.tally,
+            self.retain_alone,
         )
 
     def fault(self, client: MqttClient, error: BrokerError) -> None:
@@ -637,8 +652,6 @@ class Broker:
                 self.interest.set_loads(message)
             case wire.ReleasePacketIds():
                 self.owner.release(message)
-            case wire.ClearRetained():
-                self.owner.clear_retained(message.topic)
             case wire.Drained():
                 self._drained.add(worker)
             case wire.TopicDropped():

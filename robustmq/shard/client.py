@@ -345,25 +345,32 @@ class MqttClient:
             self._read_or_not()
 
     def _publish_one(self, publisher: Publisher, data: bytes, table: array[int], row: int) -> None:
-        """QoS 2, or QoS 1 that may not be published or is answered alone: what the compiled core
-        leaves to us."""
+        """QoS 2, what may not be published, or is answered alone: what the compiled core leaves to
+        us."""
         self._finish_acks()
         subscriber = self.subscriber
         assert subscriber is not None, "PUBLISH is handled after CONNECT"
-        _, qos, _, _, packet_id = publisher.peek(data, table, row)
+        _, qos, retain, _, packet_id = publisher.peek(data, table, row)
         if qos == 2 and packet_id in subscriber.session.inbound_qos2:
             # It is in the log: only the answer was lost (section 4.3.3).
             self._queue_group(AckGroup(array("H", [packet_id]), 2, self._group_done), [])
             return
         generation = subscriber.session.generation(packet_id) if qos == 2 else 0
         wall_ms = self._broker.wall_ms()
+        alone = retain and publisher.retain_alone
+        if alone:
+            # A block of its own: when it is refused, nothing else is.
+            self._broker.router.flush()
         _, _, builder = publisher.absorb_one(data, table, row, wall_ms, generation)
         # Its builder is this group's alone: a later group must not wait for an empty builder.
         publisher.ack_builders.clear()
-        group = AckGroup(array("H", [packet_id]), qos, self._group_done)
-        if builder < 0:
-            group.fault = publisher.refusal
-        self._queue_group(group, [builder] if builder >= 0 else [])
+        if qos:
+            group = AckGroup(array("H", [packet_id]), qos, self._group_done)
+            if builder < 0:
+                group.fault = publisher.refusal
+            self._queue_group(group, [builder] if builder >= 0 else [])
+        if alone:
+            self._broker.router.flush()
 
     def _finish_acks(self) -> None:
         """The QoS 1 packets read so far are one group: it waits for the blocks that they

@@ -13,7 +13,6 @@ on with it, and what has expired is not published.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 
 from robustmq.core import batches, blocks
@@ -141,8 +140,7 @@ class Delayed:
                 self._over(shard, store, message)
 
         self._sent_on.add(key)
-        self._router.builders[route.builder].append_entry(block)
-        self._router.await_ack(AckGroup(array("H"), 1, confirmed), [route.builder])
+        self._router.send(route.builder, block, confirmed)
         return True
 
 

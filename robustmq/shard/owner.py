@@ -28,12 +28,19 @@ from robustmq.shard.placement import (
     ENTRY_RETAIN,
     LIGHT,
     MEMORY,
+    RETAINED,
+    SYS_PREFIX,
     Placement,
 )
 from robustmq.shard.received import Name, ReceivedIds
-from robustmq.shard.retained import retain, tombstones
+from robustmq.shard.retained import kept, produced, retain
 from robustmq.shard.telling import Commit, Confirm, Telling
-from robustmq.storage.shard_store import DECLARED_MARKER, DELAYED_BLOCK, ShardStore
+from robustmq.storage.shard_store import (
+    DECLARED_MARKER,
+    DELAYED_BLOCK,
+    RETAINED_BLOCK,
+    ShardStore,
+)
 
 REPEATED = -1
 
@@ -50,10 +57,12 @@ class Owner:
         interest: OwnerInterest,
         telling: Telling,
         wall_ms: Callable[[], int],
-        notify: Callable[[int, wire.Message], object],
+        pass_retained: Callable[[bytes, Callable[[], None]], None],
         count: Callable[[str, int], None],
     ) -> None:
-        """`stores` are the shards held here; `notify(worker, message)` tells another worker."""
+        """`stores` are the shards held here; `pass_retained(entry, done)` brings a retained value
+        to the home of its topic."""
+        self._pass_retained = pass_retained
         self._count = count
         self._placement = placement
         self._stores = stores
@@ -62,12 +71,17 @@ class Owner:
         self._interest = interest
         self._telling = telling
         self._wall_ms = wall_ms
-        self._notify = notify
         self._received: dict[int, ReceivedIds] = {}
         self.max_delayed = 0
         """Delayed messages that the shards held here keep at most."""
         self.retained_expiry_s = 0
         """How long values are retained that do not say it themselves; 0: for ever."""
+        self.max_retained = 0
+        """Retained values of the node, at most; 0: no bound."""
+        self.max_retained_bytes = 0
+        self.retained_elsewhere = 0
+        """Retained values of the node's other workers, as of the last second."""
+        self.retained_refused = 0
         self.full = False
         """The disk has no room: nothing is appended until it has."""
 
@@ -86,12 +100,14 @@ class Owner:
         store = self._stores[shard]
         fresh: list[Name] = []
         try:
-            if kind == DELAYED:
+            if kind in (DELAYED, RETAINED):
                 mask, same, flags = 0, True, blocks.all_flags(block)
             else:
                 mask, same, flags = blocks.split(block, self._interest.masks, self._interest.mask)
             if flags & ENTRY_QOS2:
                 block, fresh = self.received(shard).without_repeated(block)
+            if flags & ENTRY_RETAIN and kind != DELAYED:
+                self._check_retained(store, block, source, sequence)
             position = self._append(store, kind, block, source, sequence) if block else REPEATED
         except BrokerError as error:
             if confirm is not None:
@@ -104,11 +120,11 @@ class Owner:
                 self._mark(shard, flags, block, Commit(confirm))
             return
         commit = Commit(confirm) if confirm is not None else None
-        if kind == DELAYED:
+        if flags & ENTRY_RETAIN and kind != DELAYED:
+            retain(store, block, self.retained_expiry_s)
+        if kind in (DELAYED, RETAINED):
             self._mark(shard, flags, block, commit)
             return
-        if flags & ENTRY_RETAIN:
-            retain(store, block, self.retained_expiry_s)
         self._tell(shard, position, block, mask, same, flags, commit, block)
 
     def append_batch(
@@ -127,10 +143,7 @@ class Owner:
         position = self._append(self._stores[shard], kind, block, 0, 0)
         commit = Commit(confirm) if confirm is not None else None
         base_offset = blocks.base_offset(block, 0)
-        if topic in self._placement.compacted:
-            topic_of = self._placement.topic_of_record
-            for cleared in tombstones(batch, lambda key: topic_of(topic, key)):
-                self.clear_retained(cleared)
+        self._retain_produced(topic, batch, commit)
         shown = deliverable(block, self._placement)
         mask, same = 0, True
         if shown:
@@ -138,15 +151,43 @@ class Owner:
         self._tell(shard, position, shown, mask, same, flags, commit, block)
         return base_offset
 
-    def clear_retained(self, topic: bytes) -> None:
-        """Clear a retained value where it is kept: at the home of its topic."""
-        shard = self._placement.home(topic).shard
-        store = self._stores.get(shard)
-        if store is not None:
-            store.retained.set(topic, None)
-            self._commits.mark(shard)
+    def _retain_produced(self, topic: bytes, batch: bytes, commit: Commit | None) -> None:
+        """What Kafka produced changes retained values, each at the home of its topic; `commit`
+        waits for it."""
+        placement = self._placement
+        try:
+            entries = produced(
+                batch,
+                topic in placement.compacted,
+                lambda key: placement.topic_of_record(topic, key),
+            )
+        except BrokerError:
+            # The producer's checksum is right and its records are not sound: no MQTT messages.
             return
-        self._notify(self._placement.shard_owner(shard), wire.ClearRetained(topic))
+        for entry in entries:
+            if commit is not None:
+                commit.remaining += 1
+            self._pass_retained(entry, commit.step if commit is not None else lambda: None)
+
+    def _check_retained(
+        self, store: ShardStore, block: bytearray, source: int, sequence: int
+    ) -> None:
+        """Refuse a block with a value that is too large, or for whose topic there is no room. Where
+        there is a bound such a message has a block of its own."""
+        if not (self.max_retained or self.max_retained_bytes) or store.seen(source, sequence):
+            return
+        held = self.retained_elsewhere + sum(one.retained.count for one in self._stores.values())
+        for entry, record in kept(block):
+            size = len(record.value or b"")
+            if not size or entry.topic.startswith(SYS_PREFIX):
+                continue
+            no_room = (
+                0 < self.max_retained <= held and store.retained.get(entry.topic) is None
+            ) or 0 < self.max_retained_bytes < size
+            if no_room:
+                self.retained_refused += 1
+                self._count("mqtt_retained_refused", 1)
+                raise BrokerError(Fault.QUOTA_EXCEEDED, "no room for a retained message")
 
     def _tell(
         self,
@@ -192,6 +233,8 @@ class Owner:
             return wire.NO_POSITION if new else REPEATED
         if kind == DELAYED:
             return self._append_delayed(store, block, source, sequence)
+        if kind == RETAINED:
+            return store.append(RETAINED_BLOCK, block, source, sequence, self._wall_ms())
         assert kind == DECLARED, "a block is light, memory or declared"
         if store.seen(source, sequence):
             return REPEATED

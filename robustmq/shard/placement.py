@@ -20,8 +20,8 @@ from robustmq.names import DELAYED_PREFIX, split_delayed
 from robustmq.shard.cluster_view import Declared
 
 # What a block holds, so that one block is appended in one way.
-LIGHT, MEMORY, DECLARED, DELAYED = 0, 1, 2, 3
-CLASSES = 4
+LIGHT, MEMORY, DECLARED, DELAYED, RETAINED = range(5)
+CLASSES = 5
 
 ENTRY_ACK = 1
 ENTRY_RETAIN = 2

@@ -29,6 +29,7 @@ from robustmq.storage.shard_store import (
     DELAYED_BLOCK,
     INBOX,
     MACHINE,
+    RETAINED_BLOCK,
     ShardStore,
 )
 
@@ -92,6 +93,9 @@ class Recovery:
             self._owner.received(self.shard).learn(payload)
             if fresh and kind == BLOCK:
                 self._retained.append((self.shard, kind, payload))
+        elif kind == RETAINED_BLOCK:
+            if fresh:
+                self._retained.append((self.shard, kind, payload))
         elif kind == DECLARED_MARKER:
             marks = self._partitions.replay_marker(payload)
             self._owner.received(self.shard).remember(
@@ -105,7 +109,8 @@ class Recovery:
     def finish(self, stores: dict[int, ShardStore]) -> None:
         """All shards and partitions are open: what the log retains, LevelDB retains."""
         for shard, kind, payload in self._retained:
-            block = payload if kind == BLOCK else self._partitions.read_marker(payload)
+            marker = kind == DECLARED_MARKER
+            block = self._partitions.read_marker(payload) if marker else payload
             retain(stores[shard], block, self._owner.retained_expiry_s)
 
     def _inbox(self, position: int, entry: InboxEntry) -> None:

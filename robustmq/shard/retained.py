@@ -7,14 +7,14 @@ record, so it is delivered by the same code as any other message; its head says 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.records import MESSAGE_EXPIRY, RETAIN, Record
 from robustmq.shard import wire
 from robustmq.shard.interest import is_wildcard
-from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN
+from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_RETAIN
 from robustmq.storage.retained_values import EXPIRES_AT, NEVER
 from robustmq.storage.shard_store import ShardStore
 
@@ -23,27 +23,42 @@ LOOKS_A_QUERY = 100
 """Looks into a shard for the filters of one query."""
 
 
-def retain(store: ShardStore, block: bytearray | bytes, expiry_s: int) -> None:
-    """Keep the retained values that a block carries. `expiry_s` is for those that have no message
-    expiry interval; 0: they stay."""
+def kept(block: bytearray | bytes) -> Iterator[tuple[blocks.EntryView, Record]]:
+    """The entries of a block that ask to be retained, each with its last record that does."""
     for entry in blocks.entries(block):
         if not entry.flags & ENTRY_RETAIN:
             continue
         last: Record | None = None
         for record in batches.parse(bytes(block[entry.batch_begin : entry.end])):
-            if any(name == RETAIN for name, _ in record.headers):
+            if is_retained(record):
                 last = record
-        if last is None:
-            continue
-        if not last.value:
+        if last is not None:
+            yield entry, last
+
+
+def is_retained(record: Record) -> bool:
+    """Does a record ask to be kept?"""
+    return any(name == RETAIN and value == b"1" for name, value in record.headers)
+
+
+def retain(store: ShardStore, block: bytearray | bytes, expiry_s: int) -> None:
+    """Keep the retained values that a block carries. `expiry_s` is for those that have no message
+    expiry interval; 0: they stay."""
+    for entry, record in kept(block):
+        if not record.value:
             store.retained.set(entry.topic, None)
             continue
-        batch = batches.build([last], last.timestamp_ms)
-        flags = entry.flags & (ENTRY_ACK | ENTRY_RETAIN)
-        value = bytearray(build_entry(entry.topic, b"", 0, flags, entry.origin, 0, batch))
-        expires_ms = _expires_ms(last, expiry_s)
+        value = bytearray(value_entry(entry.topic, record, entry.flags, entry.origin))
+        expires_ms = _expires_ms(record, expiry_s)
         value[EXPIRES_AT : EXPIRES_AT + 8] = expires_ms.to_bytes(8, "little")
         store.retained.set(entry.topic, bytes(value))
+
+
+def value_entry(topic: bytes, record: Record, flags: int, origin: int) -> bytes:
+    """A retained value: a block entry with one record."""
+    batch = batches.build([record], record.timestamp_ms)
+    flags &= ENTRY_ACK | ENTRY_RETAIN | ENTRY_KAFKA
+    return build_entry(topic, b"", 0, flags, origin, 0, batch)
 
 
 def _expires_ms(record: Record, expiry_s: int) -> int:
@@ -58,11 +73,29 @@ def _expires_ms(record: Record, expiry_s: int) -> int:
     return min(record.timestamp_ms + 1000 * expiry_s, NEVER)
 
 
-def tombstones(batch: bytes, topic_of: Callable[[bytes | None], bytes]) -> list[bytes]:
-    """The MQTT topics whose last record in a batch of a compacted topic is a Kafka tombstone, which
-    clears their retained value (design section 7)."""
-    last = {topic_of(record.key): record.value for record in batches.parse(batch)}
-    return [topic for topic, value in last.items() if value is None]
+def produced(
+    batch: bytes, compacted: bool, topic_of: Callable[[bytes | None], bytes]
+) -> list[bytes]:
+    """What a batch that Kafka produced does to retained values, as entries with one record: a
+    record with the header `mqtt.retain` is kept, and a tombstone of a compacted topic clears (an
+    empty record does so). The last record of each MQTT topic counts; `topic_of` a key tells it.
+
+    A compressed batch is not opened for it.
+    """
+    if not compacted and RETAIN.encode() not in batch:
+        return []
+    last: dict[bytes, Record] = {}
+    for record in batches.parse(batch):
+        if is_retained(record):
+            last[topic_of(record.key)] = record
+        elif compacted and record.value is None:
+            cleared = Record(None, b"", [(RETAIN, b"1")], record.timestamp_ms)
+            last[topic_of(record.key)] = cleared
+    flags = ENTRY_RETAIN | ENTRY_KAFKA
+    return [
+        value_entry(topic, Record(None, one.value, one.headers, one.timestamp_ms), flags, 0)
+        for topic, one in last.items()
+    ]
 
 
 def pages(

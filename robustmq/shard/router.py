@@ -116,6 +116,18 @@ class Router:
         for index in builders:
             self._waiting[index].append(group)
 
+    def send(
+        self,
+        builder: int,
+        entry: bytes | bytearray,
+        complete: Callable[[AckGroup], None] | None = None,
+    ) -> None:
+        """Put an entry that no connection brings into a block; `complete` when that is confirmed:
+        it is sent again to an owner that was away."""
+        self.builders[builder].append_entry(entry)
+        if complete is not None:
+            self.await_ack(AckGroup(array("H"), 1, complete), [builder])
+
     def flush(self) -> None:
         """Send what the turn has gathered."""
         for index in filled(self.builders):

@@ -51,10 +51,9 @@ from robustmq.records import Message, to_record
 from robustmq.shard import wire
 from robustmq.shard.inbox import HELD
 from robustmq.shard.naming import Naming
-from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND
+from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND, SYS_PREFIX
 from robustmq.shard.received import packet_name
 from robustmq.shard.roster import Roster
-from robustmq.shard.router import AckGroup
 from robustmq.shard.runtime import encode_machine_entry
 from robustmq.shard.shares import LocalSubscription
 from robustmq.shard.subscriber import Subscriber
@@ -106,6 +105,7 @@ def capabilities_of(settings: Settings) -> Capabilities:
     return Capabilities(
         receive_maximum=limits.receive_maximum,
         maximum_qos=mqtt.maximum_qos,
+        retain_available=mqtt.retain_available,
         wildcard_subscription_available=mqtt.wildcard_subscription_available,
         subscription_identifier_available=mqtt.subscription_identifiers_available,
         shared_subscription_available=mqtt.shared_subscription_available,
@@ -364,11 +364,13 @@ class Sessions:
         )
         if route.delay_ms:
             blocks.set_due(entry, 0, broker.wall_ms() + route.delay_ms)
-        broker.router.builders[route.builder].append_entry(entry)
-        if message.qos:
-            # Somebody waits, so it is sent again to an owner that was away.
-            group = AckGroup(array("H"), message.qos, lambda _group: None)
-            broker.router.await_ack(group, [route.builder])
+        alone = message.retain and broker.retain_alone and not message.topic.startswith(SYS_PREFIX)
+        if alone:
+            broker.router.flush()
+        # Somebody waits for QoS 1 and 2, so it is sent again to an owner that was away.
+        broker.router.send(route.builder, entry, (lambda _group: None) if message.qos else None)
+        if alone:
+            broker.router.flush()
         broker.turn()
 
     # -- acknowledgements --------------------------------------------------------------------------

@@ -182,12 +182,6 @@ class ReleasePacketIds(msgspec.Struct, frozen=True, tag=True, gc=False):
     packet_ids: list[int]
 
 
-class ClearRetained(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A Kafka tombstone came for a topic whose retained value the receiver keeps."""
-
-    topic: bytes
-
-
 class ProduceCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A Kafka batch for a partition that the receiver owns."""
 
@@ -276,7 +270,6 @@ Message = (
     | ShareTaken
     | ShareLoads
     | ReleasePacketIds
-    | ClearRetained
     | ProduceCall
     | ReadCall
     | AppendWait
