@@ -44,6 +44,10 @@ class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_dir: Annotated[
         str, text("Everything the broker keeps; relative to the working directory.", ".+")
     ] = "shards"
+    name: Annotated[
+        str,
+        text("Name under $SYS/brokers. Empty: robustmq@ and the host's.", "^[A-Za-z0-9@._-]*$"),
+    ] = ""
     workers: Annotated[
         int,
         bound(
@@ -142,8 +146,16 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = "pass_on"
     sys_interval_s: Annotated[
-        int, bound("s", "How often $SYS/broker/... is published. 0: never.", 0, 86_400)
+        int,
+        bound("s", "How often the status topics under $SYS are published. 0: never.", 0, 86_400),
     ] = 10
+    sys_events: Annotated[
+        tuple[Literal["connected", "disconnected", "subscribed", "unsubscribed"], ...],
+        choice(
+            "Which client events are published under $SYS/brokers; each takes a topic of its own.",
+            reloadable=True,
+        ),
+    ] = ()
     maximum_qos: Annotated[
         int,
         bound("", "Highest QoS of a PUBLISH or a will; above it DISCONNECT 0x9B.", 0, 2, False),
@@ -415,6 +427,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rewrite: tuple[Rewrite, ...] = ()
     auto_subscribe: tuple[AutoSubscribe, ...] = ()
     shared_subscription: tuple[SharedSubscription, ...] = ()
+
+    @property
+    def node_name(self) -> str:
+        """What this node is called: one level of a topic."""
+        host = re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename)
+        return self.node.name or f"robustmq@{host}"
 
     @property
     def worker_count(self) -> int:

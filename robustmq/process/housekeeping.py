@@ -7,13 +7,16 @@ publisher.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 from robustmq import __version__, clock
 from robustmq.config import Settings
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.net.relay import Relays
-from robustmq.observability.sys_topics import LoadAverages, sys_topics
+from robustmq.observability.sys_topics import WATCHED, LoadAverages, Maxima, Status, sys_topics
 from robustmq.process.context import WorkerContext
 from robustmq.records import Message
 from robustmq.shard.broker import Broker
@@ -48,6 +51,7 @@ class Housekeeping:
         self._ticks = 0
         self._seconds = 0
         self._loads = LoadAverages()
+        self._maxima = Maxima()
         # What recovery has read was counted when it was written.
         self._counted = self._totals()
         self._sessions = self._look_at_sessions()
@@ -96,6 +100,9 @@ class Housekeeping:
         self._count_totals()
         row.set("heartbeat_ms", clock.wall_ms())
         interval = self._settings.mqtt.sys_interval_s
+        if interval:
+            counters = self._context.counters
+            self._maxima.see({name: counters.total(name) for name in WATCHED})
         if interval and self._seconds % interval == 0:
             self._publish_sys()
 
@@ -134,9 +141,31 @@ class Housekeeping:
 
     def _publish_sys(self) -> None:
         totals = self._context.counters.totals()
-        rows = sys_topics(totals, __version__, self._seconds)
+        heap = self._resident_bytes()
+        self._maxima.see({"heap": heap})
+        status = Status(
+            self._settings.node_name,
+            __version__,
+            self._seconds,
+            datetime.fromtimestamp(clock.wall_ms() / 1000, UTC).isoformat(timespec="seconds"),
+            self._maxima.seen,
+            heap,
+        )
+        rows = sys_topics(totals, status)
         rows += self._loads.update(totals, clock.monotonic_ms())
         broker = self._broker
         for topic, payload in rows:
             if broker.placement.worker(topic, 0) == broker.worker_id:
                 broker.sessions.publish(Message(topic, payload, 0, True), 0)
+
+    def _resident_bytes(self) -> int:
+        """The memory of all workers; one that is starting again counts nothing."""
+        counters = self._context.counters
+        pages = 0
+        for worker in range(counters.workers):
+            try:
+                statm = Path(f"/proc/{counters.value('pid', worker)}/statm").read_text()
+            except OSError:
+                continue
+            pages += int(statm.split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")

@@ -57,6 +57,7 @@ from robustmq.shard.sessions import Sessions, bounds_of, capabilities_of
 from robustmq.shard.share_delivery import ShareDelivery
 from robustmq.shard.strategies import Dice
 from robustmq.shard.surroundings import Surroundings
+from robustmq.shard.sys_events import SysEvents
 from robustmq.shard.telling import Telling
 from robustmq.shard.waits import AppendWaits
 from robustmq.shard.writing import Writing
@@ -304,6 +305,7 @@ class Broker:
     def _watch_clients(self) -> None:
         """Who may come, and stay, and how fast it may send."""
         self.rates = Rates()
+        self.events = SysEvents(self)
         self.admission = Admission(self)
         self.cluster.on_ban = self.admission.banned
 
@@ -434,6 +436,7 @@ class Broker:
         self.shares.tick()
         now = self.monotonic_ms()
         self.rates.resume(now)
+        self.events.tick()
         for key in self.wheel.due(now):
             kind, *rest = key
             if kind == "wait":
@@ -493,13 +496,16 @@ class Broker:
             client.hold(True)
         return client
 
-    def joined(self, client: MqttClient) -> None:
+    def joined(self, client: MqttClient, client_id: bytes) -> None:
         """A client has been let in."""
         self.connections += 1
+        self.count("mqtt_connects", 1)
+        self.events.connected(client, client_id)
 
-    def left(self, client: MqttClient, client_id: bytes) -> None:
+    def left(self, client: MqttClient, client_id: bytes, reason: str) -> None:
         """A client that was let in is gone."""
         self.connections -= 1
+        self.events.disconnected(client, client_id, reason)
         self.admission.left(client_id)
 
     def publisher(self, version: int, origin: int, naming: Naming) -> Publisher:
@@ -725,15 +731,18 @@ class Broker:
         self._bound_topics()
         self.sessions.reload()
         self.admission.reload()
+        self.events.reload()
 
     def gauges(self) -> dict[str, int]:
         """What is counted by looking, for the counters."""
         stores = self.stores.values()
         return {
             "mqtt_connections": self.connections,
+            "sys_events_waiting": len(self.events),
             "mqtt_clients_slowed": len(self.rates),
             "mqtt_sessions": len(self.sessions),
             "mqtt_subscriptions": self.sessions.subscriptions,
+            "mqtt_shared_subscriptions": self.sessions.shared_subscriptions,
             "mqtt_delayed_messages": self.delayed.waiting,
             "mqtt_retained_messages": sum(store.retained.count for store in stores),
             "kafka_groups": len(self.groups.listings()),

@@ -44,6 +44,7 @@ from robustmq.mqtt.packets import (
 from robustmq.mqtt.reasons import reason_for
 from robustmq.mqtt.session import FIRST_ERROR
 from robustmq.promises import Promise, start
+from robustmq.shard import sys_events
 from robustmq.shard.router import AckGroup
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class MqttClient:
         "_largest",
         "_needed",
         "_paused",
+        "_reason",
         "_sliced",
         "_slowed",
         "_transport",
@@ -178,12 +180,19 @@ class MqttClient:
         self._slowed = False
         self.last_packet_ms = now_ms
         self.connected_at_ms = 0
+        self._reason = sys_events.CLOSED
         self.keep_alive_ms = 0
 
     @property
     def host(self) -> str:
         """The address that the client connects from, without its port."""
         return self.address.rpartition(":")[0].strip("[]") or self.address
+
+    @property
+    def connect_packet(self) -> Connect:
+        """What it has said of itself."""
+        assert self._connect is not None, "a client that was let in has sent CONNECT"
+        return self._connect
 
     @property
     def user_name(self) -> str | None:
@@ -511,10 +520,10 @@ class MqttClient:
             self.refuse_connect(BrokerError(Fault.PACKET_TOO_LARGE, "no room for CONNACK"))
             return
         subscriber = self.subscriber = opened.subscriber
-        self._broker.joined(self)
         self.naming = opened.naming
         self.publisher = self._broker.publisher(packet.version, subscriber.origin, opened.naming)
         self.connected_at_ms = self._broker.wall_ms()
+        self._broker.joined(self, subscriber.client_id)
         keep_alive_s = opened.keep_alive
         self.keep_alive_ms = keep_alive_s * 1500
         self.send(opened.connack)
@@ -544,9 +553,9 @@ class MqttClient:
         assert subscriber is not None, "SUBSCRIBE is handled after CONNECT"
         self._asked += 1
         try:
-            outcome = await self._broker.sessions.subscribe(
-                subscriber, self.naming.subscribe(packet)
-            )
+            inside = self.naming.subscribe(packet)
+            new = self._broker.events.new_filters(self, inside)
+            outcome = await self._broker.sessions.subscribe(subscriber, inside)
         except BrokerError as error:
             self.end_with(error)
             return
@@ -555,6 +564,7 @@ class MqttClient:
         if self.closed:
             return
         self.send(SubAck(packet.packet_id, outcome.reason_codes))
+        self._broker.events.subscribed(self, packet, outcome.reason_codes, new)
         await self._broker.sessions.send_retained(subscriber, outcome.retained_for)
 
     async def _unsubscribe(self, packet: Unsubscribe) -> None:
@@ -572,6 +582,7 @@ class MqttClient:
             self._answered()
         if not self.closed:
             self.send(UnsubAck(packet.packet_id, codes))
+            self._broker.events.unsubscribed(self, packet.filters, codes)
 
     def _answered(self) -> None:
         """A SUBSCRIBE or UNSUBSCRIBE waits no more: those behind it may have waited for that."""
@@ -590,7 +601,7 @@ class MqttClient:
         except BrokerError as error:
             self.subscriber, self.closed = subscriber, False
             raise error
-        self._broker.left(self, subscriber.client_id)
+        self._broker.left(self, subscriber.client_id, sys_events.NORMAL)
         self._write_sink(subscriber)
         self._close()
 
@@ -606,6 +617,7 @@ class MqttClient:
             self.refuse_connect(error)
             return
         self._broker.fault(self, error)
+        self._reason = sys_events.reason_of(error.fault)
         subscriber = self.subscriber
         if subscriber is not None:
             self._write_sink(subscriber)
@@ -627,7 +639,7 @@ class MqttClient:
         subscriber, self.subscriber = self.subscriber, None
         if subscriber is not None:
             self._broker.sessions.disconnected(subscriber, self, None)
-            self._broker.left(self, subscriber.client_id)
+            self._broker.left(self, subscriber.client_id, self._reason)
         self._broker.clients.discard(self)
 
     def check_keep_alive(self, now_ms: int, connect_timeout_ms: int) -> None:

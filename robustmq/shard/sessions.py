@@ -320,6 +320,8 @@ class Sessions:
         subscriber = self._roster.get(client_id.encode())
         if subscriber is not None and subscriber.peer is None:
             will, ended = subscriber.session.advance(self._broker.wall_ms())
+            if ended:
+                self._broker.count("mqtt_sessions_expired", 1)
             self._settle(subscriber, will, ended)
 
     def _remove(self, subscriber: Subscriber) -> None:

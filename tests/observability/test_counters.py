@@ -16,7 +16,7 @@ from robustmq.kafka import dispatch
 from robustmq.observability import logs
 from robustmq.observability.counters import COUNTERS, INDEX, Counters
 from robustmq.observability.prometheus import metrics_text
-from robustmq.observability.sys_topics import LoadAverages, sys_topics
+from robustmq.observability.sys_topics import LoadAverages, Status, sys_topics
 
 
 def test_a_forked_worker_counts_in_memory_that_the_parent_reads() -> None:
@@ -86,10 +86,15 @@ def test_a_peer_cannot_forge_a_log_line() -> None:
 
 def test_sys_topics_have_mosquittos_names() -> None:
     totals = Counters(1).totals() | {"mqtt_connections": 2, "mqtt_sessions": 5}
-    shown = dict(sys_topics(totals, "1.0", 12))
+    status = Status("n@h", "1.0", 93_784, "2026-01-01T00:00:00+00:00", {"mqtt_connections": 9}, 7)
+    shown = dict(sys_topics(totals, status))
     assert shown[b"$SYS/broker/clients/connected"] == b"2"
     assert shown[b"$SYS/broker/clients/disconnected"] == b"3"
-    assert shown[b"$SYS/broker/uptime"] == b"12 seconds"
+    assert shown[b"$SYS/broker/uptime"] == b"93784 seconds"
+    assert shown[b"$SYS/broker/clients/maximum"] == b"9"
+    assert shown[b"$SYS/brokers"] == b"n@h"
+    assert shown[b"$SYS/brokers/n@h/uptime"] == b"1 days, 2 hours, 3 minutes, 4 seconds"
+    assert shown[b"$SYS/brokers/n@h/stats/connections/max"] == b"9"
     loads = LoadAverages()
     assert loads.update(totals, 0) == []
     later = dict(loads.update(totals | {"mqtt_messages_received": 600}, 60_000))
