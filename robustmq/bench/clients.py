@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 
+from robustmq.bench.dialling import NoWebSocketError, connect
 from robustmq.errors import BrokerError, Fault
 from robustmq.mqtt import codec
 from robustmq.mqtt.packets import (
@@ -48,14 +48,14 @@ class Client:
     def __init__(self, options: argparse.Namespace) -> None:
         self.version = VERSIONS[options.version]
         self.data = bytearray()
+        where = options.unix or f"{options.host} port {options.port}"
         try:
-            self.socket = socket.create_connection((options.host, options.port), timeout=10)
-        except OSError as error:
+            self.socket = connect(options)
+        except (OSError, NoWebSocketError) as error:
+            reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or error
             raise ClientError(
-                f"cannot connect to {options.host} port {options.port}: {error.strerror or error};"
-                " is a broker running there?"
+                f"cannot connect to {where}: {reason}; is a broker running there?"
             ) from None
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         name = options.id or f"robustmq-{os.getpid()}-{time.monotonic_ns() & 0xFFFFFF:x}"
         password = options.password.encode() if options.password else None
         self.send(
@@ -133,7 +133,14 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--help", action="help", help="show this and end")
     parser.add_argument("-h", "--host", default="127.0.0.1")
-    parser.add_argument("-p", "--port", type=int, default=1883)
+    parser.add_argument("-p", "--port", type=int, help="1883, or by the transport")
+    parser.add_argument("--unix", metavar="PATH", help="connect to a UNIX socket")
+    parser.add_argument("--ws", metavar="PATH", help="connect to a WebSocket at this path: /mqtt")
+    parser.add_argument("--tls", action="store_true", help="use TLS, trust whom the system trusts")
+    parser.add_argument("--cafile", metavar="FILE", help="use TLS, trust these authorities")
+    parser.add_argument("--cert", metavar="FILE", help="our certificate")
+    parser.add_argument("--key", metavar="FILE", help="its key, if it is not in the same file")
+    parser.add_argument("--insecure", action="store_true", help="use TLS, trust everybody")
     parser.add_argument("-i", "--id", default="", help="client identifier")
     parser.add_argument("-u", "--user", default="")
     parser.add_argument("-P", "--password", default="")

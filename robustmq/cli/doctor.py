@@ -21,7 +21,10 @@ from typing import Literal, NamedTuple
 
 import psutil
 
+from robustmq.cli.certificate_dates import ends_at_s
 from robustmq.config import Settings
+from robustmq.listener import ENCRYPTED
+from robustmq.net.tls import ServerTls, TlsError
 from robustmq.security import passwords
 
 WANTED_FILES = 65_536
@@ -30,6 +33,8 @@ SYNC_ROUNDS = 20
 FORMAT_VERSION = 1
 EARLIEST_YEAR_S = 1_735_689_600
 LOCK_FILE = "lock"
+DAY_S = 86_400
+FEW_DAYS = 14
 
 
 class Finding(NamedTuple):
@@ -43,7 +48,7 @@ class Finding(NamedTuple):
 def examine(settings: Settings) -> list[Finding]:
     """All checks, in the order in which one would repair."""
     findings = [Finding("ok", "configuration", "valid")]
-    for check in (_python, _core, _users, _files, _data, _ports, _clock, _kernel):
+    for check in (_python, _core, _users, _tls, _files, _data, _ports, _clock, _kernel):
         findings += check(settings)
     return findings
 
@@ -77,6 +82,30 @@ def _users(settings: Settings) -> Iterator[Finding]:
         yield Finding("fail", "password file", str(error))
         return
     yield Finding("ok" if users else "warn", "password file", f"{len(users)} users")
+
+
+def _tls(settings: Settings) -> Iterator[Finding]:
+    for listener in settings.listeners:
+        if listener.transport not in ENCRYPTED:
+            continue
+        try:
+            ServerTls(listener)
+        except TlsError as error:
+            yield Finding("fail", "certificates", str(error))
+            continue
+        for file in (listener.certificate, *(one.certificate for one in listener.server_names)):
+            yield _lifetime(file)
+
+
+def _lifetime(file: str) -> Finding:
+    try:
+        days = int(ends_at_s(file) - time.time()) // DAY_S
+    except (OSError, ValueError) as error:
+        return Finding("warn", "certificates", f"{file}: {error}")
+    if days < 0:
+        return Finding("fail", "certificates", f"{file} has expired: no client will trust it")
+    verdict: Literal["ok", "warn"] = "ok" if days >= FEW_DAYS else "warn"
+    return Finding(verdict, "certificates", f"{file} is valid for {days} more days")
 
 
 def _files(settings: Settings) -> Iterator[Finding]:

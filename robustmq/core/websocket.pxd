@@ -7,6 +7,7 @@ cdef int CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG, MAX_CONTROL_BYTES
 cdef class Deframer:
     cdef readonly int status
     cdef readonly str why
+    cdef bint _masked
     cdef bytearray _head
     cdef int _head_size
     cdef int _opcode
@@ -31,7 +32,9 @@ cdef class Deframer:
     cdef void _close(self, bytes data) except *
     cdef void _fail(self, int status, str why) noexcept
 
-@cython.locals(length=int)
-cdef int head_size(int second) noexcept
+@cython.locals(data=mbytes, frame=bytearray, head=bytearray, size=Py_ssize_t, begin=Py_ssize_t)
+cpdef bytes client_frame(int opcode, bytes payload, bytes mask)
+@cython.locals(length=int, mask=int)
+cdef int head_size(int second, bint masked) noexcept
 @cython.locals(bits=int)
 cdef unsigned int rotated(unsigned int mask, Py_ssize_t size) noexcept

@@ -1,16 +1,16 @@
 # cython: annotation_typing=False, cdivision=True
-"""WebSocket frames: what a client's frames carry, and the headers of ours (RFC 6455 section 5).
+"""WebSocket frames: what a peer's frames carry, and the headers of ours (RFC 6455 section 5).
 
-A client's frames are undone in place: the payload of all data frames of one read moves to the front
+A peer's frames are undone in place: the payload of all data frames of one read moves to the front
 of the buffer, unmasked, so that MQTT packets are read from there as from a TCP stream, however
 frames cut or join them [MQTT-6.0.0-2]. A payload is never held back and no object is made a frame,
 so a frame may be of any length. Of control frames the last Ping is kept, which one Pong answers
 (section 5.5.3), and the Close.
 
-What is not sound ends the stream (`status`, section 7.4.1): a frame without a mask, reserved bits
-or opcodes, a length that is not written in the fewest bytes, a control frame in fragments or above
-125 bytes, a continuation of nothing (1002), and a data frame that is not binary [MQTT-6.0.0-1]
-(1003). What came before it counts.
+What is not sound ends the stream (`status`, section 7.4.1): a frame of a client without a mask (or
+of a server with one), reserved bits or opcodes, a length that is not written in the fewest bytes, a
+control frame in fragments or above 125 bytes, a continuation of nothing (1002), and a data frame
+that is not binary [MQTT-6.0.0-1] (1003). What came before it counts.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ INVALID_DATA, POLICY_VIOLATION, TOO_BIG = 1007, 1008, 1009
 
 
 class Deframer:
-    """The frames of one client, in pieces of any size."""
+    """The frames of one peer, in pieces of any size."""
 
-    def __init__(self) -> None:
+    def __init__(self, masked: bool = True) -> None:
+        """Those of a client are masked, those of a server are not."""
+        self._masked = masked
         self.status = 0
         """0 while the stream is open; then the status that our Close frame is to carry."""
         self.why = ""
-        """What was wrong; empty after a Close of the client."""
+        """What was wrong; empty after a Close of the peer."""
         self._head = bytearray(MAX_HEAD_BYTES)
         self._head_size = 0
         self._opcode = 0
@@ -72,7 +74,7 @@ class Deframer:
         return out
 
     def take_pong(self) -> bytes:
-        """The frame that answers the client's last Ping; empty when none came."""
+        """The frame with which a server answers the last Ping; empty when none came."""
         if self._ping < 0:
             return b""
         data = self._ping_data
@@ -86,7 +88,7 @@ class Deframer:
         source = buffer
         head = self._head
         have = self._head_size
-        wanted = 2 if have < 2 else head_size(head[1])
+        wanted = 2 if have < 2 else head_size(head[1], self._masked)
         while have < wanted:
             if at >= end:
                 self._head_size = have
@@ -95,7 +97,7 @@ class Deframer:
             have += 1
             at += 1
             if have == 2:
-                wanted = head_size(head[1])
+                wanted = head_size(head[1], self._masked)
         self._head_size = 0
         self._begin_frame(wanted)
         return at
@@ -127,7 +129,7 @@ class Deframer:
             self._control_size = 0
         self._opcode = opcode
         self._left = length
-        self._mask = memory.get32(head, size - 4)
+        self._mask = memory.get32(head, size - 4) if self._masked else 0
         if length == 0 and opcode >= CLOSE:
             self._control_frame()
 
@@ -135,8 +137,8 @@ class Deframer:
         opcode = first & 15
         if first & 0x70:
             self._fail(PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
-        elif not second & 128:
-            self._fail(PROTOCOL_ERROR, "a frame of the client is not masked")
+        elif second & 128 != self._masked * 128:
+            self._fail(PROTOCOL_ERROR, "a client masks its frames, and a server does not")
         elif length < 0:
             self._fail(PROTOCOL_ERROR, "a frame length is not written in the fewest bytes")
         elif opcode >= CLOSE:
@@ -164,7 +166,7 @@ class Deframer:
         self._opcode = BINARY
 
     def _close(self, data: bytes) -> None:
-        """The client's Close: its status is echoed (section 5.5.1)."""
+        """The peer's Close: its status is echoed (section 5.5.1)."""
         if not data:
             self.status = NO_STATUS
             return
@@ -200,6 +202,20 @@ def frame_head(size: int) -> bytes:
     return bytes((0x80 | BINARY, 127)) + size.to_bytes(8, "big")
 
 
+def client_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
+    """A whole frame of a client."""
+    size = len(payload)
+    head = bytearray(frame_head(size))
+    head[0] = 0x80 | opcode
+    head[1] |= 0x80
+    head += mask
+    begin = len(head)
+    frame = head + payload
+    data = frame
+    memory.unmask(data, begin, data, begin, size, int.from_bytes(mask, "little"))
+    return bytes(frame)
+
+
 def close_frame(status: int) -> bytes:
     """Our Close frame."""
     if status == NO_STATUS:
@@ -207,11 +223,12 @@ def close_frame(status: int) -> bytes:
     return bytes((0x80 | CLOSE, 2)) + status.to_bytes(2, "big")
 
 
-def head_size(second: int) -> int:
-    """The size of a client's frame header by its second byte; one without a mask is refused when
-    four more bytes have come."""
+def head_size(second: int, masked: bool) -> int:
+    """The size of a frame header by its second byte; a client's without a mask is refused when four
+    more bytes have come."""
     length = second & 127
-    return 6 if length < 126 else 8 if length == 126 else 14
+    mask = 4 if masked else 0
+    return mask + (2 if length < 126 else 4 if length == 126 else 10)
 
 
 def rotated(mask: int, size: int) -> int:

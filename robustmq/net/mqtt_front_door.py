@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -31,6 +32,8 @@ from robustmq.net.tls import HandshakeError, ServerTls, TlsCarrier
 from robustmq.observability import logs
 
 SWEEP_S = 0.05
+HANDSHAKES_A_TURN = 4
+"""A step of a handshake takes a millisecond: in a storm of them the loop is not held for longer."""
 MAX_FRAMING = 8
 """A byte in a WebSocket frame of its own is seven: so much more may be looked at before CONNECT."""
 log = logs.get_logger("front_door")
@@ -105,6 +108,7 @@ class MqttFrontDoor:
         self._waiting: dict[int, _Waiting] = {}
         self._stranded: list[_Waiting] = []
         self._sweep: asyncio.TimerHandle | None = None
+        self._turns: deque[_Waiting] = deque()
         self._actions: dict[str, Callable[[_Waiting], bool]] = {
             PROXY: self._proxy,
             TLS: self._handshake,
@@ -123,10 +127,8 @@ class MqttFrontDoor:
         """A new connection. CONNECT has often come already."""
         deadline_s = self._loop.time() + self._timeout_s
         waiting = _Waiting(Peeked(sock), address, deadline_s, self._steps)
-        if not self._look(waiting):
-            self._waiting[waiting.entrance.file] = waiting
-            self._watch(waiting.entrance)
-            self._sweep_soon()
+        self._waiting[sock.fileno()] = waiting
+        self._go_on(waiting)
 
     def reload(self, listener: Listener, limits: Limits) -> None:
         """Other bounds for those that come from now on."""
@@ -165,10 +167,33 @@ class MqttFrontDoor:
         waiting = self._waiting[descriptor]
         # The watch ends before the socket leaves: whoever adopts it sets its own.
         self._unwatch(waiting.entrance)
+        self._go_on(waiting)
+
+    def _go_on(self, waiting: _Waiting) -> None:
+        """Take its next steps now, or when it is its turn."""
+        if waiting.steps[0] != TLS:
+            self._step(waiting)
+            return
+        if not self._turns:
+            self._loop.call_soon(self._take_turns)
+        self._turns.append(waiting)
+        self._sweep_soon()
+
+    def _take_turns(self) -> None:
+        for _ in range(min(HANDSHAKES_A_TURN, len(self._turns))):
+            waiting = self._turns.popleft()
+            if self._waiting.get(waiting.entrance.file) is waiting:
+                self._step(waiting)
+        if self._turns:
+            self._loop.call_soon(self._take_turns)
+
+    def _step(self, waiting: _Waiting) -> None:
+        descriptor = waiting.entrance.file
         if self._look(waiting):
             del self._waiting[descriptor]
         else:
             self._watch(waiting.entrance)
+            self._sweep_soon()
 
     def _look(self, waiting: _Waiting) -> bool:
         """Take the steps that can be taken; True when the socket has left: adopted, handed over or
@@ -176,8 +201,8 @@ class MqttFrontDoor:
         try:
             while self._actions[waiting.steps[0]](waiting):
                 waiting.steps = waiting.steps[1:]
-                if not waiting.steps:
-                    return True
+                if not waiting.steps or waiting.steps[0] == TLS:
+                    return not waiting.steps
         except (BlockingIOError, InterruptedError):
             return False
         except _Ended as ended:

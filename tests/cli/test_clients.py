@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.broker import BrokerProcess
+from tests.net.carriers import Certificates
 
 
 def robustmq(*arguments: str, given: str = "") -> tuple[int, str, str]:
@@ -54,3 +55,38 @@ def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
         script, shell=True, capture_output=True, text=True, timeout=30, check=False
     )
     assert "Traceback" not in done.stderr
+
+
+def test_pub_and_sub_reach_every_transport(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    certificate, ann = certificates.server("server"), certificates.client("ann", "ann")
+    tables = f"""
+[[listener]]
+name = "unix"
+transport = "unix"
+bind = ["{tmp_path / "mqtt.sock"}"]
+"""
+    for transport in ("tls", "ws", "wss"):
+        secured = f'certificate = "{certificate}"\nclient_ca = "{certificates.ca}"\n'
+        secured += "require_client_certificate = true\n"
+        tables += f'[[listener]]\nname = "{transport}"\ntransport = "{transport}"\nport = 0\n'
+        tables += "" if transport == "ws" else secured
+    with BrokerProcess(tmp_path, config=tables) as broker:
+        trusted = ("--cafile", str(certificates.ca), "--cert", str(ann), "-h", "localhost")
+        ways: dict[str, tuple[str, ...]] = {
+            "unix": ("--unix", str(tmp_path / "mqtt.sock")),
+            "ws": ("--ws", "/mqtt", "-p", str(broker.listeners["ws"])),
+            "tls": (*trusted, "-p", str(broker.listeners["tls"])),
+            "wss": (*trusted, "--ws", "/mqtt", "-p", str(broker.listeners["wss"])),
+        }
+        for name, way in ways.items():
+            assert robustmq("pub", *way, "-t", name, "-m", name, "-r", "-q", "2") == (0, "", "")
+            assert robustmq("sub", *way, "-t", name, "-C", "1") == (0, f"{name}\n", "")
+        code, _, told = robustmq("pub", *ways["ws"], "--ws", "/other", "-t", "a", "-m", "x")
+        assert code == 1 and "404 Not Found" in told
+        tls = ("-h", "localhost", "-p", str(broker.listeners["tls"]), "-t", "a", "-m", "x")
+        code, _, told = robustmq("pub", "--tls", *tls)
+        assert code == 1 and "certificate" in told
+        code, _, told = robustmq("pub", "--insecure", *tls)
+        assert code == 1 and "Traceback" not in told, "the broker wants to see a certificate"
+        assert broker.stop() == 0

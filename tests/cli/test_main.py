@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from robustmq import config
-from robustmq.cli.doctor import examine
+from robustmq.cli.doctor import Finding, examine
 from robustmq.cli.main import main
 from robustmq.security import passwords
 
@@ -48,6 +50,30 @@ def test_doctor_examines_a_machine(tmp_path: Path) -> None:
     (tmp_path / "cluster.json").write_text('{"format_version": 1, "shard_count": 4}')
     findings = {finding.subject: finding for finding in examine(config.parse(raw))}
     assert "node.shards = 4" in findings["data directory"].detail
+
+
+def test_doctor_looks_at_certificates(tmp_path: Path) -> None:
+    def finding(certificate: str) -> Finding:
+        table = {"name": "a", "transport": "tls", "port": 0, "certificate": certificate}
+        found = examine(config.parse({"node": {"data_dir": str(tmp_path)}, "listener": [table]}))
+        return next(one for one in found if one.subject == "certificates")
+
+    def issued(days: int) -> str:
+        file = tmp_path / f"{days}.pem"
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days, hours=1)
+        begins = ends - datetime.timedelta(days=1000)
+        made = trustme.CA().issue_cert("localhost", not_before=begins, not_after=ends)
+        made.private_key_and_cert_chain_pem.write_to_path(file)
+        return str(file)
+
+    assert finding(issued(400)).verdict == "ok"
+    assert finding(issued(3)) == Finding(
+        "warn", "certificates", f"{tmp_path / '3.pem'} is valid for 3 more days"
+    )
+    assert finding(issued(-2)).verdict == "fail"
+    assert finding(issued(40 * 365)).verdict == "ok", "dates after 2049 are written otherwise"
+    missing = finding(str(tmp_path / "nowhere.pem"))
+    assert missing.verdict == "fail" and "nowhere.pem" in missing.detail
 
 
 def test_passwd_sets_and_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,18 @@ def test_a_close_is_answered_with_its_status(payload: bytes, status: int, answer
     assert close_frame(status) == answer
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.binary(max_size=300) | big, max_size=6), st.lists(st.integers(0, 1 << 20)))
+def test_a_client_undoes_the_frames_of_a_server(messages: list[bytes], places: list[int]) -> None:
+    server = FrameProtocol(client=False, extensions=[])
+    sent = b"".join(server.send_data(message) for message in messages) + server.ping(b"?")
+    deframer = Deframer(masked=False)
+    assert carried(deframer, cut(sent, places)) == b"".join(messages)
+    assert deframer.take_pong() and deframer.status == 0
+    carried(deframer, [frame(0x82, b"masked")])
+    assert deframer.status == 1002
+
+
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 70_000])
 def test_our_frames_are_read_by_others(size: int) -> None:
     payload = bytes(size)
