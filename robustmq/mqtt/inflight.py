@@ -284,10 +284,11 @@ class Window:
                 raise protocol_error("PUBCOMP before PUBREC")
 
     def suspect(self) -> None:
-        """At recovery: what may have been sent as QoS 1 before gets DUP [MQTT-3.3.1-1]."""
+        """At recovery, where a connection ended: what may have been sent as QoS 1 on it gets DUP
+        [MQTT-3.3.1-1]."""
         room = self.receive_maximum - len(self._flight) - len(self._released)
         for delivery in itertools.islice(self._queue, max(0, room)):
-            delivery.dup = delivery.qos == 1
+            delivery.dup = delivery.dup or delivery.qos == 1
 
     def restore_released(self, packet_id: int) -> None:
         """At recovery: this identifier waits for PUBCOMP."""
@@ -326,11 +327,13 @@ class Window:
         """QoS 2 messages in flight, in the order first sent."""
         return [delivery for delivery in self._flight.values() if delivery.qos == 2]
 
-    def pending(self) -> list[Delivery]:
-        """QoS 1 messages in flight, then the queue: what is sent as new after a crash."""
-        return [delivery for delivery in self._flight.values() if delivery.qos == 1] + list(
-            self._queue
-        )
+    def pending(self) -> tuple[list[Delivery], list[Delivery]]:
+        """What is sent as new after a crash: up to the last that the client may have seen before
+        (QoS 1 in flight, or so at an earlier crash), and what it has not."""
+        queue = list(self._queue)
+        seen = max((at for at, one in enumerate(queue, 1) if one.dup), default=0)
+        flight = [delivery for delivery in self._flight.values() if delivery.qos == 1]
+        return flight + queue[:seen], queue[seen:]
 
     def released(self) -> list[int]:
         """Identifiers that wait for PUBCOMP, in the order of the PUBRECs."""

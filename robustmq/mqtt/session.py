@@ -150,7 +150,8 @@ class Session:
 
     def recover(self, now_ms: int) -> None:
         """After the replay: a connection that the crash cut ends now."""
-        self.window.suspect()
+        if self.connected:
+            self.window.suspect()
         self.close(now_ms)
 
     @property
@@ -396,16 +397,14 @@ class Session:
         if self.inbound_qos2:
             records.append(InboundReceived(tuple(sorted(self.inbound_qos2))))
         assigned = self.window.assigned()
-        for one in (*assigned, *self.window.pending()):
-            ids = one.subscription_ids
-            records.append(
-                Queued(one.reference, one.qos, one.flags, ids, one.size, one.expires_at_ms)
-            )
+        seen, unseen = self.window.pending()
+        records += map(_queued, (*assigned, *seen))
         records += [Assigned(one.packet_id, one.reference) for one in assigned]
         if released := self.window.released():
             records.append(Released(tuple(released)))
         if self.disconnected_at_ms is not None:
             records.append(Closed(self.disconnected_at_ms, interval, self.will is None))
+        records += map(_queued, unseen)
         return records
 
     @classmethod
@@ -421,6 +420,9 @@ class Session:
     def replay(self, record: Record) -> None:
         """Apply a record of a snapshot or of the log: that the session stands in it, it keeps."""
         self.durable = True
+        if isinstance(record, Closed):
+            # What is queued behind it was never sent: no DUP, and it may expire.
+            self.window.suspect()
         _REPLAY[type(record)](self, record)
 
     def _apply(self, record: Record) -> None:
@@ -502,6 +504,11 @@ class Session:
             record.size,
             record.expires_at_ms,
         )
+
+
+def _queued(one: Delivery) -> Queued:
+    ids = one.subscription_ids
+    return Queued(one.reference, one.qos, one.flags, ids, one.size, one.expires_at_ms)
 
 
 _REPLAY: Final[dict[type, Callable[[Session, Any], None]]] = {

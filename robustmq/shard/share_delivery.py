@@ -12,6 +12,7 @@ Owners hear at once when no member of a home has room, and with every tick while
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from robustmq.core import blocks, fanout
@@ -181,9 +182,8 @@ class ShareDelivery:
         """Other members get what it has not acknowledged; a message of QoS 2 that was sent goes to
         nobody [MQTT-4.8.2-5]. True when the same entry of the log ends the session."""
         broker = self._broker
-        rows = self._rows(
-            subscriber, self._located(subscriber, subscriber.session.window.pending())
-        )
+        pending = chain(*subscriber.session.window.pending())
+        rows = self._rows(subscriber, self._located(subscriber, pending))
         coming = broker.delivery.withdraw(subscriber, subscriber.groups)
         rows += self._rows(subscriber, ((mark, located) for mark, _, located in coming))
         if not subscriber.session.durable:

@@ -52,12 +52,33 @@ def connected(broker: BrokerProcess, client_id: bytes, **options: object) -> Wir
     return found[0]
 
 
-@pytest.mark.mqtt("MQTT-4.1.0-1")
+@pytest.mark.mqtt(
+    "MQTT-4.1.0-1",
+    "MQTT-3.3.2-4",
+    "MQTT-3.3.2-5",
+    "MQTT-3.3.2-6",
+    "MQTT-3.3.2-15",
+    "MQTT-3.3.2-16",
+    "MQTT-3.3.2-17",
+    "MQTT-3.3.2-18",
+    "MQTT-3.3.2-20",
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_retained_messages_stay_over_a_restart(mortal: BrokerProcess, kind: str) -> None:
+def test_retained_and_queued_messages_stay_over_a_restart(mortal: BrokerProcess, kind: str) -> None:
     names = Names(mortal.workers)
     topics = [names.topic(at) for at in range(6)]
-    properties = Properties(content_type="text/plain", user_properties=(("a", "1"), ("a", "2")))
+    properties = Properties(
+        payload_format_indicator=1,
+        content_type="text/plain",
+        response_topic=b"answer/here",
+        correlation_data=b"\x00\xff",
+        user_properties=(("a", "1"), ("a", "2")),
+    )
+    sleeper_id, queue = names.client(1), names.topic(0)
+    with Wire(mortal.mqtt) as sleeper:
+        sleeper.connect(sleeper_id, expiry=DAY)
+        sleeper.subscribe(queue, qos=1)
+        sleeper.disconnect()
     with Wire(mortal.mqtt) as publisher:
         publisher.connect(names.client(0))
         for topic in topics:
@@ -67,6 +88,10 @@ def test_retained_messages_stay_over_a_restart(mortal: BrokerProcess, kind: str)
         publisher.publish(topics[0], b"", 1, True)
         publisher.publish(topics[1], b"short", 1, True, message_expiry_interval=1)
         publisher.publish(topics[2], b"long", 1, True, message_expiry_interval=1000)
+        publisher.publish(queue, b"short", 1, message_expiry_interval=1)
+        publisher.publish(queue, b"long", 1, message_expiry_interval=1000)
+        publisher.send(Publish(queue, b"rich", 1, packet_id=1, properties=properties))
+        publisher.expect_ack(PUBACK)
     time.sleep(1.1)
     again(mortal, kind)
     with Wire(mortal.mqtt) as client:
@@ -84,6 +109,13 @@ def test_retained_messages_stay_over_a_restart(mortal: BrokerProcess, kind: str)
             assert packet.payload == topic
             assert packet.properties == properties
         client.expect_nothing()
+    with connected(mortal, sleeper_id, expiry=DAY) as sleeper:
+        long = sleeper.receive()
+        assert long.payload == b"long"
+        assert 900 < (long.properties.message_expiry_interval or 0) < 1000
+        rich = sleeper.receive()
+        assert (rich.payload, rich.properties) == (b"rich", properties)
+        sleeper.expect_nothing()
 
 
 @pytest.mark.mqtt("MQTT-4.1.0-1", "MQTT-3.1.2-23", "MQTT-4.3.3-10")

