@@ -172,6 +172,9 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shared_subscription_available: Annotated[
         bool, choice("Whether there is $share/...; if not, DISCONNECT 0x9E.")
     ] = True
+    exclusive_subscription_available: Annotated[
+        bool, choice("Whether there is $exclusive/...; if not, SUBACK 0x8F.")
+    ] = True
     response_information: Annotated[
         str,
         text("Told to MQTT 5.0 clients that ask for it: a prefix for their response topics."),

@@ -26,6 +26,7 @@ class Capabilities(msgspec.Struct, frozen=True, gc=False):
     wildcard_subscription_available: bool = True
     subscription_identifier_available: bool = True
     shared_subscription_available: bool = True
+    exclusive_subscription_available: bool = True
     maximum_session_expiry_interval: int = NEVER_EXPIRES
     maximum_keep_alive: int = 65_535
     maximum_subscriptions: int = 10_000

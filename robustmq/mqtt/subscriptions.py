@@ -114,7 +114,14 @@ def _check(
     allowed: Callable[[bytes], bool],
 ) -> bytes | None:
     names.validate_filter(topic_filter)
-    group, plain = names.split_share(topic_filter)
+    group, _ = names.split_share(topic_filter)
+    plain = names.split_prefix(topic_filter)[1]
+    if topic_filter.startswith(names.EXCLUSIVE_PREFIX):
+        if not capabilities.exclusive_subscription_available:
+            raise BrokerError(Fault.TOPIC_FILTER_INVALID, "no exclusive subscriptions")
+        names.validate_filter(plain)
+    if plain is not topic_filter and plain.startswith((names.SHARE_PREFIX, names.EXCLUSIVE_PREFIX)):
+        raise BrokerError(Fault.TOPIC_FILTER_INVALID, "exclusive or shared, and once")
     check_topic_size(plain, capabilities, Fault.TOPIC_FILTER_INVALID)
     if group is not None and not capabilities.shared_subscription_available:
         raise BrokerError(Fault.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)

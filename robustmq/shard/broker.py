@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from robustmq import names
 from robustmq.config import Settings
-from robustmq.core import blocks
 from robustmq.core.publish import Publisher, Tally
 from robustmq.errors import BrokerError, Fault
 from robustmq.groups.timers import TimeWheel
@@ -30,6 +29,7 @@ from robustmq.shard.credit import Taken
 from robustmq.shard.dealing import Dealing
 from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
+from robustmq.shard.exclusive import Exclusive, Holders
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
@@ -38,7 +38,7 @@ from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import CLASSES, GROUP_KIND, RETAINED, SESSION_KIND, Placement
+from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, Placement
 from robustmq.shard.rates import Rates
 from robustmq.shard.recovery import (
     CURSORS_KIND,
@@ -204,7 +204,7 @@ class Broker:
             self.interest,
             self.telling,
             around.wall_ms,
-            self._pass_retained,
+            lambda entry, done: self.router.retain(entry, done),
             self.count,
         )
         self.router = Router(
@@ -229,6 +229,8 @@ class Broker:
         self._bound_topics()
         self.namings = Namings(self.settings, self.placement)
         self._taken = Taken(self.worker_count)
+        self.holders = Holders(self.worker_count)
+        self.exclusive = Exclusive(self)
         self.sessions = Sessions(self)
         self.delivery.subscribers = self.sessions.get
         self.dealing.tell = self.telling.tell_given
@@ -238,13 +240,6 @@ class Broker:
 
     def _strategy(self, group: bytes, filter_: bytes) -> str:
         return self.sharing.strategy(group, filter_)
-
-    def _pass_retained(self, entry: bytes, done: Callable[[], None]) -> None:
-        """Bring a retained value that Kafka has changed to the home of its topic."""
-        home = self.placement.home(blocks.entries(entry)[0].topic)
-        builder = home.shard * CLASSES + RETAINED
-        self.router.send(builder, entry, lambda _group: done())
-        self.turn()
 
     def _bound_topics(self) -> None:
         """What topics may hold, from the limits."""
@@ -331,6 +326,7 @@ class Broker:
         self.sessions.resume_all()
         # The crash may lie between the append of a message and that of its inbox entries.
         self.telling.worker_heard(self.worker_id, self.sessions.cursors_of(self.worker_id))
+        self.holders.heard(self.worker_id, self.exclusive.held_of(self.worker_id))
         self.turn()
 
     def _count_delivery(self, name: str, amount: int) -> None:
@@ -637,6 +633,8 @@ class Broker:
             case wire.ShareChange():
                 self.interest.set_share(worker, message)
                 return resolved(wire.InterestSettled(self.telling.ends(worker)))
+            case wire.ExclusiveClaim():
+                return self.holders.claim(worker, message)
             case wire.RetainedQuery():
                 return self._told(pages(self.stores, message, self.wall_ms()))
         if self._on_notice(worker, message):
@@ -649,6 +647,7 @@ class Broker:
             case wire.InterestReset():
                 self.interest.reset(worker, message.filters, message.shares)
                 self.heard.add(worker)
+                self.holders.heard(worker, message.exclusive)
                 self.telling.worker_heard(worker, message.cursors)
             case wire.ShareAgain():
                 self.dealing.again(worker, message, self.rpc.notify)
@@ -656,6 +655,8 @@ class Broker:
                 self.left_behind.taken(message)
             case wire.ShareLoads():
                 self.interest.set_loads(message)
+            case wire.ExclusiveRelease():
+                self.holders.release(worker, message)
             case wire.ReleasePacketIds():
                 self.owner.release(message)
             case wire.Drained():

@@ -168,6 +168,9 @@ class Owner:
             if commit is not None:
                 commit.remaining += 1
             self._pass_retained(entry, commit.step if commit is not None else lambda: None)
+        if entries:
+            # Its turn must come, also when nobody waits for the batch.
+            self._commits.wake()
 
     def _check_retained(
         self, store: ShardStore, block: bytearray, source: int, sequence: int

@@ -17,12 +17,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from robustmq.core import blocks
 from robustmq.core.blocks import filled
 from robustmq.core.publish import BlockBuilder
 from robustmq.errors import Fault
 from robustmq.shard import wire
 from robustmq.shard.credit import Spent
-from robustmq.shard.placement import CLASSES, Placement
+from robustmq.shard.placement import CLASSES, RETAINED, Placement
 from robustmq.shard.rpc import Bus
 
 FAULTS = list(Fault)
@@ -127,6 +128,11 @@ class Router:
         self.builders[builder].append_entry(entry)
         if complete is not None:
             self.await_ack(AckGroup(array("H"), 1, complete), [builder])
+
+    def retain(self, entry: bytes, done: Callable[[], None]) -> None:
+        """Bring a retained value that Kafka has changed to the home of its topic."""
+        home = self._placement.home(blocks.entries(entry)[0].topic)
+        self.send(home.shard * CLASSES + RETAINED, entry, lambda _group: done())
 
     def flush(self) -> None:
         """Send what the turn has gathered."""

@@ -109,6 +109,7 @@ def capabilities_of(settings: Settings) -> Capabilities:
         wildcard_subscription_available=mqtt.wildcard_subscription_available,
         subscription_identifier_available=mqtt.subscription_identifiers_available,
         shared_subscription_available=mqtt.shared_subscription_available,
+        exclusive_subscription_available=mqtt.exclusive_subscription_available,
         response_information=mqtt.response_information,
         maximum_packet_size=limits.max_packet_bytes,
         topic_alias_maximum=limits.topic_alias_maximum,

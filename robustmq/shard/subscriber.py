@@ -61,6 +61,7 @@ class Subscriber:
     __slots__ = (
         "_room",
         "aliases",
+        "claiming",
         "client_id",
         "groups",
         "keeps_qos0",
@@ -91,6 +92,8 @@ class Subscriber:
         self.served = False
         self.keeps_qos0 = False
         """Is QoS 0 queued while the client is away?"""
+        self.claiming: Promise[None] | None = None
+        """While a SUBSCRIBE asks for exclusive subscriptions; the next packet waits for it."""
         self.unqueued = 0
         """Deliveries that stand in the inbox log and wait for their commit to be queued."""
         self.peer: Peer | None = None

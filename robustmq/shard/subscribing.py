@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from robustmq.errors import BrokerError
+from robustmq.errors import BrokerError, Fault
 from robustmq.mqtt.packets import Subscribe, SubscriptionOptions, Unsubscribe
 from robustmq.mqtt.retained import is_sent
 from robustmq.mqtt.rewriting import Identity
 from robustmq.mqtt.session import FIRST_ERROR
-from robustmq.mqtt.subscriptions import Grant, Subscription, decide, unsubscribe_code
+from robustmq.mqtt.subscriptions import (
+    Grant,
+    Subscription,
+    decide,
+    suback_failure,
+    unsubscribe_code,
+)
 from robustmq.promises import Promise, start
 from robustmq.shard import wire
+from robustmq.shard.exclusive import is_exclusive
 from robustmq.shard.interest import LocalInterest, is_wildcard
 from robustmq.shard.naming import Naming
 from robustmq.shard.shares import LocalSubscription, Member, share_flags, share_mark
@@ -58,13 +65,20 @@ class Subscribing:
     async def subscribe(self, subscriber: Subscriber, packet: Subscribe) -> SubscribeOutcome:
         """Grant what is asked; settles when what is published from now on is delivered."""
         session = subscriber.session
+        await self._in_turn(subscriber)
         grants = decide(packet, session.subscriptions, self._broker.capabilities, session.version)
+        claiming = self._claiming(subscriber, grants)
+        if claiming is not None:
+            grants = await self._claim(subscriber, grants)
         changes = _Changes()
         granted: list[tuple[Grant, LocalSubscription]] = []
         for grant in grants:
             if grant.subscription is not None:
                 session.subscribe(grant.subscription)
                 granted.append((grant, self._add(subscriber, grant.subscription, changes)))
+        if claiming is not None:
+            subscriber.claiming = None
+            claiming.resolve(None)
         ends = await self._announce(changes)
         if granted and (
             subscriber.persistent or any(one.filter != local.filter for one, local in granted)
@@ -74,6 +88,43 @@ class Subscribing:
         await self._broker.sessions.write(subscriber, wait=True)
         codes = tuple(grant.code for grant in grants)
         return SubscribeOutcome(codes, [local for grant, local in granted if is_sent(grant)])
+
+    @staticmethod
+    async def _in_turn(subscriber: Subscriber) -> None:
+        """An earlier SUBSCRIBE of this client is decided first."""
+        while subscriber.claiming is not None:
+            await subscriber.claiming
+
+    @staticmethod
+    def _claiming(subscriber: Subscriber, grants: list[Grant]) -> Promise[None] | None:
+        """Settles when the exclusive ones among these are decided; None when there are none."""
+        if any(one.subscription is not None and is_exclusive(one.filter) for one in grants):
+            subscriber.claiming = Promise()
+        return subscriber.claiming
+
+    async def _claim(self, subscriber: Subscriber, grants: list[Grant]) -> list[Grant]:
+        """The grants, without the exclusive ones that others hold."""
+        exclusive, client_id = self._broker.exclusive, subscriber.client_id
+        decided: list[Grant] = []
+        for grant in grants:
+            wanted = grant.subscription is not None and is_exclusive(grant.filter)
+            if wanted and not await exclusive.claim(grant.filter, client_id):
+                version = subscriber.session.version
+                code = suback_failure(Fault.QUOTA_EXCEEDED, grant.code, version)
+                grant = Grant(grant.filter, code)
+            decided.append(grant)
+        if self._broker.sessions.get(client_id) is not subscriber:
+            self._give_up(client_id, [one.filter for one in decided if one.subscription])
+            raise BrokerError(Fault.UNSPECIFIED, "the session has ended")
+        return decided
+
+    def _give_up(self, client_id: bytes, filters: list[bytes]) -> None:
+        """A client gives up its exclusive subscriptions, unless it has them anew."""
+        current = self._broker.sessions.get(client_id)
+        held = current.session.subscriptions if current is not None else {}
+        for filter_ in filters:
+            if is_exclusive(filter_) and filter_ not in held:
+                self._broker.exclusive.release(filter_, client_id)
 
     async def automatic(
         self, subscriber: Subscriber, naming: Naming, identity: Identity
@@ -106,6 +157,7 @@ class Subscribing:
 
     async def unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> tuple[int, ...]:
         """Remove subscriptions; settles when that is committed."""
+        await self._in_turn(subscriber)
         changes = _Changes()
         codes: list[int] = []
         withdrawn: set[int] = set()
@@ -122,6 +174,7 @@ class Subscribing:
             self._broker.shares.withdraw(subscriber, withdrawn)
         await self._announce(changes)
         await self._broker.sessions.write(subscriber, wait=True)
+        self._give_up(subscriber.client_id, list(packet.filters))
         return tuple(codes)
 
     async def send_retained(
@@ -253,6 +306,9 @@ class Subscribing:
         """Recovery: the subscriptions count again; other workers hear of them when links
         come up."""
         self.refresh(subscriber)
+        for filter_ in subscriber.session.subscriptions:
+            if is_exclusive(filter_):
+                self._broker.exclusive.restore(filter_, subscriber.client_id)
 
     def presence_changed(self, subscriber: Subscriber) -> None:
         """A member of share groups has come or gone: owners prefer those that are there."""
@@ -281,10 +337,17 @@ class Subscribing:
     def remove_all(self, subscriber: Subscriber) -> None:
         """The session has ended."""
         changes = _Changes()
-        for filter_ in list(subscriber.session.subscriptions):
+        filters = list(subscriber.session.subscriptions)
+        for filter_ in filters:
             if (subscriber.client_id, filter_) in self._local:
                 self._drop(subscriber, filter_, changes)
         self._tell(changes)
+        if any(map(is_exclusive, filters)):
+            client_id = subscriber.client_id
+            # Behind the record of the session's end, which this turn commits.
+            self._broker.commits.mark(
+                subscriber.shard, False, lambda: self._give_up(client_id, filters)
+            )
 
     # -- telling owners ----------------------------------------------------------------------------
 
@@ -378,7 +441,8 @@ class Subscribing:
         ]
         mine = self._broker.shares
         shares = [mine.change(one) for one in mine.members() if worker in mine.owners(one[1])]
-        return wire.InterestReset(filters, shares, self.cursors_of(worker))
+        held = self._broker.exclusive.held_of(worker)
+        return wire.InterestReset(filters, shares, self.cursors_of(worker), held)
 
     def cursors_of(self, worker: int) -> dict[int, int]:
         """How far all sessions of this worker have heard of the shards of another (or its own)."""

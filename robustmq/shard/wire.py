@@ -77,14 +77,15 @@ class InterestReset(msgspec.Struct, frozen=True, tag=True, gc=False):
     """All that a worker's clients want, after a link came up, and how far each of its shards has
     heard.
 
-    `cursors` maps a source shard to the
-    log position from which its entries must be delivered again; shards that are not named need no
-    replay.
+    `cursors` maps a source shard to the log position from which its entries must be delivered
+    again; shards that are not named need no replay. `exclusive` are (filter, client id) of the
+    exclusive subscriptions that the receiver decides on.
     """
 
     filters: list[tuple[bytes, int]]
     shares: list[ShareChange]
     cursors: dict[int, int]
+    exclusive: list[tuple[bytes, bytes]] = []
 
 
 class InterestSettled(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -182,6 +183,20 @@ class ReleasePacketIds(msgspec.Struct, frozen=True, tag=True, gc=False):
     packet_ids: list[int]
 
 
+class ExclusiveClaim(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A client wants to be the one that holds a filter; answered with True or False."""
+
+    filter: bytes
+    client_id: bytes
+
+
+class ExclusiveRelease(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A client holds a filter no longer."""
+
+    filter: bytes
+    client_id: bytes
+
+
 class ProduceCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A Kafka batch for a partition that the receiver owns."""
 
@@ -270,6 +285,8 @@ Message = (
     | ShareTaken
     | ShareLoads
     | ReleasePacketIds
+    | ExclusiveClaim
+    | ExclusiveRelease
     | ProduceCall
     | ReadCall
     | AppendWait
