@@ -29,14 +29,24 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "robust
 START_SECONDS = 40.0
 
 
+LISTENERS = ("tcp", "tls", "ws", "auth")
+"""What MQTT comes in by; `auth` is TCP for clients with a password alone."""
+USER = PASSWORD = "bench"
+
+
 class Running(NamedTuple):
-    """A broker that is up."""
+    """A broker that is up; `ports` are those of its MQTT listeners."""
 
     name: str
     process: int
-    mqtt_port: int
+    ports: dict[str, int]
     kafka_port: int
     directory: Path
+
+    @property
+    def mqtt_port(self) -> int:
+        """Plain MQTT."""
+        return self.ports["tcp"]
 
 
 class Peer(NamedTuple):
@@ -57,8 +67,37 @@ def _java(main: str, *arguments: str) -> list[str]:
     return ["java", "-Xms1g", "-Xmx1g", "-cp", f"{CACHE}/kafka/*", main, *arguments]
 
 
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "robustmq.cli.main", *arguments]
+
+
 def _robustmq(config: Path) -> list[str]:
-    return [sys.executable, "-m", "robustmq.cli.main", "start", "--config", str(config)]
+    return _command("start", "--config", str(config))
+
+
+def _passwords(config: Path) -> list[str]:
+    return _command("passwd", "--stdin", str(config.parent / "passwords"), USER)
+
+
+def _mosquitto_passwords(config: Path) -> list[str]:
+    return ["mosquitto_passwd", "-b", "-c", str(config.parent / "passwords"), USER, PASSWORD]
+
+
+def certificate() -> Path:
+    """A key and its own certificate for all brokers, in one file; made once."""
+    path = CACHE / "certificate.pem"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj",
+             "/CN=localhost", "-keyout", str(path), "-out", str(path) + ".crt"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        made = Path(str(path) + ".crt")
+        path.write_text(path.read_text() + made.read_text())
+        path.chmod(0o644)
+        made.unlink()
+    return path
 
 
 _KAFKA_ADVICE = (
@@ -69,8 +108,18 @@ _KAFKA_ADVICE = (
 ALL = {
     peer.name: peer
     for peer in (
-        Peer("robustmq", "robustmq.toml", "both", _robustmq, lambda: True, ""),
-        Peer("edge", "robustmq.toml", "both", _robustmq, lambda: True, "", 1, "edge"),
+        Peer("robustmq", "robustmq.toml", "both", _robustmq, lambda: True, "", prepare=_passwords),
+        Peer(
+            "edge",
+            "robustmq.toml",
+            "both",
+            _robustmq,
+            lambda: True,
+            "",
+            1,
+            "edge",
+            prepare=_passwords,
+        ),
         Peer(
             "mosquitto",
             "mosquitto.conf",
@@ -78,6 +127,15 @@ ALL = {
             lambda config: ["mosquitto", "-c", str(config)],
             lambda: shutil.which("mosquitto", path=_path()) is not None,
             "apt-get install mosquitto",
+            prepare=_mosquitto_passwords,
+        ),
+        Peer(
+            "mosquitto_ws",
+            "mosquitto-websockets.conf",
+            "mqtt",
+            lambda config: [str(CACHE / "bin" / "mosquitto-websockets"), "-c", str(config)],
+            lambda: (CACHE / "bin" / "mosquitto-websockets").exists(),
+            "build mosquitto with WITH_WEBSOCKETS=yes, as perf/README.md says",
         ),
         Peer(
             "rumqttd",
@@ -126,12 +184,14 @@ def running(name: str) -> Iterator[Running]:
     """A fresh broker, gone at the end with all it wrote."""
     peer = ALL[name]
     directory = Path(tempfile.mkdtemp(prefix=f"perf-{name}-"))
-    mqtt_port, kafka_port, controller_port = free_ports(3)
+    kafka_port, controller_port, *own = free_ports(2 + len(LISTENERS))
+    ports = dict(zip(LISTENERS, own, strict=True))
     config = directory / peer.config
     text = (PEERS / peer.config).read_text()
     values = {
         "directory": str(directory),
-        "mqtt_port": mqtt_port,
+        "certificate": str(certificate()),
+        **{f"{name}_port": port for name, port in ports.items()},
         "kafka_port": kafka_port,
         "controller_port": controller_port,
         "workers": peer.workers,
@@ -148,6 +208,7 @@ def running(name: str) -> Iterator[Running]:
                 peer.prepare(config),
                 env=environment,
                 cwd=directory,
+                input=f"{PASSWORD}\n".encode(),
                 stdout=log,
                 stderr=log,
                 check=True,
@@ -160,10 +221,10 @@ def running(name: str) -> Iterator[Running]:
             up = (
                 partial(_kafka_up, kafka_port)
                 if peer.speaks == "kafka"
-                else partial(_mqtt_up, mqtt_port)
+                else partial(_mqtt_up, ports["tcp"])
             )
             _await(name, process, up, directory)
-            yield Running(name, process.pid, mqtt_port, kafka_port, directory)
+            yield Running(name, process.pid, ports, kafka_port, directory)
         finally:
             _stop(process)
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from brokers import ROOT, Running
+from brokers import PASSWORD, ROOT, USER, Running
 
 from robustmq.bench import result
 
@@ -20,13 +20,19 @@ IDLE_SECONDS = 3.0
 
 def mqtt(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
     """A run of the load generator, in a process of its own."""
-    given = {"port": broker.mqtt_port, "watch": broker.process, "warmup": 1.0, "duration": 4.0}
+    given: dict[str, Any] = {"watch": broker.process, "warmup": 1.0, "duration": 4.0}
     if quick:
         given |= {"warmup": 0.5, "duration": 1.5}
     if options.get("scenario") == "conn":
         given |= {"warmup": 0.0, "duration": 2.0}
     command = [sys.executable, "-m", "robustmq.cli.main", "bench"]
     chosen = {**given, **options}
+    listener = str(chosen.pop("listener", "tcp"))
+    chosen["port"] = broker.ports[listener]
+    if listener == "auth":
+        chosen |= {"user": USER, "password": PASSWORD}
+    else:
+        chosen["transport"] = listener
     command.append(str(chosen.pop("scenario")))
     for name, value in chosen.items():
         command += [f"--{name}", str(value)]
@@ -92,9 +98,48 @@ def million(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
     return {f"quick_{name}": value for name, value in found.items()} if quick else found
 
 
+def subscriptions(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
+    """Many subscriptions, and publishing among few and among all of them."""
+    import subscriptions_load
+
+    total = 10_000 if quick else int(options["total"])
+    found = subscriptions_load.measure(broker.mqtt_port, broker.process, total, 40_000)
+    return {f"quick_{name}": value for name, value in found.items()} if quick else found
+
+
+def connections(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
+    """Idle connections by several load generators, as one process may not have so many files."""
+    total = 1_000 if quick else int(options["clients"])
+    each = min(total, int(options["each"]))
+    before = result.tree_use(broker.process).rss_bytes
+    command = [
+        sys.executable, "-m", "robustmq.cli.main", "bench", "conn", "--clients", str(each),
+        "--port", str(broker.ports[options["listener"]]), "--transport", options["listener"],
+        "--duration", "20", "--warmup", "0", "--json",
+    ]  # fmt: skip
+    loads = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(total // each)
+    ]
+    rss, deadline = 0, time.monotonic() + IDLE_SECONDS * 5
+    while time.monotonic() < deadline and all(load.poll() is None for load in loads):
+        rss = max(rss, result.tree_use(broker.process).rss_bytes)
+        time.sleep(0.5)
+    done = [
+        msgspec.json.decode(load.communicate(timeout=60)[0], type=result.Result) for load in loads
+    ]
+    connected = sum(one.connected - one.disconnected for one in done)
+    return {
+        "connected": connected,
+        "bytes_per_connection": (rss - before) / max(connected, 1),
+        "rss_mb": rss / 1e6,
+    }
+
+
 KINDS: dict[str, Callable[[Running, dict[str, Any], bool], Figures]] = {
     "mqtt": mqtt,
     "idle": idle,
     "kafka": kafka,
     "million": million,
+    "subscriptions": subscriptions,
+    "connections": connections,
 }

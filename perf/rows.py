@@ -38,6 +38,9 @@ class Row(NamedTuple):
 MQTT_ONE = {"scenario": "topics", "batch": 256}
 PACED = {"scenario": "topics", "rate": 1_000.0}
 KAFKA = ("robustmq", "kafka")
+MOSQUITTO = ("robustmq", "mosquitto")
+Q1_PAIRS = {"scenario": "pairs", "clients": 50, "qos": 1, "window": 20, "batch": 20}
+SUBSCRIPTIONS = {"total": 1_000_000}
 
 ROWS = {
     row.name: row
@@ -54,8 +57,24 @@ ROWS = {
             {**MQTT_ONE, "topics": 10_000},
             "delivery_rate", "/s", True, (Target(0.8, "row:q0_one"),)),
         Row("q1_pairs", "QoS 1, 50 pairs, window 20", "mqtt",
-            {"scenario": "pairs", "clients": 50, "qos": 1, "window": 20, "batch": 20},
+            Q1_PAIRS, "delivery_rate", "/s", True, (Target(2, "mosquitto"),)),
+        Row("q2_pairs", "QoS 2, 50 pairs, window 20", "mqtt", {**Q1_PAIRS, "qos": 2},
             "delivery_rate", "/s", True, (Target(2, "mosquitto"),)),
+        Row("tls_one", "TLS, QoS 0, 1 -> 1, 256 a write", "mqtt", {**MQTT_ONE, "listener": "tls"},
+            "delivery_rate", "/s", True, (Target(2, "mosquitto"),), MOSQUITTO),
+        Row("ws_one", "WebSocket, QoS 0, 1 -> 1, 256 a write", "mqtt",
+            {**MQTT_ONE, "listener": "ws"},
+            "delivery_rate", "/s", True, (Target(2, "mosquitto_ws"),),
+            ("robustmq", "mosquitto_ws")),
+        Row("auth_one", "with passwords: QoS 0, 1 -> 1, 256 a write", "mqtt",
+            {**MQTT_ONE, "listener": "auth"},
+            "delivery_rate", "/s", True, (Target(5, "mosquitto"),), MOSQUITTO),
+        Row("auth_q1_pairs", "with passwords: QoS 1, 50 pairs, window 20", "mqtt",
+            {**Q1_PAIRS, "listener": "auth"},
+            "delivery_rate", "/s", True, (Target(2, "mosquitto"),), MOSQUITTO),
+        Row("storm", "5,000 clients connect at once", "mqtt",
+            {"scenario": "conn", "clients": 5_000},
+            "connect_rate", "/s", True, (Target(1, "mosquitto"),), MOSQUITTO),
         Row("closed_loop", "1 a write, closed loop, 200 clients, per core used", "mqtt",
             {"scenario": "echo", "clients": 200, "outstanding": 1},
             "messages_per_cpu_second", "/s", True, (Target(1, "mosquitto"),)),
@@ -76,6 +95,21 @@ ROWS = {
         Row("idle_connection", "memory of an idle connection", "mqtt",
             {"scenario": "conn", "clients": 5_000}, "bytes_per_connection", "B", False,
             (Target(8_192),)),
+        Row("many_connected", "idle connections held, of 20,000", "connections",
+            {"clients": 20_000, "each": 5_000, "listener": "tcp"}, "connected", "", True,
+            (Target(20_000),), ("robustmq",)),
+        Row("many_memory", "memory of one of 20,000 idle connections", "connections",
+            {"clients": 20_000, "each": 5_000, "listener": "tcp"}, "bytes_per_connection", "B",
+            False, (Target(8_192),), ("robustmq",)),
+        Row("tls_connection", "memory of an idle TLS connection", "connections",
+            {"clients": 1_000, "each": 1_000, "listener": "tls"}, "bytes_per_connection", "B",
+            False, (), MOSQUITTO),
+        Row("subscribe", "1,000,000 subscriptions, half with a wildcard", "subscriptions",
+            SUBSCRIPTIONS, "subscriptions_per_second", "/s", True, (), MOSQUITTO),
+        Row("subscription", "memory of a subscription", "subscriptions", SUBSCRIPTIONS,
+            "bytes_per_subscription", "B", False, (), MOSQUITTO),
+        Row("match_growth", "CPU of a publish among 1,000,000 filters, to that among 1,000",
+            "subscriptions", SUBSCRIPTIONS, "growth", "", False, (Target(2),), MOSQUITTO),
         Row("million_topics", "1,000,000 topics published once", "million", {"topics": 1_000_000},
             "seconds", "s", False, (Target(120),), ("robustmq",)),
         Row("million_rss", "growth of memory by 1,000,000 topics", "million",

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from robustmq.bench import count, plan
-from robustmq.bench.stream import Stream, TlsStream, tls_context
+from robustmq.bench.stream import Stream, TlsStream, WebSocketStream, tls_context
 from robustmq.core import fanout
 from robustmq.mqtt import codec
 from robustmq.mqtt.packets import (
@@ -56,7 +56,8 @@ class Shared:
         self.ready = 0
         self.disconnected = 0
         self.woken: set[Publisher] = set()
-        self.tls = tls_context(options) if options.transport == "tls" else None
+        self.tls = tls_context(options) if options.transport in ("tls", "wss") else None
+        self.websocket = options.transport in ("ws", "wss")
 
 
 class Connection:
@@ -72,7 +73,7 @@ class Connection:
         self.publisher: Publisher | None = None
         self.feeds: list[Publisher] = []
         self.socket: Stream | None = None
-        self.secured = shared.tls is None
+        self.handshakes = bool(shared.tls) + shared.websocket
         self.rest = b""
         self.unsent = bytearray()
         self.blocked = False
@@ -110,7 +111,7 @@ class Connection:
 
     def on_event(self, event: int) -> None:
         """Write first, as that makes room at the broker."""
-        if not self.secured and not self._handshake():
+        if self.handshakes and not self._handshake():
             return
         if event & select.EPOLLOUT:
             self.flush()
@@ -120,23 +121,36 @@ class Connection:
             self.read()
 
     def _handshake(self) -> bool:
-        """Go on with the handshake of TLS, which begins when the socket is connected; True when it
-        is through."""
+        """Go on with the handshakes of TLS and of WebSockets, which begin when the socket is
+        connected; True when they are through."""
         shared = self.shared
-        assert shared.tls is not None, "without TLS there is no handshake"
         try:
-            if isinstance(self.socket, socket.socket):
-                self.socket = TlsStream(shared.tls, self.socket, shared.options.host)
-            assert isinstance(self.socket, TlsStream), "the socket is TLS's now"
-            self.secured = self.socket.handshake()
+            while self.handshakes:
+                stream = self._stream()
+                self.socket = stream
+                if not stream.handshake():
+                    # The broker's turn, as a rule: its word wakes the poll.
+                    shared.poll.modify(stream.fileno(), _QUICK)
+                    return False
+                self.handshakes -= 1
         except OSError as error:
-            raise LoadError(f"{self.name}: no TLS with the broker: {error}") from None
-        if not self.secured:
-            # The broker's turn, as a rule: its word wakes the poll.
-            shared.poll.modify(self.socket.fileno(), _QUICK)
-        elif self.unsent:
-            shared.poll.modify(self.socket.fileno(), _BLOCKED)
-        return self.secured
+            raise LoadError(f"{self.name}: no connection with the broker: {error}") from None
+        assert self.socket is not None, "it has shaken hands"
+        shared.poll.modify(self.socket.fileno(), _BLOCKED)
+        return True
+
+    def _stream(self) -> TlsStream | WebSocketStream:
+        """The stream whose handshake goes on, or begins."""
+        shared, stream = self.shared, self.socket
+        host = shared.options.host
+        assert stream is not None, "a handshake is over an open socket"
+        if shared.tls is not None and isinstance(stream, socket.socket):
+            return TlsStream(shared.tls, stream, host)
+        if isinstance(stream, WebSocketStream) or (
+            isinstance(stream, TlsStream) and self.handshakes > shared.websocket
+        ):
+            return stream
+        return WebSocketStream(stream, host)
 
     def read(self) -> None:
         """Take what is there, once; the poll is level-triggered."""

@@ -23,7 +23,7 @@ __all__ = ["run_bench", "run_pub", "run_sub"]
 OPTIONS = (
     ("--host", "", "127.0.0.1", "address of the broker"),
     ("--port", "", 1883, "MQTT port"),
-    ("--transport", "", "tcp", "tcp or tls"),
+    ("--transport", "", "tcp", "tcp, tls, ws (WebSocket at /mqtt) or wss"),
     ("--ca-file", "", "", "authorities that the broker's certificate is held against; none: any"),
     ("--version", "", 4, "protocol level: 3, 4 (3.1.1) or 5"),
     ("--clients", "-c", 1, "publishers, subscribers or pairs"),

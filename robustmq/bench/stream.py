@@ -1,8 +1,9 @@
-"""How the bytes of one connection of the load generator travel: TCP as it is, or TLS.
+"""How the bytes of one connection of the load generator travel: TCP as it is, TLS, or in WebSocket
+frames (RFC 6455).
 
 A stream is what `socket.socket` is to a connection that does not block: `recv_into` and `send` say
-how much they moved, and raise BlockingIOError when nothing can be moved now. `ready` is False until
-the handshake is through.
+how much they moved, and raise BlockingIOError when nothing can be moved now. A stream that begins
+with a handshake has a method for it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ import ssl
 from typing import Protocol
 
 from robustmq.bench import plan
+from robustmq.core.websocket import Deframer
 
-TRANSPORTS = ("tcp", "tls")
+TRANSPORTS = ("tcp", "tls", "ws", "wss")
+UPGRADE = (
+    "GET /mqtt HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Protocol: mqtt\r\n\r\n"
+)
 
 
 class Stream(Protocol):
@@ -74,6 +81,78 @@ class TlsStream:
     def fileno(self) -> int:
         """Its descriptor."""
         return self._socket.fileno()
+
+
+class WebSocketStream:
+    """WebSocket frames over another stream. The mask is 0: the bytes are sent as they are, so that
+    masking is not measured, and the broker undoes it as any other."""
+
+    def __init__(self, inner: Stream, host: str) -> None:
+        self._inner = inner
+        self._request = UPGRADE.format(host=host).encode()
+        self._answer = b""
+        self._frames = Deframer(masked=False)
+        self._head = b""
+        self._left = 0
+
+    def handshake(self) -> bool:
+        """Go on with the upgrade; True when it is through."""
+        try:
+            if self._request:
+                self._request = self._request[self._inner.send(self._request) :]
+            room = bytearray(1_024)
+            while not self._request:
+                size = self._inner.recv_into(memoryview(room))
+                self._answer += room[:size]
+                if not size or self._answer.endswith(b"\r\n\r\n"):
+                    break
+        except BlockingIOError:
+            return False
+        if not self._answer.startswith(b"HTTP/1.1 101"):
+            line = self._answer.partition(b"\r\n")[0].decode("latin-1")
+            raise ConnectionError(f"no WebSocket: {line or 'the broker closed'}")
+        return True
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """As a socket: what the frames carry, which may be nothing yet."""
+        size = self._inner.recv_into(buffer)
+        whole = buffer.obj
+        assert isinstance(whole, bytearray), "the buffer that all connections share"
+        begin = len(whole) - len(buffer)
+        end = self._frames.absorb(whole, begin, begin + size)
+        if end == begin and size and not self._frames.status:
+            raise BlockingIOError
+        return end - begin
+
+    def send(self, data: bytes | bytearray | memoryview, /) -> int:
+        """As a socket; what was begun as a frame is to be sent to its end, as `Connection` does."""
+        if not self._left:
+            self._left = len(data)
+            self._head = _head(len(data))
+        if self._head:
+            self._head = self._head[self._inner.send(self._head) :]
+            if self._head:
+                raise BlockingIOError
+        sent = self._inner.send(memoryview(data)[: self._left])
+        self._left -= sent
+        return sent
+
+    def close(self) -> None:
+        """Close without a word, as a client that is gone."""
+        self._inner.close()
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._inner.fileno()
+
+
+def _head(size: int) -> bytes:
+    """The header of a masked binary frame, under the mask 0."""
+    if size < 126:
+        return bytes((0x82, 0x80 | size, 0, 0, 0, 0))
+    if size < 65_536:
+        return b"\x82\xfe" + size.to_bytes(2, "big") + bytes(4)
+    return b"\x82\xff" + size.to_bytes(8, "big") + bytes(4)
 
 
 def tls_context(options: plan.Options) -> ssl.SSLContext:

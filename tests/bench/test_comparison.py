@@ -30,10 +30,13 @@ def brokers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return table
 
 
-def test_every_mqtt_row_is_a_run_of_the_load_generator(rows: ModuleType) -> None:
+def test_every_mqtt_row_is_a_run_of_the_load_generator(
+    rows: ModuleType, brokers: ModuleType
+) -> None:
     for row in rows.ROWS.values():
         if row.kind == "mqtt":
             chosen = dict(row.options)
+            assert chosen.pop("listener", "tcp") in brokers.LISTENERS
             arguments = [chosen.pop("scenario")]
             for name, value in chosen.items():
                 arguments += [f"--{name}", str(value)]
@@ -50,7 +53,8 @@ def test_every_broker_of_a_row_can_be_started(rows: ModuleType, brokers: ModuleT
 
 
 def test_configurations_name_only_values_that_are_put_in(brokers: ModuleType) -> None:
-    known = {"directory", "mqtt_port", "kafka_port", "controller_port", "workers", "profile"}
+    known = {"directory", "kafka_port", "controller_port", "workers", "profile", "certificate"}
+    known |= {f"{name}_port" for name in brokers.LISTENERS}
     for peer in brokers.ALL.values():
         text = (PERF / "peers" / peer.config).read_text()
         assert set(re.findall(r"\{(\w+)\}", text)) <= known
