@@ -23,6 +23,16 @@ class NoWebSocketError(Exception):
     """The broker did not agree to a WebSocket; the message is its answer."""
 
 
+def upgrade_request(host: str, path: str, key: bytes) -> bytes:
+    """What asks for a WebSocket that carries MQTT; `key` is 16 bytes (RFC 6455 section 4.1)."""
+    shown = base64.b64encode(key).decode("ascii")
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {shown}\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Protocol: mqtt\r\n\r\n"
+    ).encode()
+
+
 class Carrier(Protocol):
     """What a client asks of its socket."""
 
@@ -77,12 +87,7 @@ class WebSocket:
     def __init__(self, sock: socket.socket, host: str, path: str) -> None:
         self._sock = sock
         self._frames = Deframer(masked=False)
-        key = base64.b64encode(os.urandom(16)).decode("ascii")
-        sock.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Protocol: mqtt\r\n\r\n".encode()
-        )
+        sock.sendall(upgrade_request(host, path, os.urandom(16)))
         head = b""
         while b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES:
             data = sock.recv(READ_BYTES)

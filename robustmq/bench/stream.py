@@ -13,14 +13,10 @@ import ssl
 from typing import Protocol
 
 from robustmq.bench import plan
+from robustmq.bench.dialling import upgrade_request
 from robustmq.core.websocket import Deframer
 
 TRANSPORTS = ("tcp", "tls", "ws", "wss")
-UPGRADE = (
-    "GET /mqtt HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Protocol: mqtt\r\n\r\n"
-)
 
 
 class Stream(Protocol):
@@ -89,7 +85,7 @@ class WebSocketStream:
 
     def __init__(self, inner: Stream, host: str) -> None:
         self._inner = inner
-        self._request = UPGRADE.format(host=host).encode()
+        self._request = upgrade_request(host, "/mqtt", bytes(16))
         self._answer = b""
         self._frames = Deframer(masked=False)
         self._head = b""
