@@ -27,6 +27,7 @@ from robustmq.mqtt.codec import peek_connect
 from robustmq.net import proxy_protocol, websocket
 from robustmq.net.entrance import Entrance, Peeked, Secured
 from robustmq.net.handoff import Arrival, Handoff
+from robustmq.net.listeners import tune
 from robustmq.net.proxy_protocol import ProxyError
 from robustmq.net.tls import HandshakeError, ServerTls, TlsCarrier
 from robustmq.observability import logs
@@ -245,6 +246,8 @@ class MqttFrontDoor:
         if isinstance(entrance, Peeked):
             assert self._tls is not None, "a listener with TLS has certificates"
             plain = entrance.leave()
+            # Now, as a handshake ends with several small writes.
+            tune(plain)
             entrance = waiting.entrance = Secured(self._tls.wrap(plain), plain)
         try:
             if not entrance.handshake():

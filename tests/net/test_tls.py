@@ -259,6 +259,18 @@ def test_half_open_handshakes_are_ended_by_the_connect_timeout(
     begun.close()
 
 
+def test_no_step_waits_for_an_acknowledgement_of_tcp(secure: Secure) -> None:
+    # Small writes one after another are held back for 40 ms, unless the socket is told not to.
+    took = []
+    for number in range(9):
+        began = time.monotonic()
+        with secure() as client:
+            client.connect(client_id_on(number, 2))
+            client.expect_nothing()
+        took.append(time.monotonic() - began)
+    assert sorted(took)[4] < 0.04, took
+
+
 # -- relayed connections ---------------------------------------------------------------------------
 
 
