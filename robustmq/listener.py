@@ -141,7 +141,10 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Annotated[str, text("unix: who may connect, as chmod writes it.", r"^0?[0-7]{3}$")] = (
         "0660"
     )
-    server_names: tuple[ServerName, ...] = ()
+    server_names: Annotated[
+        tuple[ServerName, ...],
+        choice("TLS: other certificates, by the names that clients ask for (SNI).", True),
+    ] = ()
 
     @property
     def shown(self) -> str:

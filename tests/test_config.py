@@ -148,6 +148,11 @@ def test_a_reload_takes_the_bounds_of_a_listener_and_leaves_its_place() -> None:
     assert config.diff(old, new) == (["listener.b.max_connections"], ["listener.b.port"])
     kept = config.merge(old, new).listeners[1]
     assert (kept.port, kept.max_connections) == (1883, 5)
+    named = {"name": "b", "transport": "tls", "certificate": "c"}
+    more = named | {"server_names": [{"names": ["x"], "certificate": "d"}]}
+    before, after = config.parse({"listener": [named]}), config.parse({"listener": [more]})
+    assert config.diff(before, after) == (["listener.b.server_names"], [])
+    assert config.merge(before, after).listeners[0].server_names[0].certificate == "d"
     fewer = config.parse({"listener": [changed]})
     assert config.diff(old, fewer)[1] == ["listener", "listener.b.port"]
     assert config.merge(old, fewer).listeners[0] == old.listeners[0]

@@ -18,13 +18,17 @@ DISCARD_BYTES = 65_536
 class Peeked:
     """A plain socket, of which nothing is read but what is taken."""
 
-    __slots__ = ("_low_water", "accepted", "file")
+    __slots__ = ("_low_water", "_wakes", "accepted", "file", "unheard")
     wants_write = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.accepted = sock
         self.file = sock.fileno()
+        self.unheard = False
+        """True while more is wanted than is there, and the kernel will not say when it has come:
+        UNIX sockets know no SO_RCVLOWAT. Then it has to be looked at from time to time."""
         self._low_water = 1
+        self._wakes = sock.family != socket.AF_UNIX
 
     def look(self, maximum: int) -> bytes:
         """What has come; empty when the peer has ended."""
@@ -37,6 +41,9 @@ class Peeked:
 
     def wait_for(self, size: int) -> bool:
         """Be ready again when so many bytes are there; False when the peer has ended before."""
+        self.unheard = not self._wakes
+        if self.unheard:
+            return True
         if size <= self._low_water:
             return False
         self._wake_at(size)
@@ -64,6 +71,7 @@ class Peeked:
         self.accepted.close()
 
     def _wake_at(self, size: int) -> None:
+        self.unheard = False
         if size != self._low_water:
             self._low_water = size
             self.accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
@@ -73,6 +81,7 @@ class Secured:
     """The server's side of a TLS connection."""
 
     __slots__ = ("_ended", "_seen", "_sock", "accepted", "file", "wants_write")
+    unheard = False
 
     def __init__(self, sock: ssl.SSLSocket, accepted: socket.socket) -> None:
         """`accepted` counts as the open connection, and lives as long as this one."""

@@ -109,6 +109,7 @@ class MqttFrontDoor:
         self._waiting: dict[int, _Waiting] = {}
         self._stranded: list[_Waiting] = []
         self._sweep: asyncio.TimerHandle | None = None
+        self._unheard: dict[int, None] = {}
         self._turns: deque[_Waiting] = deque()
         self._actions: dict[str, Callable[[_Waiting], bool]] = {
             PROXY: self._proxy,
@@ -155,6 +156,9 @@ class MqttFrontDoor:
     # -- watching ----------------------------------------------------------------------------------
 
     def _watch(self, entrance: Entrance) -> None:
+        if entrance.unheard:
+            self._unheard[entrance.file] = None
+            return
         watch = self._loop.add_writer if entrance.wants_write else self._loop.add_reader
         watch(entrance.file, self._ready, entrance.file)
 
@@ -369,6 +373,10 @@ class MqttFrontDoor:
         self._sweep = None
         now_s = self._loop.time()
         self._try_homes(now_s)
+        unheard, self._unheard = self._unheard, {}
+        for descriptor in unheard:
+            if descriptor in self._waiting:
+                self._step(self._waiting[descriptor])
         for descriptor, waiting in list(self._waiting.items()):
             if waiting.deadline_s > now_s:
                 break

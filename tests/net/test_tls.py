@@ -21,7 +21,7 @@ from robustmq.mqtt import codec
 from robustmq.mqtt.packets import ConnAck, Connect, Disconnect, Publish, Will
 from tests.broker import BrokerProcess, until
 from tests.mqtt.wire import Closed, Wire, client_id_on, topic_on
-from tests.net.carriers import TIMEOUT_S, Certificates, tls, websocket_wire
+from tests.net.carriers import TIMEOUT_S, Certificates, answer, request, tls, websocket_wire
 
 MIB = 1024 * 1024
 
@@ -237,6 +237,15 @@ def test_what_is_no_handshake_ends_with_one_log_line(broker: BrokerProcess, said
         except ConnectionResetError:
             pass
     until(lambda: broker.log.count("TLS handshake:") == before + 1, what="the log line")
+
+
+def test_a_request_that_cannot_be_granted_is_told_why_under_tls_too(
+    broker: BrokerProcess, certificates: Certificates
+) -> None:
+    for asked in (request("/elsewhere"), request("/elsewhere") + bytes(100_000)):
+        with tls(broker.listeners["wss"], certificates.context()) as sock:
+            sock.sendall(asked)
+            assert answer(sock)[0] == 404
 
 
 def test_half_open_handshakes_are_ended_by_the_connect_timeout(

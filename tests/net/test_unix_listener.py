@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from robustmq.mqtt.packets import Publish
+from robustmq.mqtt import codec
+from robustmq.mqtt.packets import ConnAck, Connect, Properties, Publish
 from robustmq.net.ways_in import open_unix_listener
 from tests.broker import BrokerProcess, until
 from tests.mqtt.wire import Wire, client_id_on, topic_on
@@ -52,6 +55,34 @@ def test_messages_pass_whatever_worker_has_the_session(broker: BrokerProcess) ->
             writer.send(b"\x36\x00")
             writer.expect_end(0x81)
     assert '"unix:' in broker.log, "logs name the peer by its process"
+
+
+def test_a_connect_in_pieces_finds_its_session_and_costs_no_spinning(
+    broker: BrokerProcess,
+) -> None:
+    used = cpu_s(broker)
+    for home in (0, 1):
+        client_id, topic = client_id_on(home, 2), topic_on(0, 2)
+        with local(broker) as first:
+            first.connect(client_id, clean_start=False, expiry=60)
+            first.subscribe(topic, qos=1)
+        for _ in range(2):
+            with local(broker) as again:
+                lasting = Properties(session_expiry_interval=60)
+                packet = Connect(5, client_id, False, 0, properties=lasting)
+                connect = codec.encode(packet, 5)
+                for at in range(0, len(connect), 5):
+                    again.send(bytes(connect[at : at + 5]))
+                    time.sleep(0.06)
+                assert again.expect(ConnAck).session_present
+    assert cpu_s(broker) - used < 1.0
+
+
+def cpu_s(broker: BrokerProcess) -> float:
+    ticks = 0
+    for pid in broker.worker_pids():
+        ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().split()[13:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def test_the_path_outlives_workers_and_is_replaced_after_a_crash(broker: BrokerProcess) -> None:
