@@ -62,6 +62,8 @@ cdef class Frames:
 cpdef Py_ssize_t deliver(object block, HashTable routes, object resolve, list dirty, list above, list kept, long long now_ms_wall) except -1
 @cython.locals(source=cbytes, variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t, shown=bytes)
 cdef Py_ssize_t _to_variants(object data, Py_ssize_t begin, Py_ssize_t end, list variants, bytes topic, list dirty, long long now_ms_wall) except -1
+@cython.locals(source=cbytes, delivered=Py_ssize_t, end=Py_ssize_t, batch=Py_ssize_t, attributes=int, name=Py_ssize_t, topic=bytes, shown=bytes, rows="int*", info="long long*", size=Py_ssize_t, number=Py_ssize_t, at=Py_ssize_t, count=Py_ssize_t, place=Py_ssize_t, row=Py_ssize_t, age="long long", retain=bint, variant=Variant)
+cpdef Py_ssize_t deal(object block, Py_ssize_t begin, list hands, list dirty, long long now_ms_wall) except -1
 @cython.locals(data=bytearray, have=Py_ssize_t)
 cdef Py_ssize_t _into_sink(Sink sink, list dirty) except -1
 @cython.locals(source=cbytes, at=Py_ssize_t, body=Py_ssize_t, length=Py_ssize_t, shift=int, taken=Py_ssize_t)

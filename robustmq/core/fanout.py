@@ -248,6 +248,59 @@ def _to_variants(
     return delivered
 
 
+def deal(
+    block: bytes | bytearray | memoryview,
+    begin: int,
+    hands: list[Variant | None],
+    dirty: list[Sink],
+    now_ms_wall: int,
+) -> int:
+    """Encode each record of an entry as a QoS 0 packet for the only sink of the variant at its
+    place in `hands` (None: nobody here); the number of copies. Sinks become dirty as by
+    `deliver`."""
+    data = memory.flat(block)
+    source = data
+    delivered = 0
+    try:
+        end = blocks.check_entry(source, begin, len(data))
+        batch = blocks.batch_begin(source, begin)
+        attributes = memory.get16be(source, batch + 21)
+        if attributes & 32:
+            return 0
+        if attributes & 7:
+            return deal(blocks.plain_entry(data, begin), 0, hands, dirty, now_ms_wall)
+        name = begin + 48
+        topic = memory.cut(source, name, name + memory.get16(source, begin + 6))
+        rows = memory.ints(_records)
+        info = memory.longs(_info)
+        size = len(hands)
+        number = 0
+        at = batch + 61
+        while at < end:
+            count = batches.scan_records(data, at, end, _records)
+            for place in range(count):
+                variant = hands[number] if number < size else None
+                number += 1
+                if variant is None:
+                    continue
+                row = place * 9
+                age = _age(source, batch, attributes, rows[row + 8], now_ms_wall)
+                if _inspect(data, rows[row + 4], rows[row + 5], rows[row + 6], age):
+                    _frames.reset()
+                    retain = variant.retain_as_published and info[1] == 1
+                    shown = topic[variant.strip :] if variant.strip else topic
+                    _put_packet(
+                        data, rows[row + 2], rows[row + 3], rows[row + 4], rows[row + 5], shown,
+                        variant.version, 1 if retain else 0, 0, variant.subscription_ids, 0,
+                    )  # fmt: skip
+                    if _frames.count:
+                        delivered += _into_sink(variant.sinks[0], dirty)
+            at = rows[(count - 1) * 9 + 6]
+    except BrokerError:
+        return delivered
+    return delivered
+
+
 def _into_sink(sink: Sink, dirty: list[Sink]) -> int:
     """Copy the packets encoded last into a sink; how many it took."""
     data = sink.data

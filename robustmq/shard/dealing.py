@@ -19,7 +19,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -28,7 +28,7 @@ from robustmq.core import batches, blocks
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
 from robustmq.shard.deliverable import deliverable
-from robustmq.shard.interest import SHARED, OwnerInterest
+from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_QOS2, Placement
 from robustmq.shard.share_homes import ShareHomes
@@ -115,9 +115,9 @@ class Dealing:
     # -- a new block -------------------------------------------------------------------------------
 
     def pass_on(self, block: bytes | bytearray) -> dict[int, list[wire.SharePart]]:
-        """Give out a block of which nothing is to be kept: the parts by worker."""
+        """Give out the entries of a block of which nothing is to be kept: the parts by worker."""
         passed: dict[int, list[wire.SharePart]] = {}
-        for entry in self._shared(block):
+        for entry in blocks.entries(block):
             hands: list[wire.ShareHand] = []
             for share in self._interest.shares(entry.topic):
                 hands += self._hands(share, block, entry)
@@ -149,14 +149,6 @@ class Dealing:
     def _append(self, shard: int, dealt: Dealt, source: int = 0, sequence: int = 0) -> int:
         payload = _encoder.encode(dealt)
         return self._stores[shard].append(DEALT, payload, source, sequence, self._wall_ms())
-
-    def _shared(self, block: bytes | bytearray) -> Iterator[blocks.EntryView]:
-        """The entries that a share group wants."""
-        masks = self._interest.masks
-        for entry in blocks.entries(block):
-            mask = masks.find(int.from_bytes(block[entry.begin + 40 : entry.begin + 48], "little"))
-            if mask is None or mask & SHARED:
-                yield entry
 
     @staticmethod
     def _hands(

@@ -231,6 +231,14 @@ class Delivery:
                     self._keep(block, begin, sink.owner, pending)
         self.commit(shard, position, pending, done)
 
+    def deal(self, entry: bytes, hands: list[Variant | None]) -> None:
+        """Send each record of an entry with QoS 0 to the one who stands at its place."""
+        delivered = fanout.deal(entry, 0, hands, self._dirty, self._wall_ms())
+        if delivered:
+            self._count("mqtt_messages_sent", delivered)
+        if self._dirty:
+            self._wake_sinks()
+
     def _wake_sinks(self) -> None:
         for sink in self._dirty:
             peer = sink.owner.peer

@@ -11,18 +11,20 @@ Owners hear at once when no member of a home has room, and with every tick while
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from robustmq.core import blocks, fanout
+from robustmq.core import batches, blocks, fanout
+from robustmq.core.fanout import Variant
 from robustmq.mqtt.inflight import Delivery as Outgoing
 from robustmq.shard import wire
 from robustmq.shard.delivery import Pending, wanted_of
 from robustmq.shard.inbox import InboxEntry, Located, encode_inbox
 from robustmq.shard.interest import is_wildcard
+from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA
 from robustmq.shard.share_homes import READY
-from robustmq.shard.shares import RETAIN_FLAG, HomeGroup
+from robustmq.shard.shares import RETAIN_FLAG, HomeGroup, Member
 from robustmq.shard.strategies import Dice
 from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import INBOX
@@ -31,6 +33,46 @@ if TYPE_CHECKING:
     from robustmq.shard.broker import Broker
 
 Key = tuple[bytes, bytes, int]
+
+
+class _Taking:
+    """One entry that is being handed out. `records` are the levels of its records, empty when none
+    is above QoS 0."""
+
+    __slots__ = ("at_once", "count", "entry", "flags", "known", "pending", "records", "view")
+
+    def __init__(
+        self,
+        entry: bytes,
+        view: blocks.EntryView,
+        pending: dict[int, Pending],
+        flags: int,
+        known: bool,
+    ) -> None:
+        """`known`: it came by a log position."""
+        self.entry = entry
+        self.view = view
+        self.pending = pending
+        self.flags = flags
+        self.known = known
+        above = view.flags & (ENTRY_ACK | ENTRY_KAFKA)
+        self.records = fanout.record_levels(entry, 0) if above else []
+        self.count = batches.record_count(entry, view.batch_begin)
+        self.at_once: dict[tuple[bytes, bytes], list[Variant | None]] = {}
+        """By group: who gets each record with QoS 0."""
+
+    def give(self, found: HomeGroup, member: Member, mine: Sequence[int]) -> None:
+        """A member gets these records with QoS 0."""
+        key = (found.group, found.filter)
+        hands = self.at_once.get(key)
+        if hands is None:
+            hands = self.at_once[key] = [None] * self.count
+        variant = member.variant
+        if isinstance(mine, range):
+            hands[mine.start : mine.stop : mine.step] = [variant] * len(mine)
+        else:
+            for index in mine:
+                hands[index] = variant
 
 
 class ShareDelivery:
@@ -90,25 +132,38 @@ class ShareDelivery:
         """Hand records to members; `done` when they are committed where they must be."""
         pending: dict[int, Pending] = {}
         lost: list[wire.ShareRow] = []
-        known = position != wire.NO_POSITION
-        delivery = self._broker.delivery
         for part in parts:
-            records = fanout.record_levels(part.entry, 0)
-            view = blocks.entries(part.entry)[0]
-            for hand in part.hands:
-                if known and delivery.heard(hand.home, shard, position):
-                    continue
-                indexes = range(len(records)) if hand.indexes is None else hand.indexes
-                found = self._groups.get((hand.group, hand.filter, hand.home))
-                if found is None or (found.empty and not hand.away):
-                    rows = pending.setdefault(hand.home, Pending()).left if known else lost
-                    rows.append(self._row(hand, part.entry, view, list(indexes)))
-                else:
-                    self._hand_out(found, part.entry, view, records, indexes, pending, flags, known)
+            self._take_part(shard, position, flags, part, pending, lost)
         if lost:
             # Nothing of it is in a log.
             self._send_back(lost)
-        delivery.commit(shard, position, pending, done)
+        self._broker.delivery.commit(shard, position, pending, done)
+
+    def _take_part(
+        self,
+        shard: int,
+        position: int,
+        flags: int,
+        part: wire.SharePart,
+        pending: dict[int, Pending],
+        lost: list[wire.ShareRow],
+    ) -> None:
+        delivery = self._broker.delivery
+        known = position != wire.NO_POSITION
+        view = blocks.entries(part.entry)[0]
+        taking = _Taking(part.entry, view, pending, flags, known)
+        for hand in part.hands:
+            if known and delivery.heard(hand.home, shard, position):
+                continue
+            indexes = range(taking.count) if hand.indexes is None else hand.indexes
+            found = self._groups.get((hand.group, hand.filter, hand.home))
+            if found is None or (found.empty and not hand.away):
+                rows = pending.setdefault(hand.home, Pending()).left if known else lost
+                rows.append(self._row(hand, part.entry, view, list(indexes)))
+            else:
+                self._hand_out(found, indexes, taking)
+        for hands in taking.at_once.values():
+            delivery.deal(part.entry, hands)
 
     def _row(
         self, hand: wire.ShareHand, entry: bytes, view: blocks.EntryView, indexes: list[int]
@@ -116,31 +171,27 @@ class ShareDelivery:
         shard = self._broker.placement.shard(view.log_name or view.topic, view.partition)
         return wire.ShareRow(hand.group, hand.filter, shard, entry, indexes)
 
-    def _hand_out(
-        self,
-        found: HomeGroup,
-        entry: bytes,
-        view: blocks.EntryView,
-        records: list[int],
-        indexes: Iterable[int],
-        pending: dict[int, Pending],
-        flags: int,
-        known: bool,
-    ) -> None:
-        chosen = [index for index in indexes if index < len(records)]
-        counts = any(records[index] & 3 for index in chosen)
-        for member, mine in found.deal(chosen, counts, view.topic, view.origin):
-            wanted = wanted_of(member)
+    def _hand_out(self, found: HomeGroup, indexes: Sequence[int], taking: _Taking) -> None:
+        """Give records to the members of one home: copies of QoS 0 at once, the others through
+        their sessions."""
+        broker, view, records = self._broker, taking.view, taking.records
+        for member, mine in found.deal(indexes, bool(records), view.topic, view.origin):
             subscriber = member.subscriber
             if not member.sees(view.topic):
                 continue
-            how = flags
-            if known and wanted.qos and counts:
+            if not (records and member.subscription.qos) and not subscriber.sink.kept:
+                if not taking.flags & wire.REPLAY:
+                    taking.give(found, member, mine)
+                continue
+            how = taking.flags
+            if taking.known and member.subscription.qos:
                 how |= wire.KEPT
                 if not subscriber.session.durable:
                     subscriber.session.keep()
-                    self._broker.sessions.keep(subscriber)
-            self._broker.delivery.queue(entry, wanted, records, mine, pending, how)
+                    broker.sessions.keep(subscriber)
+            levels = records or [0] * taking.count
+            wanted = wanted_of(member)
+            broker.delivery.queue(taking.entry, wanted, levels, mine, taking.pending, how)
         if found.told == READY and found.strategy == "least_inflight":
             self._watched[found.group, found.filter, found.home] = found
         elif found.told == READY and found.state() != READY:

@@ -243,7 +243,8 @@ class Telling:
         if given is not None:
             self._tell_given(shard, given, commit)
         elif mask & SHARED:
-            self._pass_on(self._dealing.pass_on(block))
+            shared = block if same else blocks.select(block, self._interest.masks, SHARED)
+            self._pass_on(self._dealing.pass_on(shared))
 
     def _wanted_by(self, worker: int, block: bytes | bytearray, same: bool) -> bytes | bytearray:
         if same:
