@@ -21,6 +21,9 @@ from robustmq.errors import BrokerError, Fault
 KAFKA_NAME_MAX = 249
 UTF8_MAX = 65_535
 SHARE_PREFIX = b"$share/"
+QUEUE_PREFIX = b"$queue/"
+QUEUE_GROUP = b"$queue"
+"""The share group of `$queue/{filter}`, which is `$share/$queue/{filter}`."""
 DELAYED_PREFIX = b"$delayed/"
 EXCLUSIVE_PREFIX = b"$exclusive/"
 
@@ -83,8 +86,8 @@ def validate_topic(topic: bytes) -> None:
 
 
 def validate_filter(filter: bytes) -> None:
-    """Raise TOPIC_FILTER_INVALID for a bad filter; `$share/` is parted and checked too (section
-    4.8.2)."""
+    """Raise TOPIC_FILTER_INVALID for a bad filter; `$share/` and `$queue/` are parted and checked
+    too (section 4.8.2)."""
     _, plain = split_share(filter)
     if not _is_text(plain):
         raise BrokerError(Fault.TOPIC_FILTER_INVALID)
@@ -100,6 +103,11 @@ def validate_filter(filter: bytes) -> None:
 
 def split_share(filter: bytes) -> tuple[bytes | None, bytes]:
     """The share name (None for a plain subscription) and the filter in it."""
+    if filter.startswith(QUEUE_PREFIX) or filter == QUEUE_GROUP:
+        plain = filter[len(QUEUE_PREFIX) :]
+        if not plain:
+            raise BrokerError(Fault.TOPIC_FILTER_INVALID, "a queue is $queue/{filter}")
+        return QUEUE_GROUP, plain
     if not filter.startswith(SHARE_PREFIX):
         if filter == SHARE_PREFIX[:-1]:
             raise BrokerError(Fault.TOPIC_FILTER_INVALID, "$share lacks a share name and a filter")

@@ -74,6 +74,9 @@ def test_bad_topics_are_refused(topic: bytes) -> None:
         b"$share/g/",
         b"$share//a",
         b"$share/g+/a",
+        b"$queue",
+        b"$queue/",
+        b"$queue/a#",
     ],
 )
 def test_bad_filters_are_refused(filter_: bytes) -> None:
@@ -86,3 +89,5 @@ def test_good_filters_and_shares() -> None:
         names.validate_filter(filter_)
     assert names.split_share(b"$share/g//a") == (b"g", b"/a")
     assert names.split_share(b"a/b") == (None, b"a/b")
+    assert names.split_share(b"$queue/a/+") == (b"$queue", b"a/+")
+    assert names.split_share(b"$share/$queue/a/+") == (b"$queue", b"a/+")

@@ -315,7 +315,7 @@ def _options(byte: int, version: int, topic_filter: bytes) -> SubscriptionOption
         raise protocol_error("maximum QoS 3")
     if byte & 0x30 == 0x30:
         raise protocol_error("retain handling 3")
-    if byte & 4 and topic_filter.startswith(b"$share/"):
+    if byte & 4 and topic_filter.startswith((b"$share/", b"$queue/")):
         raise protocol_error("no local on a shared subscription [MQTT-3.8.3-4]")
     return SubscriptionOptions(byte & 3, bool(byte & 4), bool(byte & 8), byte >> 4)
 

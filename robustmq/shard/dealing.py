@@ -155,9 +155,10 @@ class Dealing:
         share: ShareHomes, block: bytes | bytearray, entry: blocks.EntryView
     ) -> list[wire.ShareHand]:
         count = batches.record_count(block, entry.batch_begin)
+        dealt = share.deal(count, entry.topic, entry.origin)
         return [
-            wire.ShareHand(share.group, share.filter, home, indexes, share.empty)
-            for home, indexes in share.deal(count, entry.topic, entry.origin)
+            wire.ShareHand(share.group, share.filter, home, indexes, share.sure)
+            for home, indexes in dealt
         ]
 
     def _part(
@@ -254,15 +255,16 @@ class Dealing:
             if share is None:
                 continue
             view = blocks.entries(row.entry)[0]
+            dealt = share.deal(len(row.indexes), view.topic, view.origin)
             hands = [
                 wire.ShareHand(
                     row.group,
                     row.filter,
                     home,
                     row.indexes if chosen is None else [row.indexes[at] for at in chosen],
-                    share.empty,
+                    share.sure,
                 )
-                for home, chosen in share.deal(len(row.indexes), view.topic, view.origin)
+                for home, chosen in dealt
             ]
             if message.sequence or share.kept:
                 parts.append(DealtPart(0, row.entry, hands))

@@ -157,11 +157,20 @@ class ShareDelivery:
                 continue
             indexes = range(taking.count) if hand.indexes is None else hand.indexes
             found = self._groups.get((hand.group, hand.filter, hand.home))
-            if found is None or (found.empty and not hand.away):
-                rows = pending.setdefault(hand.home, Pending()).left if known else lost
-                rows.append(self._row(hand, part.entry, view, list(indexes)))
+            if found is None:
+                fits = 0
+            elif hand.sure:
+                fits = len(indexes)
             else:
-                self._hand_out(found, indexes, taking)
+                # Its owner may know of others that can take it at once.
+                fits = found.fitting(len(indexes), bool(taking.records))
+            if found is not None and fits:
+                self._hand_out(found, indexes[:fits], taking)
+            if fits < len(indexes):
+                rows = pending.setdefault(hand.home, Pending()).left if known else lost
+                rows.append(self._row(hand, part.entry, view, list(indexes[fits:])))
+                if found is not None and found.told != found.state():
+                    self._tell([found])
         for hands in taking.at_once.values():
             delivery.deal(part.entry, hands)
 

@@ -62,6 +62,7 @@ class ShareHomes:
         "homes",
         "kept",
         "strategy",
+        "sure",
     )
 
     def __init__(self, group: bytes, filter_: bytes, strategy: str, here: int, dice: Dice) -> None:
@@ -74,6 +75,8 @@ class ShareHomes:
         """Has it a persistent member, so that what is acknowledged must reach it?"""
         self.empty = True
         """Is none of its members connected?"""
+        self.sure = False
+        """Of what was given out last: it is known that no member is connected, or has room."""
         self._here = here
         self._dice = dice
         self._seed = mix(filter_, mix(group, 1))
@@ -162,8 +165,10 @@ class ShareHomes:
         the persistent members when nobody is connected."""
         homes = [home for home in self.homes.values() if home.connected]
         if not homes:
+            self.sure = True
             return wheel({home.shard: home.persistent for home in self.homes.values()})
         ready = [home for home in homes if home.state == READY]
+        self.sure = not ready
         if self.strategy == "local_first":
             ready = [home for home in ready if home.worker == self._here] or ready
         if not ready:
@@ -193,6 +198,7 @@ class ShareHomes:
         homes = [home for home in connected if home.state != FULL] or connected or homes
         if not homes:
             return None
+        self.sure = not connected or all(home.state == FULL for home in connected)
         if self.strategy == "sticky":
             return min(homes, key=lambda home: (home.oldest, home.shard)).shard
         weights = {self._seed ^ home.shard: home for home in homes}

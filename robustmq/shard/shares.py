@@ -95,28 +95,37 @@ class Member(LocalSubscription):
         waiting = window.in_flight + window.queued + subscriber.unqueued
         return waiting + (len(subscriber.sink.data) >> 12)
 
-    def has_room(self, given: int = 0) -> bool:
-        """Can it send `given` messages and one more at once?"""
+    def room(self, wanted: int, counts: bool) -> int:
+        """How many of these messages it can send at once; `counts`: they take places in windows."""
         subscriber = self.subscriber
         sink = subscriber.sink
         if not subscriber.serving or (sink.limit and len(sink.data) > sink.limit):
-            return False
+            return 0
         if not self.subscription.qos:
-            return True
+            return wanted
         window = subscriber.session.window
-        busy = window.in_flight + window.queued + subscriber.unqueued + given
-        return busy < window.receive_maximum
+        busy = window.in_flight + window.queued + subscriber.unqueued
+        free = window.receive_maximum - busy
+        return max(0, min(wanted, free) if counts or free <= 0 else wanted)
 
-    def has_place(self, given: int = 0) -> bool:
-        """Can it take them, to be sent later?"""
+    def has_room(self, given: int = 0) -> bool:
+        """Can it send `given` messages and one more at once?"""
+        return self.room(given + 1, True) > given
+
+    def places(self, wanted: int) -> int:
+        """How many of these messages it can take, to be sent later."""
         subscriber = self.subscriber
         window = subscriber.session.window
         if not self.subscription.qos:
-            return self.has_room()
-        return (
-            window.queued + subscriber.unqueued + given < window.maximum_queued
-            and window.queued_bytes < window.maximum_queued_bytes
-        )
+            return self.room(wanted, False)
+        if window.queued_bytes >= window.maximum_queued_bytes:
+            return 0
+        free = window.maximum_queued - window.queued - subscriber.unqueued
+        return max(0, min(wanted, free))
+
+    def has_place(self, given: int = 0) -> bool:
+        """Can it take `given` messages and one more, to be sent later?"""
+        return self.places(given + 1) > given
 
 
 Hand = tuple[Member, Sequence[int]]
@@ -171,17 +180,24 @@ class HomeGroup:
         """What the connected members have not acknowledged."""
         return sum(local.load() for local in self.members if local.subscriber.serving)
 
-    @property
-    def empty(self) -> bool:
-        """Is nobody connected?"""
-        return not any(local.subscriber.serving for local in self.members)
+    def fitting(self, wanted: int, counts: bool) -> int:
+        """How many of these messages connected members have room for: now, or if keys stay
+        together in their queues."""
+        there = [local for local in self.members if local.subscriber.serving]
+        if self.strategy in KEEPS_KEYS:
+            return max((local.places(wanted) for local in there), default=0)
+        room = 0
+        for local in there:
+            room += local.room(wanted, counts)
+            if room >= wanted:
+                return wanted
+        return room
 
     def deal(self, indexes: Sequence[int], counts: bool, topic: bytes, origin: int) -> list[Hand]:
         """Who gets which of these records of an entry; nothing when nobody can. `counts`: they
         take places in windows."""
         if self.strategy in KEEPS_KEYS:
-            keeper = self._keeper(key_of(self.strategy, topic, origin))
-            return [] if keeper is None else [(keeper, indexes)]
+            return self._keep_together(indexes, key_of(self.strategy, topic, origin))
         members = self.members
         if len(members) == 1:
             return [(members[0], indexes)] if self._takes(members[0]) else []
@@ -255,6 +271,18 @@ class HomeGroup:
             there = [place for place in there if members[place].has_place()] or there
         least = sorted(there, key=lambda place: members[place].load())
         return [(members[place].load(), place) for place in least]
+
+    def _keep_together(self, indexes: Sequence[int], key: bytes) -> list[Hand]:
+        """All to the member that has the key; what its queue cannot hold, to the one with the least
+        to do."""
+        keeper = self._keeper(key)
+        if keeper is None:
+            return []
+        fits = keeper.places(len(indexes))
+        if fits in (0, len(indexes)):
+            return [(keeper, indexes)]
+        _, place = self._heap()[0]
+        return [(keeper, indexes[:fits]), (self.members[place], indexes[fits:])]
 
     def _keeper(self, key: bytes) -> Member | None:
         """The member that has a key (sticky: the group)."""

@@ -121,14 +121,14 @@ class RetainedPages(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class ShareHand(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Records of an entry (None: all) that a share group's members of one home get. `away`: its
-    owner knows that none of them is connected."""
+    """Records of an entry (None: all) that a share group's members of one home get. `sure`: its
+    owner knows that none of them is connected, or has room, and of no better ones."""
 
     group: bytes
     filter: bytes
     home: int
     indexes: list[int] | None
-    away: bool = False
+    sure: bool = False
 
 
 class SharePart(msgspec.Struct, frozen=True, array_like=True, gc=False):

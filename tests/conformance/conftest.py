@@ -11,6 +11,31 @@ import pytest
 from tests.broker import BrokerProcess
 from tests.mqtt.wire import Wire, client_id_on, topic_on
 
+GROUPS = """
+[[shared_subscription]]
+group = "random"
+strategy = "random"
+
+[[shared_subscription]]
+group = "sticky"
+strategy = "sticky"
+
+[[shared_subscription]]
+group = "hash-topic"
+strategy = "hash_topic"
+
+[[shared_subscription]]
+group = "hash-client"
+strategy = "hash_client"
+
+[[shared_subscription]]
+group = "least"
+strategy = "least_inflight"
+
+[[shared_subscription]]
+group = "local"
+strategy = "local_first"
+"""
 FOR_TESTS = {"MQTT__SYS_INTERVAL_S": "1", "LIMITS__TOPIC_ALIAS_MAXIMUM": "10"}
 
 
@@ -19,7 +44,8 @@ def broker(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BrokerProcess]:
     """A broker that all tests of the directory share."""
-    with BrokerProcess(tmp_path_factory.mktemp("broker"), request.param, **FOR_TESTS) as process:
+    directory = tmp_path_factory.mktemp("broker")
+    with BrokerProcess(directory, request.param, GROUPS, **FOR_TESTS) as process:
         yield process
         assert process.running, "no test may end the broker"
         assert "Traceback" not in process.log, "no test may raise in the broker"
