@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from robustmq import core
-from robustmq.core import blocks, fanout, frames, hashing
+from robustmq.core import acks, blocks, fanout, frames, hashing
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hash_table import HashTable
 from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
@@ -155,7 +155,7 @@ def measure_tables(seconds: float) -> None:
     data = bytes(16_384)
     measure("crc32c, 16 KiB", "-", 1, lambda: hashing.crc32c(data, 0, len(data)), seconds)
     ids = array("H", range(1, 257))
-    measure("acks", "-", 256, lambda: fanout.acks(4, ids, 0, 256), seconds)
+    measure("acks", "-", 256, lambda: acks.encode(4, ids, 0, 256), seconds)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from robustmq.bench import count, plan
 from robustmq.bench.stream import Stream, TlsStream, WebSocketStream, tls_context
-from robustmq.core import fanout
+from robustmq.core import acks
 from robustmq.mqtt import codec
 from robustmq.mqtt.packets import (
     ConnAck,
@@ -211,7 +211,7 @@ class Connection:
             (PacketType.PUBCOMP, inbox.pubcomps),
         ):
             if ids:
-                self.send(fanout.acks(int(kind), ids, 0, len(ids)))
+                self.send(acks.encode(int(kind), ids, 0, len(ids)))
                 del ids[:]
         if self.publisher is not None:
             self.shared.woken.add(self.publisher)

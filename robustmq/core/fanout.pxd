@@ -62,7 +62,7 @@ cdef class Frames:
 cpdef Py_ssize_t deliver(object block, HashTable routes, object resolve, list dirty, list above, list kept, long long now_ms_wall) except -1
 @cython.locals(source=cbytes, variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t, shown=bytes)
 cdef Py_ssize_t _to_variants(object data, Py_ssize_t begin, Py_ssize_t end, list variants, bytes topic, list dirty, long long now_ms_wall) except -1
-@cython.locals(source=cbytes, delivered=Py_ssize_t, end=Py_ssize_t, batch=Py_ssize_t, attributes=int, name=Py_ssize_t, topic=bytes, shown=bytes, rows="int*", info="long long*", size=Py_ssize_t, number=Py_ssize_t, at=Py_ssize_t, count=Py_ssize_t, place=Py_ssize_t, row=Py_ssize_t, age="long long", retain=bint, variant=Variant)
+@cython.locals(source=cbytes, delivered=Py_ssize_t, end=Py_ssize_t, batch=Py_ssize_t, attributes=int, topic=bytes, shown=bytes, rows="int*", info="long long*", number=Py_ssize_t, at=Py_ssize_t, count=Py_ssize_t, place=Py_ssize_t, row=Py_ssize_t, age="long long", retain=bint, variant=Variant)
 cpdef Py_ssize_t deal(object block, Py_ssize_t begin, list hands, list dirty, long long now_ms_wall) except -1
 @cython.locals(data=bytearray, have=Py_ssize_t)
 cdef Py_ssize_t _into_sink(Sink sink, list dirty) except -1
@@ -106,7 +106,3 @@ cpdef bytes encode(object block, Py_ssize_t entry_begin, Py_ssize_t record_index
 cdef void _encode_one(object block, Py_ssize_t begin, Py_ssize_t index, int version, int bits, int packet_id, bytes ids, long long now_ms_wall, int topic_alias, bint send_topic, Py_ssize_t strip) except *
 @cython.locals(place="int*", length="long long")
 cdef Py_ssize_t skip_record(object data, Py_ssize_t at, Py_ssize_t end) except -1
-@cython.locals(ids="unsigned short*", out=bytearray, target=mbytes, first=int, at=Py_ssize_t, number=Py_ssize_t)
-cpdef bytes acks(int kind, array.array packet_ids, Py_ssize_t begin, Py_ssize_t end)
-@cython.locals(source=cbytes, rows="int*", row=Py_ssize_t, header=int, begin=Py_ssize_t, packet_id=int)
-cpdef Py_ssize_t parse_acks(object buffer, array.array table, Py_ssize_t first, Py_ssize_t last, int kind, array.array out) except -1

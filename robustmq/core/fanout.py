@@ -255,11 +255,9 @@ def deal(
     dirty: list[Sink],
     now_ms_wall: int,
 ) -> int:
-    """Encode each record of an entry as a QoS 0 packet for the only sink of the variant at its
-    place in `hands` (None: nobody here); the number of copies. Sinks become dirty as by
-    `deliver`."""
-    data = memory.flat(block)
-    source = data
+    """Encode each record of an entry for the only sink of the variant at its place in `hands`
+    (None: nobody here) as QoS 0; the number of copies. Sinks become dirty as by `deliver`."""
+    data = source = memory.flat(block)
     delivered = 0
     try:
         end = blocks.check_entry(source, begin, len(data))
@@ -269,17 +267,15 @@ def deal(
             return 0
         if attributes & 7:
             return deal(blocks.plain_entry(data, begin), 0, hands, dirty, now_ms_wall)
-        name = begin + 48
-        topic = memory.cut(source, name, name + memory.get16(source, begin + 6))
+        topic = memory.cut(source, begin + 48, begin + 48 + memory.get16(source, begin + 6))
         rows = memory.ints(_records)
         info = memory.longs(_info)
-        size = len(hands)
         number = 0
         at = batch + 61
         while at < end:
             count = batches.scan_records(data, at, end, _records)
             for place in range(count):
-                variant = hands[number] if number < size else None
+                variant = hands[number] if number < len(hands) else None
                 number += 1
                 if variant is None:
                     continue
@@ -289,15 +285,14 @@ def deal(
                     _frames.reset()
                     retain = variant.retain_as_published and info[1] == 1
                     shown = topic[variant.strip :] if variant.strip else topic
-                    _put_packet(
+                    if _put_packet(
                         data, rows[row + 2], rows[row + 3], rows[row + 4], rows[row + 5], shown,
                         variant.version, 1 if retain else 0, 0, variant.subscription_ids, 0,
-                    )  # fmt: skip
-                    if _frames.count:
+                    ):  # fmt: skip
                         delivered += _into_sink(variant.sinks[0], dirty)
             at = rows[(count - 1) * 9 + 6]
     except BrokerError:
-        return delivered
+        pass
     return delivered
 
 
@@ -803,51 +798,3 @@ def skip_record(data: bytes | bytearray, at: int, end: int) -> int:
     if place[0] < 0 or length < 6 or length > end - place[0]:
         raise BrokerError(Fault.CORRUPT_RECORD, "a record is cut short")
     return place[0] + length
-
-
-def acks(kind: int, packet_ids: array[int], begin: int, end: int) -> bytes:
-    """A run of PUBACK (4), PUBREC (5), PUBREL (6) or PUBCOMP (7) with reason code 0, four bytes
-    each."""
-    assert 0 <= begin <= end <= len(packet_ids), "acknowledgements of ids that are there"
-    ids = memory.shorts(packet_ids)
-    out = bytearray((end - begin) * 4)
-    target = out
-    first = kind << 4 | (2 if kind == 6 else 0)
-    at = 0
-    for number in range(begin, end):
-        target[at] = first
-        target[at + 1] = 2
-        memory.put16be(target, at + 2, ids[number])
-        at += 4
-    return bytes(out)
-
-
-def parse_acks(
-    buffer: bytes | bytearray,
-    table: array[int],
-    first: int,
-    last: int,
-    kind: int,
-    out: array[int],
-) -> int:
-    """Append the packet ids of a run of acknowledgements of one kind; the next row.
-
-    One with a reason or properties, with other flags (DUP of 3.1) or cut short ends the run: the
-    codec judges it.
-    """
-    source = buffer
-    rows = memory.ints(table)
-    row = first
-    while row < last:
-        header = rows[row * 4]
-        begin = rows[row * 4 + 1]
-        if header >> 4 != kind:
-            break
-        if header & 15 != (2 if kind == 6 else 0) or rows[row * 4 + 2] - begin != 2:
-            break
-        packet_id = source[begin] << 8 | source[begin + 1]
-        if packet_id == 0:
-            raise BrokerError(Fault.PROTOCOL_ERROR, "packet identifier 0 [MQTT-2.2.1-3]")
-        memory.push(out, packet_id)
-        row += 1
-    return row

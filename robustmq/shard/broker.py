@@ -538,7 +538,7 @@ class Broker:
         if kind == wire.DELIVER:
             self._on_deliver(worker, payload)
         elif kind == wire.SHARE:
-            self._on_share(worker, payload)
+            self.shares.receive(payload, lambda ticket: self._delivered(worker, ticket))
         elif kind == wire.PUBLISH:
             self._on_publish(worker, payload)
         elif kind == wire.CONFIRM:
@@ -588,12 +588,6 @@ class Broker:
         done = self._delivered(worker, ticket) if flags & wire.WANTS_CONFIRM else None
         block = bytes(payload[wire.DELIVER_HEAD.size :])
         self.delivery.deliver(shard, position, block, flags, done)
-
-    def _on_share(self, worker: int, payload: memoryview | bytes) -> None:
-        shard, flags, _, position, ticket = wire.DELIVER_HEAD.unpack_from(payload)
-        done = self._delivered(worker, ticket) if flags & wire.WANTS_CONFIRM else None
-        parts = wire.decode_parts(payload[wire.DELIVER_HEAD.size :])
-        self.shares.take(shard, position, flags, parts, done)
 
     def on_worker_up(self, worker: int, incarnation: int) -> None:
         """The link to a worker is there: tell it what is wanted here, and send what it has not

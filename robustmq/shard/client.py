@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from robustmq.core import fanout, frames
+from robustmq.core import acks, frames
 from robustmq.core.publish import Publisher
 from robustmq.errors import BrokerError, Fault
 from robustmq.listener import Listener
@@ -451,7 +451,7 @@ class MqttClient:
         subscriber = self.subscriber
         assert subscriber is not None, "acknowledgements are handled after CONNECT"
         packet_ids: array[int] = array("H")
-        after = fanout.parse_acks(data, table, row, count, kind, packet_ids)
+        after = acks.parse(data, table, row, count, kind, packet_ids)
         sessions = self._broker.sessions
         if packet_ids:
             if kind == PUBREL:
@@ -488,7 +488,7 @@ class MqttClient:
     def _write_acks(self, kind: int, packet_ids: array[int]) -> None:
         if not self.closed:
             self._broker.packets_out += len(packet_ids)
-            self._queue(fanout.acks(kind, packet_ids, 0, len(packet_ids)))
+            self._queue(acks.encode(kind, packet_ids, 0, len(packet_ids)))
 
     # -- connecting --------------------------------------------------------------------------------
 

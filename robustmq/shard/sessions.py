@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from robustmq.config import Settings
-from robustmq.core import batches, blocks, fanout
+from robustmq.core import acks, batches, blocks
 from robustmq.core.hashing import key_hash
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
@@ -264,7 +264,7 @@ class Sessions:
         self._subscribing.presence_changed(subscriber)
         released = subscriber.session.resume()
         if released:
-            self._queue(subscriber, fanout.acks(PUBREL, released, 0, len(released)))
+            self._queue(subscriber, acks.encode(PUBREL, released, 0, len(released)))
         self._broker.to_pump(subscriber)
 
     # -- ending ------------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ class Sessions:
         def send() -> None:
             if subscriber.peer is None or subscriber.peer is not peer:
                 return
-            self._queue(subscriber, fanout.acks(kind, known, 0, len(known)))
+            self._queue(subscriber, acks.encode(kind, known, 0, len(known)))
             for packet_id in unknown:
                 reason = Fault.PACKET_IDENTIFIER_NOT_FOUND.mqtt5
                 if subscriber.session.version != MQTT_5_0:

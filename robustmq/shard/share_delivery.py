@@ -121,6 +121,15 @@ class ShareDelivery:
 
     # -- taking ------------------------------------------------------------------------------------
 
+    def receive(
+        self, payload: memoryview | bytes, confirm: Callable[[int], Callable[[], None]]
+    ) -> None:
+        """A SHARE frame of another worker; `confirm` of its ticket is done when it wants that."""
+        shard, flags, _, position, ticket = wire.DELIVER_HEAD.unpack_from(payload)
+        parts = wire.decode_parts(payload[wire.DELIVER_HEAD.size :])
+        done = confirm(ticket) if flags & wire.WANTS_CONFIRM else None
+        self.take(shard, position, flags, parts, done)
+
     def take(
         self,
         shard: int,

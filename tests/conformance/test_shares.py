@@ -1,5 +1,5 @@
-"""Share groups over one worker and over two (MQTT 5.0 section 4.8.2): who gets what, and that nobody
-starves. docs/how-to/shared-subscriptions.md promises what is tested here."""
+"""Share groups over one worker and over two (MQTT 5.0 section 4.8.2): who gets what, and that
+nobody starves. docs/how-to/shared-subscriptions.md promises what is tested here."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_messages_wait_for_a_group_that_is_away_and_no_member_starves(
     assert all(row for row in got)
 
 
-# -- strategies (tests/conformance/conftest.py configures the groups) -------------------------------
+# -- strategies (tests/conformance/conftest.py configures the groups) ------------------------------
 
 
 def parts(got: list[list[Publish]]) -> list[set[bytes]]:

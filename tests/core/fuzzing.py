@@ -19,7 +19,7 @@ import zlib
 from array import array
 from collections.abc import Callable
 
-from robustmq.core import batches, blocks, fanout, frames, hashing, properties
+from robustmq.core import acks, batches, blocks, fanout, frames, hashing, properties
 from robustmq.core.filters import FilterTrie
 from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
 from robustmq.core.topic_index import TopicIndex
@@ -281,10 +281,8 @@ def _publish(random_: random.Random, out: _Outcomes) -> None:
             kind = table[4 * first] >> 4
             if 4 <= kind <= 7:
                 ids = array("H")
-                row = out.of(
-                    "parse_acks", lambda: fanout.parse_acks(data, table, first, count, kind, ids)
-                )
-                out.rows.append((ids.tolist(), fanout.acks(kind, ids, 0, len(ids))))
+                row = out.of("parse_acks", lambda: acks.parse(data, table, first, count, kind, ids))
+                out.rows.append((ids.tolist(), acks.encode(kind, ids, 0, len(ids))))
             else:
                 row = out.of("absorb", lambda: publisher.absorb(data, table, first, count, NOW_MS))
             if row == first:
@@ -326,7 +324,11 @@ def _deliver(random_: random.Random, out: _Outcomes, data: bytes) -> None:
     out.rows.append(([begin for begin, _ in above], len(dirty)))
     for sink in sinks:
         out.rows.append((bytes(sink.take()), sink.messages, sink.dropped))
+    one_each = [fanout.Variant(one.version, 0, True, b"", [one]) for one in sinks]
+    hands = [random_.choice((None, *one_each)) for _ in range(random_.randrange(9))]
     for begin in [0, *(begin for begin, _ in above)]:
+        out.of("deal", lambda begin=begin: fanout.deal(shape(data), begin, hands, dirty, now))  # type: ignore[misc]
+        out.rows.append([bytes(sink.take()) for sink in sinks])
         levels = out.of("record_levels", lambda begin=begin: fanout.record_levels(data, begin))  # type: ignore[misc]
         count = len(levels) if isinstance(levels, list) else 0
         for index in {0, 1, count - 1, count, random_.randint(0, 2 * count + 1)} - {-1}:

@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 
-from robustmq.core import batches, blocks, fanout
+from robustmq.core import acks, batches, blocks, fanout
 from robustmq.errors import BrokerError
 from robustmq.records import Record
 from tests.core.tables import by_topic
@@ -78,6 +78,22 @@ def test_a_full_sink_drops_and_counts_and_a_small_client_is_spared() -> None:
     assert bytes(small.take()) == b"\x30\x04\x00\x01tv\x30\x04\x00\x01tw"
 
 
+def test_records_are_dealt_each_to_the_one_who_stands_at_its_place() -> None:
+    one, two = fanout.Sink(4, 1000), fanout.Sink(5, 1000)
+    first = fanout.Variant(4, 0, False, b"", [one])
+    second = fanout.Variant(5, 0, True, fanout.identifiers_property((7,)), [two], 1)
+    kept = Record(None, b"1", [("mqtt.retain", b"1")])
+    old = Record(None, b"2", [("mqtt.message-expiry", b"1")])
+    rows = [Record(None, b"0"), kept, old, Record(None, b"3"), Record(None, b"4")]
+    dirty: list[fanout.Sink] = []
+    block = memoryview(bytes(entry(0, *rows)))
+    assert fanout.deal(block, 0, [first, second, first, None], dirty, 9_000_000) == 2
+    assert dirty == [one, two]
+    assert bytes(one.take()) == b"\x30\x04\x00\x01t0"
+    # One byte of the topic is not shown, as under a mount point.
+    assert bytes(two.take()) == b"\x31\x06\x00\x00\x02\x0b\x071"
+
+
 def test_an_expired_message_is_not_sent() -> None:
     block = bytes(entry(0, Record(None, b"v", [("mqtt.message-expiry", b"10")])))
     assert (
@@ -120,14 +136,14 @@ def test_compressed_batches_are_opened_and_unsound_ones_have_no_messages() -> No
 
 def test_acknowledgements_come_back() -> None:
     ids = array("H", [1, 65_535])
-    data = fanout.acks(6, ids, 0, 2)
+    data = acks.encode(6, ids, 0, 2)
     assert data == b"\x62\x02\x00\x01\x62\x02\xff\xff"
     table = array("i", [0x62, 2, 4, 0, 0x62, 6, 8, 4, 0x40, 0, 2, 0])
     out = array("H")
-    assert fanout.parse_acks(data, table, 0, 3, 6, out) == 2
+    assert acks.parse(data, table, 0, 3, 6, out) == 2
     assert out == ids
     # Other flags, or another length: the codec judges it.
-    assert fanout.parse_acks(b"\x60\x02\x00\x01", array("i", [0x60, 2, 4, 0]), 0, 1, 6, out) == 0
-    assert fanout.parse_acks(b"\x40\x01\x00", array("i", [0x40, 2, 3, 0]), 0, 1, 4, out) == 0
+    assert acks.parse(b"\x60\x02\x00\x01", array("i", [0x60, 2, 4, 0]), 0, 1, 6, out) == 0
+    assert acks.parse(b"\x40\x01\x00", array("i", [0x40, 2, 3, 0]), 0, 1, 4, out) == 0
     with pytest.raises(BrokerError):
-        fanout.parse_acks(b"\x40\x02\x00\x00", array("i", [0x40, 2, 4, 0]), 0, 1, 4, out)
+        acks.parse(b"\x40\x02\x00\x00", array("i", [0x40, 2, 4, 0]), 0, 1, 4, out)
