@@ -14,6 +14,8 @@ import struct
 
 import msgspec
 
+from robustmq.net.addresses import shown
+
 MAX_HEADER_BYTES = 4096
 MAX_V1_BYTES = 107
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -84,8 +86,3 @@ def _binary(data: bytes) -> Header | None:
     host = socket.inet_ntop(kind, data[begin : begin + width])
     port = int.from_bytes(data[begin + 2 * width : begin + 2 * width + 2], "big")
     return Header(size, shown(host, port))
-
-
-def shown(host: str, port: int) -> str:
-    """An address as logs have it."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -19,15 +19,10 @@ from pathlib import Path
 from robustmq.config import Settings
 from robustmq.limits import Limits
 from robustmq.listener import ENCRYPTED, Listener
+from robustmq.net.addresses import shown_address
+from robustmq.net.gates import ConnectionGate, ListenerGate
 from robustmq.net.handoff import Arrival, Handoff
-from robustmq.net.listeners import (
-    Acceptor,
-    ConnectionGate,
-    ListenerGate,
-    open_listener,
-    shown_address,
-    tune,
-)
+from robustmq.net.listeners import Acceptor, open_listener, tune
 from robustmq.net.mqtt_front_door import MqttFrontDoor
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.net.relay import Relays

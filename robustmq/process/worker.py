@@ -27,16 +27,16 @@ from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorke
 from robustmq.cluster.meta import Meta
 from robustmq.control.contract import Operator
 from robustmq.kafka.gateway import Broker as KafkaBroker
+from robustmq.net.addresses import shown_address
 from robustmq.net.bus_link import BusLink
 from robustmq.net.control_socket import ControlSocket
+from robustmq.net.gates import ConnectionGate
 from robustmq.net.handoff import Handoff
 from robustmq.net.kafka_connection import KafkaConnection
 from robustmq.net.listeners import (
     Acceptor,
-    ConnectionGate,
     open_listener,
     open_own_listener,
-    shown_address,
     tune,
 )
 from robustmq.net.mqtt_sockets import MqttSockets

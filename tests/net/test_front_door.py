@@ -13,8 +13,9 @@ import uvloop
 from robustmq.bans import BanTable
 from robustmq.limits import Limits
 from robustmq.listener import DEFAULT, Listener
+from robustmq.net.gates import ConnectionGate
 from robustmq.net.handoff import Arrival, Handoff
-from robustmq.net.listeners import Acceptor, ConnectionGate, open_listener, tune
+from robustmq.net.listeners import Acceptor, open_listener, tune
 from robustmq.net.mqtt_front_door import MqttFrontDoor
 from robustmq.net.tls import TlsCarrier
 

@@ -15,7 +15,8 @@ from robustmq.errors import BrokerError, Fault
 from robustmq.listener import DEFAULT
 from robustmq.mqtt import codec
 from robustmq.mqtt.packets import Connect, Disconnect, Publish, Subscribe, SubscriptionOptions
-from robustmq.net.mqtt_sockets import MqttSocket, MqttSockets
+from robustmq.net.mqtt_socket import MqttSocket
+from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.promises import Promise
 from robustmq.shard.client import MqttClient
 from tests.broker import BrokerProcess, until
