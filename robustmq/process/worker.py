@@ -291,6 +291,7 @@ class Worker:
         deadline = loop.time() + LINK_TIMEOUT_S
         while not others <= self._broker.heard and loop.time() < deadline:
             await asyncio.sleep(0.005)
+        self._broker.sessions.settle_cut()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, view: MetaView) -> None:
         settings, context = self._settings, self._context

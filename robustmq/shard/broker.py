@@ -25,7 +25,6 @@ from robustmq.shard.admission import Admission
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.commits import Commits
-from robustmq.shard.credit import Taken
 from robustmq.shard.dealing import Dealing
 from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
@@ -38,7 +37,8 @@ from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, Placement
+from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, WILL_KIND, Placement
+from robustmq.shard.pressure import Pressure
 from robustmq.shard.rates import Rates
 from robustmq.shard.recovery import (
     CURSORS_KIND,
@@ -118,9 +118,6 @@ class Broker:
         self._turning = False
         self.writing = Writing(around.monotonic_us, around.call_later, self.turn)
         self._to_pump: dict[Subscriber, None] = {}
-        self._held = False
-        self.behind = False
-        """True while the disk has not taken what was appended (limits.max_commit_bytes)."""
         self.draining = False
         self.heard: set[int] = set()
         self._links: dict[int, list[Promise[None]]] = {}
@@ -228,7 +225,15 @@ class Broker:
         )
         self._bound_topics()
         self.namings = Namings(self.settings, self.placement)
-        self._taken = Taken(self.worker_count)
+        self.pressure = Pressure(
+            self.limits,
+            self.worker_count,
+            self.clients,
+            self.stores,
+            self.router,
+            self.telling,
+            around.bus,
+        )
         self.holders = Holders(self.worker_count)
         self.exclusive = Exclusive(self)
         self.sessions = Sessions(self)
@@ -278,7 +283,7 @@ class Broker:
             self.wheel, around.monotonic_ms, self.placement.shard, self.logs.high_watermark
         )
         self.commits.committed = self._committed
-        self.logs.behind = self._is_behind
+        self.logs.behind = self.pressure.must_wait
         self.commits.awaited = self.waits.awaited
         self.waits.began = self.commits.hurry
         self.gateway = KafkaGateway(
@@ -324,6 +329,7 @@ class Broker:
         self.groups.resume()
         self.left_behind.recovered(self.worker_id)
         self.sessions.resume_all()
+        self._all_heard()
         # The crash may lie between the append of a message and that of its inbox entries.
         self.telling.worker_heard(self.worker_id, self.sessions.cursors_of(self.worker_id))
         self.holders.heard(self.worker_id, self.exclusive.held_of(self.worker_id))
@@ -375,49 +381,18 @@ class Broker:
                     self.sessions.pump(subscriber)
                 else:
                     self.sessions.keep(subscriber)
-        self._give_credit()
+        self.pressure.give_credit()
         # First the other workers: they write to their clients while this one does.
         self.around.bus.flush()
         self.writing.flush()
         if self.draining:
             self.commits.hurry()
         self.commits.flush()
-        self._back_pressure()
-
-    def _back_pressure(self) -> None:
-        """Above a high-water mark clients are not read; the bus always is (design, section 4)."""
-        held = (
-            self.draining
-            or self.behind
-            or self.router.congested
-            or self.around.bus.over_high_water()
-        )
-        if held != self._held:
-            self._held = held
-            for client in self.clients:
-                client.hold(held)
-
-    def _give_credit(self) -> None:
-        """Tell publishers' workers what was taken of theirs, unless it piles up here."""
-        if self.behind or self.around.bus.over_high_water():
-            return
-        for worker, taken in self._taken.due():
-            self.around.bus.send(worker, wire.CREDIT, wire.CREDIT_HEAD.pack(taken))
-
-    def _look_behind(self) -> None:
-        """Is more appended than may wait for the disk?"""
-        waiting = sum(store.uncommitted_bytes for store in self.stores.values())
-        self.behind = waiting > self.limits.max_commit_bytes
-
-    def _is_behind(self) -> bool:
-        """Must who writes wait, though it asked for no commit?"""
-        return self.behind or self.telling.unconfirmed_bytes > self.limits.max_bus_bytes
+        self.pressure.steer(self.draining)
 
     def _committed(self, shard: int) -> None:
         self.waits.committed(shard)
-        if self.behind:
-            self._look_behind()
-        if self._held:
+        if self.pressure.committed():
             self.turn()
 
     def tick(self) -> None:
@@ -425,8 +400,7 @@ class Broker:
         a second."""
         self.commits.hurry()
         self.telling.tick()
-        self._look_behind()
-        if self.behind or self._held:
+        if self.pressure.tick():
             self.turn()
         self.delayed.tick()
         self.shares.tick()
@@ -473,6 +447,8 @@ class Broker:
             yield GROUP_KIND, key, encode_records(records)
         for client_id, records in self.sessions.snapshot(shard):
             yield SESSION_KIND, client_id, encode_records(records)
+        for client_id, records in self.sessions.wills.snapshot(shard):
+            yield WILL_KIND, client_id, encode_records(records)
         yield RECEIVED_KIND, b"", self.owner.received(shard).snapshot()
         yield CURSORS_KIND, b"", cursor_snapshot(self.delivery, shard)
         yield DEALING_KIND, b"", self.dealing.snapshot(shard)
@@ -488,7 +464,7 @@ class Broker:
         client = MqttClient(self, transport, address, listener, self.monotonic_ms(), identity)
         self.clients.add(client)
         self.count("mqtt_connections_opened", 1)
-        if self._held:
+        if self.pressure.held:
             client.hold(True)
         return client
 
@@ -564,7 +540,7 @@ class Broker:
                 reply(wire.CONFIRM, wire.CONFIRM_HEAD.pack(shard, code, sequence))
 
         else:
-            self._taken.add(worker, len(block), self.limits.max_bus_bytes)
+            self.pressure.took(worker, len(block))
         source = self.cluster.incarnation(worker)
         self.owner.publish(shard, kind, block, source, sequence, confirm)
 
@@ -593,7 +569,7 @@ class Broker:
         """The link to a worker is there: tell it what is wanted here, and send what it has not
         confirmed."""
         self.cluster.worker_up(worker, incarnation)
-        self._taken.begin(worker)
+        self.pressure.worker_up(worker)
         self.rpc.notify(worker, self.sessions.interest_of(worker))
         self.router.worker_up(worker)
         self.left_behind.worker_up(worker)
@@ -643,6 +619,7 @@ class Broker:
                 self.heard.add(worker)
                 self.holders.heard(worker, message.exclusive)
                 self.telling.worker_heard(worker, message.cursors)
+                self._all_heard()
             case wire.ShareAgain():
                 self.dealing.again(worker, message, self.rpc.notify)
             case wire.ShareTaken():
@@ -660,6 +637,11 @@ class Broker:
             case _:
                 return False
         return True
+
+    def _all_heard(self) -> None:
+        """Do all other workers say what they want?"""
+        if len(self.heard) == self.worker_count - 1:
+            self.sessions.settle_cut()
 
     def _told(self, found: list[wire.RetainedPage]) -> Promise[Any]:
         """Pages in their place among the messages: all that is older has been told before them."""
@@ -722,6 +704,7 @@ class Broker:
         self.interest.reload()
         self.shares.reload()
         self.router.high_water_bytes = self.limits.max_bus_bytes
+        self.pressure.limits = self.limits
         self.logs.max_message_bytes = self.limits.max_message_bytes
         self._bound_topics()
         self.sessions.reload()

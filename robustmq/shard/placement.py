@@ -37,6 +37,8 @@ MODE_SETTING = "robustmq.storage.mode"
 
 SESSION_KIND = b"session"
 GROUP_KIND = b"group"
+WILL_KIND = b"will"
+"""Of a will whose session ends with its connection; it stands in the shard of the session."""
 
 
 class Home(NamedTuple):

@@ -15,7 +15,7 @@ from robustmq.shard.inbox import InboxEntry, decode_inbox
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import ENTRY_QOS2, ENTRY_RETAIN, GROUP_KIND, SESSION_KIND
+from robustmq.shard.placement import ENTRY_QOS2, ENTRY_RETAIN, GROUP_KIND, SESSION_KIND, WILL_KIND
 from robustmq.shard.received import packet_name
 from robustmq.shard.retained import retain
 from robustmq.shard.runtime import GroupRuntime, decode_machine_entry
@@ -125,6 +125,8 @@ class Recovery:
             self._groups.replay(key, records)
         elif kind == SESSION_KIND:
             self._sessions.replay(key, records)
+        elif kind == WILL_KIND:
+            self._sessions.wills.replay(key, records)
 
     def _cursors(self, payload: bytes | memoryview) -> None:
         table = self._delivery.cursors.setdefault(self.shard, {})

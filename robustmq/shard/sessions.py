@@ -58,6 +58,7 @@ from robustmq.shard.runtime import encode_machine_entry
 from robustmq.shard.shares import LocalSubscription
 from robustmq.shard.subscriber import Subscriber
 from robustmq.shard.subscribing import Subscribing
+from robustmq.shard.wills import Wills
 from robustmq.storage.shard_store import MACHINE
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class Sessions:
         self.rehome = self._subscribing.rehome
         self.interest_of = self._subscribing.interest_of
         self.cursors_of = self._subscribing.cursors_of
+        self.wills = Wills(broker.stores, broker.commits, broker.placement, broker.wall_ms)
+        self._cut: list[Subscriber] | None = None
 
     def __len__(self) -> int:
         return len(self._roster)
@@ -177,6 +180,7 @@ class Sessions:
         broker = self._broker
         if broker.draining:
             raise BrokerError(Fault.SERVER_SHUTTING_DOWN)
+        self.settle_cut()
         broker.admission.check(client, packet)
         await broker.around.authenticator.authenticate(
             packet.user_name, packet.password, client.address, client.listener
@@ -222,6 +226,8 @@ class Sessions:
             min(properties.topic_alias_maximum or 0, broker.limits.topic_alias_maximum),
         )
         broker.wheel.set(("session", client_id.decode()), None)
+        if session.will is not None and not session.durable:
+            await self.wills.keep(client_id, session.will)
         await self.write(subscriber, wait=True)
         retained_for = await self._subscribing.automatic(subscriber, naming, identity)
         if subscriber.peer is not client:
@@ -284,6 +290,7 @@ class Sessions:
         if not ended:
             self._subscribing.went_away(subscriber)
         self._settle(subscriber, will, ended)
+        self.wills.over(subscriber.client_id)
 
     def _settle(self, subscriber: Subscriber, will: Will | None, ended: bool) -> None:
         """What the end of a connection, or of a time, leads to."""
@@ -350,10 +357,11 @@ class Sessions:
             self._broker.count("mqtt_publish_denied", 1)
             return
         self._broker.count("mqtt_wills_published", 1)
-        self.publish(to_message(will), key_hash(SESSION_KIND, client_id))
+        self.publish(to_message(will), key_hash(SESSION_KIND, client_id), True)
 
-    def publish(self, message: Message, origin: int) -> None:
-        """Publish a message that no connection brings (a will, a value of $SYS)."""
+    def publish(self, message: Message, origin: int, kept: bool = False) -> None:
+        """Publish a message that no connection brings (a will, a value of $SYS). `kept`: it is sent
+        again to an owner that was away, as all above QoS 0 is."""
         broker = self._broker
         route = broker.placement.routes.get(message.topic) or broker.placement.route(message.topic)
         batch = batches.build(
@@ -370,8 +378,9 @@ class Sessions:
         alone = message.retain and broker.retain_alone and not message.topic.startswith(SYS_PREFIX)
         if alone:
             broker.router.flush()
-        # Somebody waits for QoS 1 and 2, so it is sent again to an owner that was away.
-        broker.router.send(route.builder, entry, (lambda _group: None) if message.qos else None)
+        # When somebody waits, it is sent again to an owner that was away.
+        wait = (lambda _group: None) if message.qos or kept else None
+        broker.router.send(route.builder, entry, wait)
         if alone:
             broker.router.flush()
         broker.turn()
@@ -585,15 +594,33 @@ class Sessions:
             subscriber.session.forget(references)
 
     def resume_all(self) -> None:
-        """Recovery is over: connections that the crash cut end now, subscriptions count again."""
+        """Recovery is over: connections that the crash cut end now, subscriptions count again. What
+        has a will to publish is settled later: see `settle_cut`."""
         now = self._broker.wall_ms()
+        self._cut = []
         for subscriber in self._roster.all():
-            subscriber.session.recover(now)
-            subscriber.sink.version = subscriber.session.version
+            session = subscriber.session
+            session.recover(now)
+            subscriber.sink.version = session.version
             subscriber.disconnect()
             self._subscribing.restore(subscriber)
-            will, ended = subscriber.session.advance(now)
-            self._settle(subscriber, will, ended)
+            if session.will_due_at_ms is not None and session.will_due_at_ms <= now:
+                self._cut.append(subscriber)
+            else:
+                self._settle(subscriber, None, session.ended(now))
+
+    def settle_cut(self) -> None:
+        """Publish the wills that were due at the recovery, once: now that the other workers have
+        said what their clients want, or that nobody waits for them any longer."""
+        if self._cut is None:
+            return
+        cut, self._cut = self._cut, None
+        for client_id, will in self.wills.cut():
+            self.publish_will(client_id, will)
+            self.wills.over(client_id)
+        now = self._broker.wall_ms()
+        for subscriber in cut:
+            self._settle(subscriber, *subscriber.session.advance(now))
 
     def snapshot(self, shard: int) -> Iterable[tuple[bytes, list[bytes]]]:
         """(client id, records) of the durable sessions of a shard."""

@@ -158,6 +158,9 @@ class Telling:
         self._replays: dict[tuple[int, int], _Replay] = {}
         self._resting: set[tuple[int, int]] = set()
         self._holding: dict[int, int] = {}
+        # Where replays have ended while blocks of their shard still waited to be told: those before
+        # it were sent with the replay.
+        self._replayed: dict[tuple[int, int], int] = {}
 
     # -- a new block -------------------------------------------------------------------------------
 
@@ -205,6 +208,9 @@ class Telling:
             else:
                 del self._holding[shard]
             tell()
+            if not left and self._replayed:
+                for key in [key for key in self._replayed if key[1] == shard]:
+                    del self._replayed[key]
             self._turn()
 
         self._holding[shard] = self._holding.get(shard, 0) + 1
@@ -288,6 +294,9 @@ class Telling:
         in_turn = position == wire.NO_POSITION or (
             worker in self._heard and (worker, shard) not in self._replays
         )
+        if self._replayed and position < self._replayed.get((worker, shard), 0):
+            # It need not be waited for: until it is committed there, a break has it sent again.
+            in_turn = must = False
         waiting = commit if must else None
         if waiting is not None:
             waiting.remaining += 1
@@ -443,6 +452,8 @@ class Telling:
             self._commits.mark(shard, False, lambda: self._replay_slice(worker, shard))
         else:
             del self._replays[worker, shard]
+            if shard in self._holding:
+                self._replayed[worker, shard] = replay.position
         self._turn()
 
     def tick(self) -> None:
@@ -467,8 +478,9 @@ class Telling:
         """A worker went away: its persistent sessions still count, its other clients do not."""
         self._heard.discard(worker)
         self._interest.only_persistent(worker)
-        for key in [key for key in self._replays if key[0] == worker]:
-            del self._replays[key]
+        for table in (self._replays, self._replayed):
+            for key in [key for key in table if key[0] == worker]:
+                del table[key]
 
     def ends(self, worker: int) -> dict[int, int]:
         """How far a worker has been told of each shard held here: what lies before it is not told
