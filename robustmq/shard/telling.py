@@ -294,8 +294,7 @@ class Telling:
         in_turn = position == wire.NO_POSITION or (
             worker in self._heard and (worker, shard) not in self._replays
         )
-        if self._replayed and position < self._replayed.get((worker, shard), 0):
-            # It need not be waited for: until it is committed there, a break has it sent again.
+        if self._went_with_replay(worker, shard, position):
             in_turn = must = False
         waiting = commit if must else None
         if waiting is not None:
@@ -309,6 +308,11 @@ class Telling:
             self._send(worker, shard, position, ticket, 0, part)
         else:
             self._send(worker, shard, wire.NO_POSITION, 0, wire.EPHEMERAL, part)
+
+    def _went_with_replay(self, worker: int, shard: int, position: int) -> bool:
+        """Was it sent, while it waited to be told? Then nobody need wait for it: until it is
+        committed there, a break has it sent again."""
+        return bool(self._replayed) and position < self._replayed.get((worker, shard), 0)
 
     def _send(
         self,
@@ -358,6 +362,8 @@ class Telling:
     def _tell_given(self, shard: int, given: Given, commit: Commit | None) -> None:
         self._pass_on(given.passed)
         for worker, parts in given.kept.items():
+            if self._went_with_replay(worker, shard, given.position):
+                continue
             if commit is not None:
                 commit.remaining += 1
             size = sum(len(part.entry) for part in parts)
