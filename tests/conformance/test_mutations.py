@@ -10,6 +10,7 @@ they are others, and a failure prints the conversation that led to it, shrunk, a
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ from robustmq.mqtt.packets import (
 )
 from tests.broker import BrokerProcess
 from tests.mqtt.wire import Closed, Wire
+from tests.net.carriers import WebSocket, frame, websocket_wire
 
 EXAMPLES = int(os.environ.get("ROBUSTMQ_MUTATIONS", "250"))
 SEED = os.environ.get("ROBUSTMQ_MUTATIONS_SEED")
@@ -284,9 +286,12 @@ class Bystander:
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    """A broker of two workers."""
+    """A broker of two workers, on TCP and WebSockets."""
     limits = {"LIMITS__MAX_SESSION_EXPIRY_S": "100", "LOG__LEVEL": "warning"}
-    with BrokerProcess(tmp_path_factory.mktemp("mutations"), 2, **limits) as process:
+    config = "".join(
+        f'[[listener]]\nname = "{name}"\ntransport = "{name}"\nport = 0\n' for name in ("tcp", "ws")
+    )
+    with BrokerProcess(tmp_path_factory.mktemp("mutations"), 2, config, **limits) as process:
         workers = process.worker_pids()
         yield process
         assert process.worker_pids() == workers, "no worker may die"
@@ -296,26 +301,27 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
 
 @pytest.fixture(scope="module")
 def bystander(victim: BrokerProcess) -> Bystander:
-    return Bystander(victim.mqtt)
+    return Bystander(victim.listeners["tcp"])
 
 
 Opener = Callable[[int], Wire]
+Spoil = Callable[[Connect, list[Packet], list[Mutation]], list[bytes]]
 
 
-def one(opener: Opener, bystander: Bystander, data: list[bytes]) -> None:
+def one(opener: Opener, bystander: Bystander, data: list[bytes], version: int) -> None:
     """One conversation."""
-    note(f"ROBUSTMQ_MUTATIONS_REPLAY={','.join(packet.hex() for packet in data)}")
-    version = form(b"".join(data))
+    note(f"ROBUSTMQ_MUTATIONS_REPLAY={version}:{','.join(packet.hex() for packet in data)}")
     with opener(version) as client:
         answers = converse(client, data)
     check(answers, version)
     bystander.is_served()
 
 
-def run(opener: Opener, bystander: Bystander) -> None:
+def run(opener: Opener, bystander: Bystander, spoil: Spoil = as_bytes) -> None:
     """All conversations, or the one that is to be played again."""
     if REPLAY:
-        one(opener, bystander, [bytes.fromhex(packet) for packet in REPLAY.split(",")])
+        level, _, packets = REPLAY.partition(":")
+        one(opener, bystander, [bytes.fromhex(one) for one in packets.split(",")], int(level))
         return
 
     @settings(
@@ -323,7 +329,9 @@ def run(opener: Opener, bystander: Bystander) -> None:
     )
     @given(CONVERSATIONS)
     def conversations(conversation: tuple[Connect, list[Packet], list[Mutation]]) -> None:
-        one(opener, bystander, as_bytes(*conversation))
+        data = spoil(*conversation)
+        version = conversation[0].version if spoil is as_frames else form(b"".join(data))
+        one(opener, bystander, data, version)
 
     if SEED is not None:
         conversations = seed(int(SEED))(conversations)
@@ -335,4 +343,52 @@ def run(opener: Opener, bystander: Bystander) -> None:
 def test_mutated_conversations_over_tcp_get_sound_answers_or_an_end(
     victim: BrokerProcess, bystander: Bystander
 ) -> None:
-    run(lambda version: Wire(victim.mqtt, version), bystander)
+    run(lambda version: Wire(victim.listeners["tcp"], version), bystander)
+
+
+def web(victim: BrokerProcess, version: int) -> Wire:
+    """A connection over a WebSocket."""
+    sock = socket.create_connection(("127.0.0.1", victim.listeners["ws"]), 10)
+    return websocket_wire(sock, version)
+
+
+@pytest.mark.mqtt("MQTT-6.0.0-2", "MQTT-4.13.1-1")
+@pytest.mark.mqtt311("MQTT-6.0.0-2", "MQTT-4.8.0-1")
+def test_mutated_conversations_over_websockets_get_sound_answers_or_an_end(
+    victim: BrokerProcess, bystander: Bystander
+) -> None:
+    run(lambda version: web(victim, version), bystander)
+
+
+def as_frames(connect: Connect, packets: list[Packet], mutations: list[Mutation]) -> list[bytes]:
+    """A sound conversation in WebSocket frames, and the frames spoilt."""
+    sound = [codec.encode(packet, connect.version) for packet in (connect, *packets)]
+    frames = [frame(2, packet) for packet in sound]
+    for mutation in mutations:
+        mutate(frames, mutation)
+    return frames
+
+
+class Raw(Wire):
+    """Sends frames that are made already; what it sends itself it frames."""
+
+    def send(self, *packets: Packet | bytes) -> None:
+        carrier = self.socket
+        assert isinstance(carrier, WebSocket)
+        for packet in packets:
+            if isinstance(packet, bytes):
+                carrier.socket.sendall(packet)
+            else:
+                carrier.sendall(codec.encode(packet, self.version))
+
+
+@pytest.mark.mqtt("MQTT-6.0.0-1")
+@pytest.mark.mqtt311("MQTT-6.0.0-1")
+def test_mutated_websocket_frames_get_sound_answers_or_an_end(
+    victim: BrokerProcess, bystander: Bystander
+) -> None:
+    def raw(version: int) -> Wire:
+        sock = socket.create_connection(("127.0.0.1", victim.listeners["ws"]), 10)
+        return Raw(0, version, carrier=WebSocket(sock))  # type: ignore[arg-type]
+
+    run(raw, bystander, as_frames)

@@ -147,6 +147,7 @@ def test_what_has_expired_is_removed_and_not_only_hidden(broker: BrokerProcess) 
     counted(broker, 0)
 
 
+@pytest.mark.mqtt("MQTT-3.2.2-13", "MQTT-3.2.2-14")
 def test_without_retain_available_a_client_is_told_and_ended(tmp_path: Path) -> None:
     with BrokerProcess(tmp_path, 1, MQTT__RETAIN_AVAILABLE="false") as process:
         with Wire(process.mqtt) as one:

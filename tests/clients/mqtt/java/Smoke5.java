@@ -2,6 +2,9 @@
 // java -cp 'jars/*' Smoke5.java <url> 5 <topic prefix> [CA file]. Says "ok".
 
 import java.io.FileInputStream;
+import java.io.IOException;
+import java.net.InetAddress;
+import java.net.Socket;
 import java.security.KeyStore;
 import java.security.cert.CertificateFactory;
 import java.util.HashSet;
@@ -10,6 +13,7 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import javax.net.ssl.SSLContext;
+import javax.net.ssl.SSLSocketFactory;
 import javax.net.ssl.TrustManagerFactory;
 import org.eclipse.paho.mqttv5.client.IMqttToken;
 import org.eclipse.paho.mqttv5.client.MqttCallback;
@@ -33,7 +37,7 @@ public class Smoke5 {
     options.setCleanStart(!stays);
     options.setSessionExpiryInterval(stays ? 60L : 0L);
     options.setConnectionTimeout(10);
-    if (ca != null) options.setSocketFactory(trusting(ca).getSocketFactory());
+    if (ca != null) options.setSocketFactory(new Remembering(trusting(ca).getSocketFactory()));
     return options;
   }
 
@@ -50,6 +54,51 @@ public class Smoke5 {
     SSLContext context = SSLContext.getInstance("TLS");
     context.init(null, trust.getTrustManagers(), null);
     return context;
+  }
+
+  // disconnectForcibly leaves a TLS connection open: it has to be cut at its socket.
+  static class Remembering extends SSLSocketFactory {
+    final SSLSocketFactory real;
+    Socket last;
+
+    Remembering(SSLSocketFactory real) {
+      this.real = real;
+    }
+
+    public Socket createSocket() throws IOException {
+      return last = real.createSocket();
+    }
+
+    public Socket createSocket(Socket under, String host, int port, boolean close)
+        throws IOException {
+      return last = real.createSocket(under, host, port, close);
+    }
+
+    public Socket createSocket(String host, int port) throws IOException {
+      return last = real.createSocket(host, port);
+    }
+
+    public Socket createSocket(String host, int port, InetAddress from, int fromPort)
+        throws IOException {
+      return last = real.createSocket(host, port, from, fromPort);
+    }
+
+    public Socket createSocket(InetAddress host, int port) throws IOException {
+      return last = real.createSocket(host, port);
+    }
+
+    public Socket createSocket(InetAddress host, int port, InetAddress from, int fromPort)
+        throws IOException {
+      return last = real.createSocket(host, port, from, fromPort);
+    }
+
+    public String[] getDefaultCipherSuites() {
+      return real.getDefaultCipherSuites();
+    }
+
+    public String[] getSupportedCipherSuites() {
+      return real.getSupportedCipherSuites();
+    }
   }
 
   static class Client implements MqttCallback {
@@ -150,7 +199,8 @@ public class Smoke5 {
     check(done.size() == 20, "all jobs");
     for (Client member : members) member.close();
 
-    publisher.client.disconnectForcibly(0, 1, false);
+    if (withWill.getSocketFactory() instanceof Remembering factory) factory.last.close();
+    else publisher.client.disconnectForcibly(0, 1, false);
     check(subscriber.next().toString().equals("gone"), "the will");
     subscriber.close();
     System.out.println("ok");
