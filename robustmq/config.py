@@ -24,7 +24,7 @@ from robustmq.client_settings import FlappingSettings
 from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
 from robustmq.listener import DEFAULT, Listener, problem_of, with_port
 from robustmq.sharing import SharedSubscription, Sharing, Strategy, WhenAway, problem_of_tables
-from robustmq.topic_rules import AutoSubscribe, Rewrite, problem_of_rules
+from robustmq.topic_rules import AutoSubscribe, Rewrite, TopicMetric, problem_of_rules
 
 _KAFKA_NAME = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
 
@@ -429,6 +429,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listener: tuple[Listener, ...] = ()
     rewrite: tuple[Rewrite, ...] = ()
     auto_subscribe: tuple[AutoSubscribe, ...] = ()
+    topic_metrics: tuple[TopicMetric, ...] = ()
     shared_subscription: tuple[SharedSubscription, ...] = ()
 
     @property
@@ -486,7 +487,14 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 
-TABLES = ("streams", "listener", "rewrite", "auto_subscribe", "shared_subscription")
+TABLES = (
+    "streams",
+    "listener",
+    "rewrite",
+    "auto_subscribe",
+    "topic_metrics",
+    "shared_subscription",
+)
 """Lists of tables: [[streams]]."""
 
 
@@ -542,7 +550,7 @@ def check(settings: Settings) -> None:
     """Rules that hold between settings; raises ConfigError."""
     problem = (
         problem_of(settings.listener)
-        or problem_of_rules(settings.rewrite, settings.auto_subscribe)
+        or problem_of_rules(settings.rewrite, settings.auto_subscribe, settings.topic_metrics)
         or problem_of_tables(settings.shared_subscription)
     )
     if problem is not None:
@@ -616,7 +624,7 @@ def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
                 (applied if row.reloadable else needs_restart).append(f"{section}.{row.name}")
     if old.storage.rules != new.storage.rules:
         needs_restart.append("storage.rules")
-    for table in ("streams", "rewrite", "auto_subscribe"):
+    for table in ("streams", "rewrite", "auto_subscribe", "topic_metrics"):
         if getattr(old, table) != getattr(new, table):
             needs_restart.append(table)
     if old.shared_subscription != new.shared_subscription:

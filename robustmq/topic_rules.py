@@ -1,9 +1,11 @@
-"""Rules about topics that the configuration gives: rewriting, and what clients are subscribed to.
+"""Rules about topics that the configuration gives: rewriting, what clients are subscribed to, what
+is counted.
 
-`[[rewrite]]` and `[[auto_subscribe]]` tables become these values. Placeholders in them stand for
-what is known of a client: `%c` its identifier, `%u` its user name, `%h` its address. Patterns are
-run on names that clients choose, so those that can take long for a short name are refused here:
-no repetition within a repetition, three without an end at most, nothing that looks back or around.
+`[[rewrite]]`, `[[auto_subscribe]]` and `[[topic_metrics]]` tables become these values. Placeholders
+in them stand for what is known of a client: `%c` its identifier, `%u` its user name, `%h` its
+address. Patterns are run on names that clients choose, so those that can take long for a short name
+are refused here: no repetition within a repetition, three without an end at most, nothing that
+looks back or around.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from robustmq.errors import BrokerError
 from robustmq.limits import bound, choice, text
 
 UNBOUNDED_REPEATS = 3
+MAX_TOPIC_METRICS = 256
 _REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
 _REFUSED = (
     codes.GROUPREF,
@@ -65,6 +68,24 @@ class AutoSubscribe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             reloadable=False,
         ),
     ] = 0
+
+
+class TopicMetric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The messages of these topics are counted together."""
+
+    filter: Annotated[str, text("Topic filter.", ".+")]
+
+
+class TopicCount(msgspec.Struct, frozen=True):
+    """One filter: messages in, out and dropped by QoS, and of each so many a second of late."""
+
+    filter: str
+    messages_in: tuple[int, ...]
+    messages_out: tuple[int, ...]
+    messages_dropped: tuple[int, ...]
+    rate_in: float
+    rate_out: float
+    rate_dropped: float
 
 
 def problem_of_pattern(pattern: str, destination: str) -> str | None:
@@ -118,10 +139,17 @@ def _unbounded(tree: Any, repeated: bool) -> int | None:
 
 
 def problem_of_rules(
-    rewrite: tuple[Rewrite, ...], auto_subscribe: tuple[AutoSubscribe, ...]
+    rewrite: tuple[Rewrite, ...],
+    auto_subscribe: tuple[AutoSubscribe, ...],
+    topic_metrics: tuple[TopicMetric, ...],
 ) -> str | None:
     """What is wrong with these tables; None when nothing is."""
-    for table, rows in (("rewrite", rewrite), ("auto_subscribe", auto_subscribe)):
+    tables: tuple[tuple[str, tuple[Rewrite | AutoSubscribe | TopicMetric, ...]], ...] = (
+        ("rewrite", rewrite),
+        ("auto_subscribe", auto_subscribe),
+        ("topic_metrics", topic_metrics),
+    )
+    for table, rows in tables:
         for row in rows:
             try:
                 names.validate_filter(row.filter.encode())
@@ -131,7 +159,10 @@ def problem_of_rules(
         problem = problem_of_pattern(rule.pattern, rule.destination)
         if problem is not None:
             return f"[[rewrite]] {rule.filter!r}: the pattern {rule.pattern!r} {problem}"
-    filters = [one.filter for one in auto_subscribe]
-    if len(set(filters)) != len(filters):
-        return "two [[auto_subscribe]] have the same filter; keep one"
+    for table, rows in tables[1:]:
+        filters = [one.filter for one in rows]
+        if len(set(filters)) != len(filters):
+            return f"two [[{table}]] have the same filter; keep one"
+    if len(topic_metrics) > MAX_TOPIC_METRICS:
+        return f"there are {len(topic_metrics)} [[topic_metrics]]; {MAX_TOPIC_METRICS} at most"
     return None

@@ -22,7 +22,7 @@ from robustmq.config import SECTIONS  # noqa: E402
 from robustmq.errors import Fault, KafkaCode  # noqa: E402
 from robustmq.limits import Row, rows  # noqa: E402
 from robustmq.listener import Listener  # noqa: E402
-from robustmq.topic_rules import AutoSubscribe, Rewrite  # noqa: E402
+from robustmq.topic_rules import AutoSubscribe, Rewrite, TopicMetric  # noqa: E402
 
 NOTE = "<!-- Written by scripts/make_reference.py from the code; do not edit. -->\n\n"
 EXAMPLES = """\
@@ -64,6 +64,11 @@ TABLES: dict[str, tuple[type[msgspec.Struct], tuple[str, ...], dict[str, Any]]] 
         AutoSubscribe,
         ("Every client is subscribed to this when it connects.",),
         {"filter": "devices/%c/commands"},
+    ),
+    "topic_metrics": (
+        TopicMetric,
+        ("Messages of topics that match are counted: in /metrics and robustmq topics.",),
+        {"filter": "sensors/#"},
     ),
 }
 """Struct, what it is for, and what stands in the example."""

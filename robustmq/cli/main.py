@@ -70,6 +70,13 @@ def config_path(given: str | None) -> Path | None:
     return Path(DEFAULT_CONFIG) if Path(DEFAULT_CONFIG).exists() else None
 
 
+def topics(arguments: list[str]) -> int:
+    """Show how many messages of chosen topics came, went, and were dropped."""
+    from robustmq.cli.topics import run_topics
+
+    return run_topics(arguments)
+
+
 def pub(arguments: list[str]) -> int:
     """Publish a message over MQTT."""
     from robustmq.bench.main import run_pub
@@ -170,6 +177,7 @@ COMMANDS: dict[str, Command] = {
     "clients": clients,
     "subscriptions": subscriptions,
     "bans": bans,
+    "topics": topics,
     "pub": pub,
     "sub": sub,
     "bench": bench,

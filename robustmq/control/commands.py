@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from robustmq.control import bans, clients
+from robustmq.control import bans, clients, topics
 from robustmq.control.contract import Operator, Refused, Steps
 from robustmq.control.messages import (
     AddBan,
@@ -23,6 +23,7 @@ from robustmq.control.messages import (
     ListSubscriptions,
     RemoveBan,
     ShowClient,
+    ShowTopicMetrics,
     ShowWorker,
 )
 from robustmq.errors import BrokerError
@@ -37,6 +38,7 @@ HANDLERS: dict[type[Any], Callable[[Operator, Any], Steps]] = {
     ListBans: bans.list_bans,
     AddBan: bans.add_ban,
     RemoveBan: bans.remove_ban,
+    ShowTopicMetrics: topics.show_topic_metrics,
 }
 
 _decoder = msgspec.json.Decoder(AnyRequest)

@@ -18,6 +18,7 @@ import msgspec
 from robustmq.control.messages import MAX_PATTERN
 from robustmq.promises import Promise
 from robustmq.shard.broker import Broker
+from robustmq.topic_rules import TopicCount
 
 Steps = Iterator["msgspec.Struct | Promise[Any] | None"]
 
@@ -27,10 +28,11 @@ class Refused(Exception):
 
 
 class Operator:
-    """What is asked: a worker's broker, and since when it runs."""
+    """What is asked: a worker's broker, since when it runs, and what all workers count."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, topic_counts: Callable[[], list[TopicCount]] = list) -> None:
         self.broker = broker
+        self.topic_counts = topic_counts
         self.began_ms = broker.wall_ms()
 
 

@@ -176,6 +176,10 @@ class BanRow(msgspec.Struct, frozen=True):
     until_ms: int
 
 
+class ShowTopicMetrics(Request, frozen=True, tag="topic_metrics", forbid_unknown_fields=True):
+    """The counters of `[[topic_metrics]]` over all workers, as `TopicCount`."""
+
+
 AnyRequest = (
     ShowWorker
     | ListClients
@@ -185,6 +189,7 @@ AnyRequest = (
     | ListBans
     | AddBan
     | RemoveBan
+    | ShowTopicMetrics
 )
 
 

@@ -42,6 +42,7 @@ cdef class DeliveryRoute:
     cdef public list when_qos0
     cdef public bint above_qos0
     cdef public object wanted
+    cdef public object meter
 
 cdef class Cursor:
     cdef public object block
@@ -54,11 +55,12 @@ cdef class Frames:
     cdef public Py_ssize_t size
     cdef public Py_ssize_t count
     cdef public Py_ssize_t largest
+    cdef public long long dropped
     @cython.locals(begin=Py_ssize_t)
     cdef Py_ssize_t room(self, Py_ssize_t size) except -1
     cdef int reset(self) except -1
 
-@cython.locals(source=cbytes, size=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, delivered=Py_ssize_t, topic=bytes, route=DeliveryRoute, acked=int, name=Py_ssize_t, sink=Sink)
+@cython.locals(source=cbytes, size=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, delivered=Py_ssize_t, topic=bytes, route=DeliveryRoute, acked=int, name=Py_ssize_t, sink=Sink, before=Py_ssize_t, lost="long long")
 cpdef Py_ssize_t deliver(object block, HashTable routes, object resolve, list dirty, list above, list kept, long long now_ms_wall) except -1
 @cython.locals(source=cbytes, variant=Variant, sink=Sink, origin=u64, delivered=Py_ssize_t, shown=bytes)
 cdef Py_ssize_t _to_variants(object data, Py_ssize_t begin, Py_ssize_t end, list variants, bytes topic, list dirty, long long now_ms_wall) except -1

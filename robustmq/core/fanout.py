@@ -105,9 +105,11 @@ class DeliveryRoute:
     def __init__(
         self, topic: bytes, always: list[Variant], when_qos0: list[Variant], above_qos0: bool
     ) -> None:
-        """`wanted` is the caller's own: what it needs for those above QoS 0."""
+        """`wanted` is the caller's own: what it needs for those above QoS 0. `meter` counts what is
+        sent, if somebody wants to know."""
         self.topic = topic
         self.wanted: object = None
+        self.meter: Any = None
         self.always = always
         self.when_qos0 = when_qos0
         self.above_qos0 = above_qos0
@@ -125,9 +127,11 @@ class Cursor:
 
 
 class Frames:
-    """Encoded packets of one run: bytes, how many, and the size of the largest."""
+    """Encoded packets of one run: bytes, how many, and the size of the largest. And how many found
+    a sink full, over all runs."""
 
     def __init__(self) -> None:
+        self.dropped = 0
         self.data = bytearray()
         self.size = 0
         self.count = 0
@@ -198,6 +202,8 @@ def deliver(
             name = begin + 48
             route = resolve(memory.cut(source, name, name + memory.get16(source, begin + 6)))
         topic = route.topic
+        before = delivered
+        lost = _frames.dropped
         acked = source[begin + 4] & 17
         if acked and route.above_qos0:
             above.append((begin, route))
@@ -205,6 +211,11 @@ def deliver(
             delivered += _to_variants(data, begin, end, route.always, topic, dirty, now_ms_wall)
         if not acked and route.when_qos0:
             delivered += _to_variants(data, begin, end, route.when_qos0, topic, dirty, now_ms_wall)
+        if route.meter is not None:
+            if delivered > before:
+                route.meter.sent(0, delivered - before)
+            if _frames.dropped > lost:
+                route.meter.dropped(0, _frames.dropped - lost)
         if _kept:
             for sink in _kept:
                 kept.append((begin, sink))
@@ -303,6 +314,7 @@ def _into_sink(sink: Sink, dirty: list[Sink]) -> int:
     if have > sink.limit or sink.limit == 0:
         if sink.limit:
             sink.dropped += _frames.count
+            _frames.dropped += _frames.count
         elif sink.kept:
             _kept.append(sink)
         return 0

@@ -25,6 +25,7 @@ cdef class TopicRoute:
     cdef public object refusal
     cdef public bytes asked
     cdef public long long delay_ms
+    cdef public object meter
     cdef public bint plain
     cdef public long head
     cdef public long tail
@@ -91,6 +92,9 @@ cdef class Publisher:
     cdef int _chain(self, object buffer, int header, Py_ssize_t end, Py_ssize_t number, TopicRoute route) except -1
     @cython.locals(source=cbytes, work="int*", builder=_Builder, data=bytearray, begin=Py_ssize_t, size=Py_ssize_t, target=mbytes, end=Py_ssize_t, batch=Py_ssize_t, at=Py_ssize_t, number=Py_ssize_t, index=Py_ssize_t, place=Py_ssize_t, payload=Py_ssize_t)
     cdef int _write(self, object buffer, TopicRoute route, int flags, int packet_id, long long timestamp_ms) except -1
+    cdef int _account(self, TopicRoute route) except -1
+    @cython.locals(work="int*", qos0=Py_ssize_t, qos1=Py_ssize_t, qos2=Py_ssize_t, number=Py_ssize_t)
+    cdef int _measure(self, TopicRoute route) except -1
 
 @cython.locals(place="long long*", count=int)
 cdef int header_count() noexcept

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import robustmq.core.batches as batches
 import robustmq.core.blocks as blocks
@@ -62,11 +63,12 @@ class TopicRoute:
         refusal: Fault | None = None,
         asked: bytes | None = None,
         delay_ms: int = 0,
+        meter: Any = None,
     ) -> None:
         """`builder` indexes the publisher's builders; `flags` are entry flags; `log_name` is a
         stream's or b"". `refusal` says why nothing may be sent there; `asked` is the name that
         publishers use, if it is another; a message with a delay is due then, and is acknowledged
-        alone."""
+        alone. `meter` counts what is published, if somebody wants to know."""
         self.topic = topic
         self.key = hashing.topic_key(topic)
         self.shard = shard
@@ -77,6 +79,7 @@ class TopicRoute:
         self.refusal = refusal
         self.asked = topic if asked is None else asked
         self.delay_ms = delay_ms
+        self.meter = meter
         self.plain = refusal is None and not delay_ms
         # The chain of the run being absorbed.
         self.head = -1
@@ -525,10 +528,33 @@ class Publisher:
         batches.write_header(
             target, batch, end, 0, route.count, timestamp_ms, timestamp_ms, -1, -1, -1
         )
-        if route.run_flags & 1 and route.builder not in self.ack_builders:
-            self.ack_builders.append(route.builder)
+        self._account(route)
         route.head = -1
         route.count = 0
+
+    def _account(self, route: TopicRoute) -> None:
+        """What was written of one topic is acknowledged, and counted by QoS if somebody wants to
+        know."""
+        if route.run_flags & 1 and route.builder not in self.ack_builders:
+            self.ack_builders.append(route.builder)
+        if route.meter is not None:
+            self._measure(route)
+
+    def _measure(self, route: TopicRoute) -> None:
+        work = memory.ints(_work)
+        qos0 = 0
+        qos1 = 0
+        qos2 = 0
+        number = route.head
+        while number >= 0:
+            if work[number * 9 + 2] == 0:
+                qos0 += 1
+            elif work[number * 9 + 2] == 1:
+                qos1 += 1
+            else:
+                qos2 += 1
+            number = work[number * 9 + 8]
+        route.meter.came(qos0, qos1, qos2)
 
 
 def header_count() -> int:

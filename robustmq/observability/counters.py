@@ -12,6 +12,8 @@ from __future__ import annotations
 import mmap
 from typing import Literal, NamedTuple
 
+from robustmq.observability.topic_metrics import TopicCounters
+
 CELL = 8
 Labels = tuple[tuple[str, str], ...]
 
@@ -205,8 +207,10 @@ class Row:
 class Counters:
     """All rows, in anonymous memory shared with every process forked afterwards."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, topic_filters: tuple[str, ...] = ()) -> None:
+        """`topic_filters` name the topics that are counted of themselves."""
         assert workers > 0, "counters need at least one worker"
+        self.topics = TopicCounters(workers, topic_filters)
         self.workers = workers
         self._memory = mmap.mmap(-1, workers * len(COUNTERS) * CELL)
         self._cells = memoryview(self._memory).cast("q")

@@ -31,7 +31,19 @@ class CounterCollector(Collector):
         build.add_metric([__version__], 1)
         yield build
         yield from self._families()
+        yield self._topics()
         yield from self._processes()
+
+    def _topics(self) -> Metric:
+        family = CounterMetricFamily(
+            "robustmq_topic_messages",
+            "Messages of the topics that [[topic_metrics]] chooses.",
+            labels=["filter", "direction", "qos", "worker"],
+        )
+        for cell in self._counters.topics.cells():
+            labels = [cell.filter, cell.direction, str(cell.qos), str(cell.worker)]
+            family.add_metric(labels, cell.value)
+        return family
 
     def _families(self) -> Iterator[Metric]:
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}

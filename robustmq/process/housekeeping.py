@@ -17,9 +17,11 @@ from robustmq.config import Settings
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.net.relay import Relays
 from robustmq.observability.sys_topics import WATCHED, LoadAverages, Maxima, Status, sys_topics
+from robustmq.observability.topic_metrics import TopicMeters
 from robustmq.process.context import WorkerContext
 from robustmq.records import Message
 from robustmq.shard.broker import Broker
+from robustmq.shard.figures import gauges, totals
 
 TICK_S = 0.05
 LATE_S = 0.005
@@ -37,6 +39,7 @@ class Housekeeping:
         broker: Broker,
         mqtt: MqttSockets,
         relays: Relays,
+        meters: TopicMeters,
         context: WorkerContext,
         settings: Settings,
         loop: asyncio.AbstractEventLoop,
@@ -44,6 +47,7 @@ class Housekeeping:
         self._broker = broker
         self._mqtt = mqtt
         self._relays = relays
+        self._meters = meters
         self._context = context
         self._settings = settings
         self._loop = loop
@@ -92,11 +96,12 @@ class Housekeeping:
         bans = broker.cluster.bans
         if broker.worker_id == 0 and bans.any and bans.has_expired(clock.wall_ms()):
             broker.cluster.expire_bans()
-        for name, value in broker.gauges().items():
+        for name, value in gauges(broker).items():
             row.set(name, value)
         row.set("tls_relayed", len(self._relays))
         held = self._context.counters.total("mqtt_retained_messages")
         broker.owner.retained_elsewhere = held - row.get("mqtt_retained_messages")
+        self._meters.second()
         self._count_totals()
         row.set("heartbeat_ms", clock.wall_ms())
         interval = self._settings.mqtt.sys_interval_s
@@ -108,14 +113,14 @@ class Housekeeping:
 
     def _count_totals(self) -> None:
         """Add what was counted elsewhere since the last second: counters survive their worker."""
-        totals = self._totals()
-        for name, total in totals.items():
+        counted = self._totals()
+        for name, total in counted.items():
             self._context.row.add(name, total - self._counted[name])
-        self._counted = totals
+        self._counted = counted
 
     def _totals(self) -> dict[str, int]:
         return {
-            **self._broker.totals(),
+            **totals(self._broker),
             "mqtt_bytes_received": self._mqtt.bytes_in,
             "mqtt_bytes_sent": self._mqtt.bytes_out,
         }
@@ -140,7 +145,7 @@ class Housekeeping:
             yield
 
     def _publish_sys(self) -> None:
-        totals = self._context.counters.totals()
+        sums = self._context.counters.totals()
         heap = self._resident_bytes()
         self._maxima.see({"heap": heap})
         status = Status(
@@ -151,8 +156,8 @@ class Housekeeping:
             self._maxima.seen,
             heap,
         )
-        rows = sys_topics(totals, status)
-        rows += self._loads.update(totals, clock.monotonic_ms())
+        rows = sys_topics(sums, status)
+        rows += self._loads.update(sums, clock.monotonic_ms())
         broker = self._broker
         for topic, payload in rows:
             if broker.placement.worker(topic, 0) == broker.worker_id:

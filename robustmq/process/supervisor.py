@@ -90,7 +90,8 @@ class Supervisor:
         self._cluster_id = cluster_id
         self._run_directory = run_directory
         self._worker_count = reloading.settings.worker_count
-        self._counters = Counters(self._worker_count)
+        topics = tuple(one.filter for one in reloading.settings.topic_metrics)
+        self._counters = Counters(self._worker_count, topics)
         self._incarnation = _read_number(run_directory / INCARNATION_FILE)
         self._listening: dict[int, list[str]] = {}
         self._announced = False

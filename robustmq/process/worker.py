@@ -85,6 +85,7 @@ class Worker:
         self._context = context
         self._settings = context.settings
         self._row = context.row
+        self._meters = context.counters.topics.meters(context.worker_id)
         self._kafka: weakref.WeakSet[KafkaConnection] = weakref.WeakSet()
 
     async def run(self) -> int:
@@ -105,10 +106,18 @@ class Worker:
         self._open_broker(loop, view)
         await self._link(loop)
         await self._listen(loop, view)
-        self._control = ControlSocket(context.run_directory, Operator(self._broker))
+        self._control = ControlSocket(
+            context.run_directory, Operator(self._broker, context.counters.topics.totals)
+        )
         await self._control.start(loop)
         self._housekeeping = Housekeeping(
-            self._broker, self._mqtt, self._ways_in.relays, context, self._settings, loop
+            self._broker,
+            self._mqtt,
+            self._ways_in.relays,
+            self._meters,
+            context,
+            self._settings,
+            loop,
         )
         self._housekeeping.start()
         # What the start has made stays: the collector need not look at it again and again. And it
@@ -196,6 +205,7 @@ class Worker:
             self._committer.kick,
             clock.monotonic_us,
             lambda delay_us, run: loop.call_later(delay_us / 1e6, run),
+            self._meters,
         )
         self._broker = Broker(
             settings,

@@ -223,6 +223,7 @@ class Broker:
             around.call_soon,
             self.turn,
         )
+        self.delivery.meters = self.placement.meters = around.meters
         self._bound_topics()
         self.namings = Namings(self.settings, self.placement)
         self.pressure = Pressure(
@@ -710,43 +711,6 @@ class Broker:
         self.sessions.reload()
         self.admission.reload()
         self.events.reload()
-
-    def gauges(self) -> dict[str, int]:
-        """What is counted by looking, for the counters."""
-        stores = self.stores.values()
-        return {
-            "mqtt_connections": self.connections,
-            "sys_events_waiting": len(self.events),
-            "mqtt_clients_slowed": len(self.rates),
-            "mqtt_sessions": len(self.sessions),
-            "mqtt_subscriptions": self.sessions.subscriptions,
-            "mqtt_shared_subscriptions": self.sessions.shared_subscriptions,
-            "mqtt_delayed_messages": self.delayed.waiting,
-            "mqtt_retained_messages": sum(store.retained.count for store in stores),
-            "kafka_groups": len(self.groups.listings()),
-            "kafka_fetches_parked": len(self.waits),
-            "topics": sum(store.light_topics for store in stores),
-            "partitions": len(self.partitions),
-            "shards": len(self.stores),
-            "storage_pending_bytes": sum(store.uncommitted_bytes for store in stores),
-            "bus_queued_bytes": sum(
-                self.around.bus.queued_bytes(worker) for worker in range(self.worker_count)
-            ),
-        }
-
-    def totals(self) -> dict[str, int]:
-        """What has been counted since the start of this worker, where the counters would cost."""
-        received = self.tally.messages + self.tally.denied
-        return {
-            "mqtt_messages_received": self.tally.messages,
-            "mqtt_publish_denied": self.tally.denied,
-            "mqtt_packets_received": self.packets_in + received,
-            "mqtt_packets_sent": self.packets_out,
-            "mqtt_rate_pauses": self.rates.pauses,
-            "storage_bytes_written": sum(store.end_position for store in self.stores.values()),
-            "storage_commits": self.commits.count,
-            "storage_syncs": self.commits.syncs,
-        }
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from robustmq.core import batches, blocks
+from robustmq.core import batches, blocks, fanout
 from robustmq.core.publish import TopicRoute, build_entry
 from robustmq.errors import Fault
 from robustmq.records import MESSAGE_EXPIRY, Header, Record
 from robustmq.shard.commits import Commits
+from robustmq.shard.metering import came
 from robustmq.shard.owner import Owner
 from robustmq.shard.placement import (
     CLASSES,
@@ -111,6 +112,8 @@ class Delayed:
             return False
         if refused:
             self._count("mqtt_delayed_refused", 1)
+        elif route.meter is not None:
+            came(route.meter, fanout.record_levels(block, 0))
         if refused or kind == MEMORY:
             self._over(shard, store, message)
         return True

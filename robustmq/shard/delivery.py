@@ -34,6 +34,7 @@ from robustmq.shard.inbox import (
     reference,
 )
 from robustmq.shard.left_behind import LeftBehind
+from robustmq.shard.metering import Meter, Meters, NoMeters
 from robustmq.shard.shares import RETAIN_FLAG, LocalSubscription, share_flags
 from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import INBOX, ShardStore
@@ -145,6 +146,7 @@ class Delivery:
         self._count = count
         self._trie = FilterTrie()
         self._routes = HashTable(MAX_ROUTES)
+        self.meters: Meters = NoMeters()
         self._mounted = 0
         """Subscriptions of clients under a mount point."""
         self._audiences: dict[tuple[int, ...], Audience] = {}
@@ -187,6 +189,7 @@ class Delivery:
             audience = self._audiences[key] = audience_of(matched)
         route = DeliveryRoute(topic, *audience[:2], bool(audience.wanted))
         route.wanted = audience.wanted
+        route.meter = self.meters.of(topic)
         self._routes.put(topic_key(topic), route)
         return route
 
@@ -351,6 +354,9 @@ class Delivery:
         if frame and not (sink.max_packet_size and len(frame) > sink.max_packet_size):
             sink.append(frame)
             self._count("mqtt_messages_sent", 1)
+            meter = self._meter(data) if self.meters.any else None
+            if meter is not None:
+                meter.sent(0, 1)
             if subscriber.peer is not None:
                 subscriber.peer.sink_ready()
 
@@ -372,8 +378,8 @@ class Delivery:
                 records[index] >> LEVEL_BITS,
                 now_ms,
             ):
+                self._count_dropped(subscriber, dropped)
                 self._inbox.drop(dropped)
-                self._count("mqtt_messages_dropped", 1)
         self._ready(subscriber)
 
     def _into_inbox(
@@ -513,9 +519,21 @@ class Delivery:
                         records[index] >> LEVEL_BITS,
                         now_ms,
                     )
-                    if dropped:
-                        self._count("mqtt_messages_dropped", len(dropped))
+                    for one in dropped:
+                        self._count_dropped(wanted.subscriber, one)
                 self._ready(wanted.subscriber)
+
+    def _count_dropped(self, subscriber: Subscriber, dropped: int) -> None:
+        """There was no room in a queue for this message."""
+        self._count("mqtt_messages_dropped", 1)
+        if self.meters.any:
+            located = self._inbox.locate(subscriber.shard, dropped)
+            meter = None if located is None else self._meter(located.entry)
+            if located is not None and meter is not None:
+                meter.dropped(fanout.record_levels(located.entry, 0)[located.index] & 3, 1)
+
+    def _meter(self, entry: bytes) -> Meter | None:
+        return self.meters.of(blocks.entries(entry)[0].topic)
 
     def deliver_retained(self, local: LocalSubscription, entry: bytes) -> None:
         """Send a retained value to one new subscription: RETAIN is 1 [MQTT-3.3.1-8]."""
@@ -574,6 +592,8 @@ class Delivery:
         for delivery in deliveries:
             located = self._inbox.locate(subscriber.shard, delivery.reference)
             frame = b"" if located is None else self._encode(subscriber, located, delivery)
+            if self.meters.any and located is not None:
+                self._measure(located.entry, delivery, bool(frame))
             if not delivery.qos:
                 self._inbox.drop(delivery.reference)
             if frame:
@@ -587,6 +607,11 @@ class Delivery:
             self._count("mqtt_messages_sent", sent)
             subscriber.peer.sink_ready()
         return bool(discarded)
+
+    def _measure(self, entry: bytes, delivery: Outgoing, sent: bool) -> None:
+        meter = self._meter(entry)
+        if meter is not None and not delivery.dup:
+            (meter.sent if sent else meter.dropped)(delivery.qos, 1)
 
     def _encode(self, subscriber: Subscriber, located: Located, delivery: Outgoing) -> bytes:
         """The packet, with a topic alias where the client allows one; b"" if it may not be sent."""

@@ -18,6 +18,7 @@ from robustmq.core.publish import RouteTable, TopicRoute
 from robustmq.errors import BrokerError, Fault
 from robustmq.names import DELAYED_PREFIX, split_delayed
 from robustmq.shard.cluster_view import Declared
+from robustmq.shard.metering import Meters, NoMeters
 
 # What a block holds, so that one block is appended in one way.
 LIGHT, MEMORY, DECLARED, DELAYED, RETAINED = range(5)
@@ -76,6 +77,7 @@ class Placement:
         """Of the declared topics that set it."""
         self.max_delay_s = 0
         """The longest delay of a message; see `route`."""
+        self.meters: Meters = NoMeters()
         self.cleared: Callable[[], None] = lambda: None
         """Called when topics may have other routes."""
         self._default_mode = default_mode
@@ -233,6 +235,8 @@ class Placement:
             Fault.NOT_AUTHORIZED if topic.startswith(SYS_PREFIX) else None,
             asked,
             delay_ms,
+            # A delayed message is counted when it is published.
+            self.meters.of(topic) if not delay_ms else None,
         )
 
 

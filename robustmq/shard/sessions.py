@@ -50,6 +50,7 @@ from robustmq.promises import Promise
 from robustmq.records import Message, to_record
 from robustmq.shard import wire
 from robustmq.shard.inbox import HELD
+from robustmq.shard.metering import came
 from robustmq.shard.naming import Naming
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND, SYS_PREFIX
 from robustmq.shard.received import packet_name
@@ -373,6 +374,8 @@ class Sessions:
         entry = bytearray(
             build_entry(route.topic, route.log_name, route.partition, flags, origin, 0, batch)
         )
+        if route.meter is not None:
+            came(route.meter, [message.qos])
         if route.delay_ms:
             blocks.set_due(entry, 0, broker.wall_ms() + route.delay_ms)
         alone = message.retain and broker.retain_alone and not message.topic.startswith(SYS_PREFIX)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
+from robustmq.shard.metering import Meters, NoMeters
 from robustmq.shard.rpc import Bus
 from robustmq.shard.sessions import Authenticator
 
@@ -27,6 +28,7 @@ class Surroundings:
         kick: Callable[[], None],
         monotonic_us: Callable[[], int],
         call_later: Callable[[int, Callable[[], None]], object],
+        meters: Meters | None = None,
     ) -> None:
         """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
         **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
@@ -42,3 +44,4 @@ class Surroundings:
         self.kick = kick
         self.monotonic_us = monotonic_us
         self.call_later = call_later
+        self.meters: Meters = NoMeters() if meters is None else meters

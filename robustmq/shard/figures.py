@@ -1,0 +1,44 @@
+"""What is seen of a worker by looking at it: gauges, and totals counted where they arise."""
+
+from __future__ import annotations
+
+from robustmq.shard.broker import Broker
+
+
+def gauges(broker: Broker) -> dict[str, int]:
+    """What is counted by looking, for the counters."""
+    stores = broker.stores.values()
+    return {
+        "mqtt_connections": broker.connections,
+        "sys_events_waiting": len(broker.events),
+        "mqtt_clients_slowed": len(broker.rates),
+        "mqtt_sessions": len(broker.sessions),
+        "mqtt_subscriptions": broker.sessions.subscriptions,
+        "mqtt_shared_subscriptions": broker.sessions.shared_subscriptions,
+        "mqtt_delayed_messages": broker.delayed.waiting,
+        "mqtt_retained_messages": sum(store.retained.count for store in stores),
+        "kafka_groups": len(broker.groups.listings()),
+        "kafka_fetches_parked": len(broker.waits),
+        "topics": sum(store.light_topics for store in stores),
+        "partitions": len(broker.partitions),
+        "shards": len(broker.stores),
+        "storage_pending_bytes": sum(store.uncommitted_bytes for store in stores),
+        "bus_queued_bytes": sum(
+            broker.around.bus.queued_bytes(worker) for worker in range(broker.worker_count)
+        ),
+    }
+
+
+def totals(broker: Broker) -> dict[str, int]:
+    """What has been counted since the start of this worker, where the counters would cost."""
+    received = broker.tally.messages + broker.tally.denied
+    return {
+        "mqtt_messages_received": broker.tally.messages,
+        "mqtt_publish_denied": broker.tally.denied,
+        "mqtt_packets_received": broker.packets_in + received,
+        "mqtt_packets_sent": broker.packets_out,
+        "mqtt_rate_pauses": broker.rates.pauses,
+        "storage_bytes_written": sum(store.end_position for store in broker.stores.values()),
+        "storage_commits": broker.commits.count,
+        "storage_syncs": broker.commits.syncs,
+    }
