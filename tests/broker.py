@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -150,6 +151,16 @@ class BrokerProcess:
         """Process ids of the workers that run now, by their number."""
         processes = self.processes()
         return [processes[name] for name in sorted(processes) if "worker" in name]
+
+    def open_sockets(self) -> int:
+        """Open sockets of all workers. (The files are storage's, which keeps a bounded number
+        open.)"""
+        count = 0
+        for pid in self.worker_pids():
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    count += str(link.readlink()).startswith("socket:")
+        return count
 
     def kill_worker(self, worker: int) -> None:
         """Kill -9 a worker; the supervisor starts it again."""

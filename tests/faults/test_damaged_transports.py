@@ -17,7 +17,7 @@ from pathlib import Path
 from robustmq.mqtt.packets import Publish
 from tests.broker import BrokerProcess, until
 from tests.core.fuzzing import damage
-from tests.faults.test_fuzz import SETTINGS, descriptors, metrics, mqtt_bytes, settled
+from tests.faults.test_fuzz import SETTINGS, metrics, mqtt_bytes, settled
 from tests.mqtt.wire import Wire, client_id_on, topic_on
 from tests.net.carriers import Certificates, frame, request, tls, websocket_wire
 from tests.net.test_proxy_protocol import TLV, v2_tcp4
@@ -161,7 +161,7 @@ def test_damaged_transports_end_connections_and_nothing_else(tmp_path: Path) -> 
         workers = broker.worker_pids()
         serves(broker, certificates)
         until(lambda: settled(broker), 30, "the end of all connections")
-        before = descriptors(broker)
+        before = broker.open_sockets()
         attacker = Attacker(broker, certificates.context())
         attacker.run()
         until(lambda: settled(broker), 30, "the end of all connections")
@@ -169,7 +169,7 @@ def test_damaged_transports_end_connections_and_nothing_else(tmp_path: Path) -> 
         what = f"{attacker.conversations} conversations"
         assert broker.worker_pids() == workers, what
         assert "Traceback" not in broker.log, what
-        until(lambda: descriptors(broker) <= before, 15, "the end of all sockets")
+        until(lambda: broker.open_sockets() <= before, 15, "the end of all sockets")
         sums = metrics(broker)
         for name in ("websocket_faults", "websocket_upgrades_refused", "proxy_headers_refused"):
             assert sums[f"robustmq_{name}_total"] > 10, (name, what)

@@ -266,16 +266,6 @@ def resident(broker: BrokerProcess) -> int:
     return total
 
 
-def descriptors(broker: BrokerProcess) -> int:
-    """Open sockets of all workers. (The files are storage's, which keeps a bounded number open.)"""
-    count = 0
-    for pid in broker.worker_pids():
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                count += str(link.readlink()).startswith("socket:")
-    return count
-
-
 def settled(broker: BrokerProcess) -> bool:
     """Everybody has left, and what they left behind is over."""
     sums = metrics(broker)
@@ -321,7 +311,7 @@ def test_two_minutes_of_damaged_packets_end_connections_and_nothing_else(tmp_pat
         attacker.run(SECONDS * WARM)
         attacker.leave()
         until(lambda: settled(broker), 30, "the end of all connections")
-        resident_before, open_before = resident(broker), descriptors(broker)
+        resident_before, open_before = resident(broker), broker.open_sockets()
         attacker.run(SECONDS * (1 - WARM))
         attacker.leave()
         until(lambda: settled(broker), 30, "the end of all connections")
@@ -330,7 +320,7 @@ def test_two_minutes_of_damaged_packets_end_connections_and_nothing_else(tmp_pat
         what = f"seed {SEED}, {attacker.conversations} conversations"
         assert broker.worker_pids() == workers, what
         assert "Traceback" not in broker.log, what
-        assert descriptors(broker) <= open_before, what
+        assert broker.open_sockets() <= open_before, what
         grown = resident(broker) - resident_before
         assert grown < GROWTH_BYTES, f"{what}: {grown >> 20} MiB more"
         sums = metrics(broker)

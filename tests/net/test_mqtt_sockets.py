@@ -7,7 +7,6 @@ import asyncio
 import gc
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -34,10 +33,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
         assert process.stop() == 0
 
 
-def open_files(broker: BrokerProcess) -> int:
-    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in broker.worker_pids())
-
-
 def test_the_reason_arrives_though_the_broker_has_not_read_all_that_was_sent(
     broker: BrokerProcess,
 ) -> None:
@@ -60,12 +55,12 @@ def test_the_reason_arrives_though_the_broker_has_not_read_all_that_was_sent(
 def test_a_connection_that_the_broker_ends_is_closed_though_its_peer_does_not_close(
     broker: BrokerProcess,
 ) -> None:
-    before = open_files(broker)
+    before = broker.open_sockets()
     clients = [Wire(broker.mqtt) for _ in range(20)]
     for client in clients:
         client.connect()
         client.send(b"\x36\x00")
-    until(lambda: open_files(broker) <= before, 15, "the end of the connections")
+    until(lambda: broker.open_sockets() <= before, 15, "the end of the connections")
     for client in clients:
         client.drop()
 

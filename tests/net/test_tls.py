@@ -371,10 +371,6 @@ def test_a_client_that_vanishes_behind_a_relay_leaves_its_will(
             assert watcher.expect(Publish).payload == b"%d" % home
 
 
-def open_files(broker: BrokerProcess) -> int:
-    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in broker.worker_pids())
-
-
 def test_closed_connections_leave_no_descriptors(broker: BrokerProcess, secure: Secure) -> None:
     def round_of_clients() -> None:
         for number in range(20):
@@ -385,9 +381,9 @@ def test_closed_connections_leave_no_descriptors(broker: BrokerProcess, secure: 
             else:
                 wire.disconnect()
 
-    before = open_files(broker)
+    before = broker.open_sockets()
     round_of_clients()
-    until(lambda: open_files(broker) <= before, 15, "the end of the connections")
+    until(lambda: broker.open_sockets() <= before, 15, "the end of the connections")
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
