@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from robustmq.mqtt.packets import Ack, Properties, Publish, SubAck
+from robustmq.mqtt.packets import Ack, Properties, Publish, SubAck, Will
 from tests.conformance.conftest import Names, Open
 from tests.mqtt.wire import PUBACK, PUBCOMP, PUBREC, PUBREL, Wire
 
@@ -472,6 +472,13 @@ def test_a_client_cannot_publish_to_sys(wire: Open, names: Names) -> None:
     client.publish(b"$SYS/forged", b"x", 0)
     client.expect_nothing()
     client.publish(b"$SYSTEM/mine", b"x", 1)
+    # Nor can its will.
+    for version in (3, 4, 5):
+        dying = wire(version)
+        dying.connect(names.client(0), will=Will(b"$SYS/forged", b"x", 1, True))
+        dying.drop()
+    watcher.expect_nothing()
+    watcher.subscribe(b"$SYS/forged")
     watcher.expect_nothing()
 
 

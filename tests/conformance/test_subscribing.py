@@ -406,13 +406,19 @@ def test_what_a_member_has_not_acknowledged_goes_to_another_when_its_session_end
         slow.drop()
     # The message of QoS 2 that was sent is lost with its session, and sent to nobody else.
     assert sorted(payloads(quick, 4)) == [b"1", b"2", b"3", b"4"]
+    # What a member refuses is over: neither it nor another gets it, not even when it leaves.
     publisher.publish(topic, b"refused", 1)
-    packet = quick.expect(Publish)
+    publisher.publish(topic, b"refused", 2)
+    refused = [quick.expect(Publish), quick.expect(Publish)]
     other = wire()
     other.connect(names.client(1))
-    other.subscribe(share, qos=1)
-    quick.send(Ack(PUBACK, packet.packet_id, 0x80))
+    other.subscribe(share, qos=2)
+    for packet in refused:
+        quick.send(Ack(PUBACK if packet.qos == 1 else PUBREC, packet.packet_id, 0x80))
     quick.expect_nothing()
+    quick.disconnect()
+    publisher.publish(topic, b"last", 1)
+    assert other.receive().payload == b"last"
     other.expect_nothing()
 
 
