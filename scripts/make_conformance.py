@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,20 +68,29 @@ def statements(specification: Specification) -> list[Statement]:
     return found
 
 
-def proven(marker: str) -> dict[str, list[str]]:
-    """Statement -> the tests that name it."""
-    found: dict[str, list[str]] = {}
+@cache
+def markers() -> list[tuple[str, str, str]]:
+    """(marker, statement, test) of all tests."""
+    found = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for function in ast.parse(path.read_text()).body:
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
+            where = f"{path.relative_to(ROOT)}::{function.name}"
             for decorator in function.decorator_list:
-                if not isinstance(decorator, ast.Call):
-                    continue
-                if ast.unparse(decorator.func) == f"pytest.mark.{marker}":
-                    where = f"{path.relative_to(ROOT)}::{function.name}"
-                    for argument in decorator.args:
-                        found.setdefault(ast.literal_eval(argument), []).append(where)
+                if isinstance(decorator, ast.Call):
+                    name = ast.unparse(decorator.func).removeprefix("pytest.mark.")
+                    if name in ("mqtt", "mqtt311"):
+                        found += [(name, ast.literal_eval(one), where) for one in decorator.args]
+    return found
+
+
+def proven(marker: str) -> dict[str, list[str]]:
+    """Statement -> the tests that name it."""
+    found: dict[str, list[str]] = {}
+    for name, statement, where in markers():
+        if name == marker:
+            found.setdefault(statement, []).append(where)
     return found
 
 
