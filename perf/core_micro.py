@@ -16,6 +16,7 @@ from typing import Any
 
 from robustmq import core
 from robustmq.core import acks, blocks, fanout, frames, hashing
+from robustmq.core.audience import DeliveryRoute, Sink, Variant
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hash_table import HashTable
 from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
@@ -96,9 +97,9 @@ def table_of(block: bytearray, value: Callable[[bytes], object]) -> HashTable:
     return table
 
 
-def route_to(variant: fanout.Variant, topic: bytes) -> fanout.DeliveryRoute:
+def route_to(variant: Variant, topic: bytes) -> DeliveryRoute:
     """A route of a topic to one variant."""
-    return fanout.DeliveryRoute(topic, [variant], [], False)
+    return DeliveryRoute(topic, [variant], [], False)
 
 
 def unknown(topic: bytes) -> Any:
@@ -110,14 +111,14 @@ def measure_deliver(seconds: float) -> None:
     """The fan-out."""
     for topics, receivers, limit in ((1, 1, "60"), (MESSAGES, 1, "150"), (1, 500, "-")):
         block = block_of(topics)
-        sinks = [fanout.Sink(5, 1 << 30) for _ in range(receivers)]
-        variant = fanout.Variant(5, 0, False, b"", sinks)
+        sinks = [Sink(5, 1 << 30) for _ in range(receivers)]
+        variant = Variant(5, 0, False, b"", sinks)
         routes = table_of(block, functools.partial(route_to, variant))
 
         def deliver(
             block: bytearray = block,
             routes: HashTable = routes,
-            sinks: list[fanout.Sink] = sinks,
+            sinks: list[Sink] = sinks,
         ) -> None:
             fanout.deliver(block, routes, unknown, [], [], [], 1)
             for sink in sinks:

@@ -4,6 +4,7 @@ cimport robustmq.core.blocks as blocks
 cimport robustmq.core.memory as memory
 cimport robustmq.core.properties as properties
 from cpython cimport array
+from robustmq.core.audience cimport DeliveryRoute, Sink, Variant
 from robustmq.core.hash_table cimport HashTable
 from robustmq.core.memory cimport cbytes, mbytes, u64
 
@@ -14,35 +15,6 @@ cdef long long _STAMP_MAX
 cdef list _kept
 cdef Cursor _cursor
 cdef Frames _frames
-
-cdef class Sink:
-    cdef public int version
-    cdef public Py_ssize_t limit
-    cdef public Py_ssize_t max_packet_size
-    cdef public bint kept
-    cdef public bytearray data
-    cdef public bint dirty
-    cdef public long long dropped
-    cdef public long long messages
-    cdef public object owner
-    cpdef append(self, object data)
-    cpdef bytearray take(self)
-
-cdef class Variant:
-    cdef public int version
-    cdef public u64 no_local_origin
-    cdef public bint retain_as_published
-    cdef public Py_ssize_t strip
-    cdef public bytes subscription_ids
-    cdef public list sinks
-
-cdef class DeliveryRoute:
-    cdef public bytes topic
-    cdef public list always
-    cdef public list when_qos0
-    cdef public bint above_qos0
-    cdef public object wanted
-    cdef public object meter
 
 cdef class Cursor:
     cdef public object block

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple, cast
 
 from robustmq.core import blocks, fanout
-from robustmq.core.fanout import DeliveryRoute, Sink, Variant
+from robustmq.core.audience import DeliveryRoute, Sink, Variant
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hash_table import HashTable
 from robustmq.core.hashing import topic_key

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from robustmq.core import batches, blocks, fanout
-from robustmq.core.fanout import Variant
+from robustmq.core.audience import Variant
 from robustmq.mqtt.inflight import Delivery as Outgoing
 from robustmq.shard import wire
 from robustmq.shard.delivery import Pending, wanted_of

@@ -14,7 +14,8 @@ import heapq
 import zlib
 from collections.abc import Sequence
 
-from robustmq.core.fanout import Variant, identifiers_property
+from robustmq.core.audience import Variant
+from robustmq.core.fanout import identifiers_property
 from robustmq.mqtt.subscriptions import Subscription
 from robustmq.shard.share_homes import FULL, NEVER, READY, WAITING
 from robustmq.shard.strategies import KEEPS_KEYS, Dice, key_of, rendezvous

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from robustmq.core.fanout import Sink
+from robustmq.core.audience import Sink
 from robustmq.errors import Fault
 from robustmq.listener import Listener
 from robustmq.mqtt.packets import Packet

@@ -20,6 +20,7 @@ from array import array
 from collections.abc import Callable
 
 from robustmq.core import acks, batches, blocks, fanout, frames, hashing, properties
+from robustmq.core.audience import DeliveryRoute, Sink, Variant
 from robustmq.core.filters import FilterTrie
 from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
 from robustmq.core.topic_index import TopicIndex
@@ -306,15 +307,15 @@ def _stored(random_: random.Random, out: _Outcomes, builders: list[BlockBuilder]
 
 
 def _deliver(random_: random.Random, out: _Outcomes, data: bytes) -> None:
-    sinks = [fanout.Sink(version, random_.choice((0, 64, 1 << 20))) for version in (3, 4, 5, 5)]
+    sinks = [Sink(version, random_.choice((0, 64, 1 << 20))) for version in (3, 4, 5, 5)]
     sinks[3].max_packet_size = random_.choice((0, 20, 500))
     variants = [
-        fanout.Variant(4, 2, False, b"", sinks[:2]),
-        fanout.Variant(5, 0, True, fanout.identifiers_property((1, 300, 268_435_455)), sinks[2:]),
+        Variant(4, 2, False, b"", sinks[:2]),
+        Variant(5, 0, True, fanout.identifiers_property((1, 300, 268_435_455)), sinks[2:]),
     ]
-    route = fanout.DeliveryRoute(b"", variants[:1], variants[1:], True)
-    dirty: list[fanout.Sink] = []
-    above: list[tuple[int, fanout.DeliveryRoute]] = []
+    route = DeliveryRoute(b"", variants[:1], variants[1:], True)
+    dirty: list[Sink] = []
+    above: list[tuple[int, DeliveryRoute]] = []
     now = random_.choice((NOW_MS, 0, 2**63 - 1))
     shape = random_.choice((bytes, bytearray, memoryview))
     out.of(
@@ -324,7 +325,7 @@ def _deliver(random_: random.Random, out: _Outcomes, data: bytes) -> None:
     out.rows.append(([begin for begin, _ in above], len(dirty)))
     for sink in sinks:
         out.rows.append((bytes(sink.take()), sink.messages, sink.dropped))
-    one_each = [fanout.Variant(one.version, 0, True, b"", [one]) for one in sinks]
+    one_each = [Variant(one.version, 0, True, b"", [one]) for one in sinks]
     hands = [random_.choice((None, *one_each)) for _ in range(random_.randrange(9))]
     for begin in [0, *(begin for begin, _ in above)]:
         out.of("deal", lambda begin=begin: fanout.deal(shape(data), begin, hands, dirty, now))  # type: ignore[misc]

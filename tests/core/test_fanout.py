@@ -7,12 +7,13 @@ from array import array
 import pytest
 
 from robustmq.core import acks, batches, blocks, fanout
+from robustmq.core.audience import DeliveryRoute, Sink, Variant
 from robustmq.errors import BrokerError
 from robustmq.records import Record
 from tests.core.tables import by_topic
 
 
-def unwanted(topic: bytes) -> fanout.DeliveryRoute:
+def unwanted(topic: bytes) -> DeliveryRoute:
     """The look-up of a topic whose route is known already."""
     raise AssertionError(f"{topic!r} was looked up")
 
@@ -25,13 +26,13 @@ def entry(flags: int, *records: Record, topic: bytes = b"t") -> bytearray:
 
 
 def test_no_local_versions_and_identifiers_make_variants() -> None:
-    own, old, new = fanout.Sink(5, 100), fanout.Sink(4, 100), fanout.Sink(5, 100)
-    route = fanout.DeliveryRoute(
+    own, old, new = Sink(5, 100), Sink(4, 100), Sink(5, 100)
+    route = DeliveryRoute(
         b"t",
         [
-            fanout.Variant(5, 7, False, b"", [own]),
-            fanout.Variant(4, 0, False, b"", [old]),
-            fanout.Variant(5, 8, False, fanout.identifiers_property((1, 200)), [new]),
+            Variant(5, 7, False, b"", [own]),
+            Variant(4, 0, False, b"", [old]),
+            Variant(5, 8, False, fanout.identifiers_property((1, 200)), [new]),
         ],
         [],
         False,
@@ -48,17 +49,17 @@ def test_no_local_versions_and_identifiers_make_variants() -> None:
 
 
 def test_entries_above_qos_0_go_to_the_sessions_and_the_others_do_not() -> None:
-    always, above = fanout.Sink(4, 100), fanout.Sink(4, 100)
-    route = fanout.DeliveryRoute(
+    always, above = Sink(4, 100), Sink(4, 100)
+    route = DeliveryRoute(
         b"t",
-        [fanout.Variant(4, 0, False, b"", [always])],
-        [fanout.Variant(4, 0, False, b"", [above])],
+        [Variant(4, 0, False, b"", [always])],
+        [Variant(4, 0, False, b"", [above])],
         True,
     )
     block = entry(0, Record(None, b"0")) + entry(
         blocks.ACK, Record(None, b"1", [("mqtt.qos", b"1")])
     )
-    rows: list[tuple[int, fanout.DeliveryRoute]] = []
+    rows: list[tuple[int, DeliveryRoute]] = []
     assert fanout.deliver(memoryview(block), by_topic(), lambda topic: route, [], rows, [], 0) == 3
     assert [at for at, _ in rows] == [blocks.entries(block)[1].begin]
     assert bytes(above.take()) == b"\x30\x04\x00\x01t0"
@@ -66,12 +67,10 @@ def test_entries_above_qos_0_go_to_the_sessions_and_the_others_do_not() -> None:
 
 
 def test_a_full_sink_drops_and_counts_and_a_small_client_is_spared() -> None:
-    full, off, small = fanout.Sink(4, 1), fanout.Sink(4, 0), fanout.Sink(4, 100)
+    full, off, small = Sink(4, 1), Sink(4, 0), Sink(4, 100)
     full.append(b"ab")
     small.max_packet_size = 6
-    route = fanout.DeliveryRoute(
-        b"t", [fanout.Variant(4, 0, False, b"", [full, off, small])], [], False
-    )
+    route = DeliveryRoute(b"t", [Variant(4, 0, False, b"", [full, off, small])], [], False)
     block = entry(0, Record(None, b"v"), Record(None, b"v" * 300), Record(None, b"w"))
     assert fanout.deliver(block, by_topic({b"t": route}), unwanted, [], [], [], 0) == 2
     assert (full.dropped, off.dropped, bytes(full.take()), bytes(off.take())) == (3, 0, b"ab", b"")
@@ -79,13 +78,13 @@ def test_a_full_sink_drops_and_counts_and_a_small_client_is_spared() -> None:
 
 
 def test_records_are_dealt_each_to_the_one_who_stands_at_its_place() -> None:
-    one, two = fanout.Sink(4, 1000), fanout.Sink(5, 1000)
-    first = fanout.Variant(4, 0, False, b"", [one])
-    second = fanout.Variant(5, 0, True, fanout.identifiers_property((7,)), [two], 1)
+    one, two = Sink(4, 1000), Sink(5, 1000)
+    first = Variant(4, 0, False, b"", [one])
+    second = Variant(5, 0, True, fanout.identifiers_property((7,)), [two], 1)
     kept = Record(None, b"1", [("mqtt.retain", b"1")])
     old = Record(None, b"2", [("mqtt.message-expiry", b"1")])
     rows = [Record(None, b"0"), kept, old, Record(None, b"3"), Record(None, b"4")]
-    dirty: list[fanout.Sink] = []
+    dirty: list[Sink] = []
     block = memoryview(bytes(entry(0, *rows)))
     assert fanout.deal(block, 0, [first, second, first, None], dirty, 9_000_000) == 2
     assert dirty == [one, two]
@@ -127,9 +126,7 @@ def test_compressed_batches_are_opened_and_unsound_ones_have_no_messages() -> No
     assert fanout.encode(block, 0, 0, 4, 0, False, False, 0, (), 0) == b"\x30\x04\x00\x01tv"
     assert fanout.record_levels(block, 0) == [1]
     broken = blocks.build_entry(b"t", b"", 0, 0, 0, 0, plain[:61] + b"\xff" * 9)
-    route = fanout.DeliveryRoute(
-        b"t", [fanout.Variant(4, 0, False, b"", [fanout.Sink(4, 9)])], [], False
-    )
+    route = DeliveryRoute(b"t", [Variant(4, 0, False, b"", [Sink(4, 9)])], [], False)
     assert fanout.deliver(broken, by_topic({b"t": route}), unwanted, [], [], [], 0) == 0
     assert fanout.record_levels(broken, 0) == []
 

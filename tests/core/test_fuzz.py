@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from robustmq.core import batches, blocks, fanout
+from robustmq.core.audience import DeliveryRoute, Sink, Variant
 from robustmq.core.filters import FilterTrie
 from robustmq.errors import BrokerError
 from robustmq.records import Record
@@ -87,8 +88,8 @@ def test_a_record_that_no_packet_can_hold_is_not_sent_and_the_next_one_is() -> N
         0,
         batches.build([Record(None, bytes(limit + 1)), Record(None, b"v")], 0),
     )
-    sink = fanout.Sink(4, 1)
-    route = fanout.DeliveryRoute(b"t", [fanout.Variant(4, 0, False, b"", [sink])], [], False)
+    sink = Sink(4, 1)
+    route = DeliveryRoute(b"t", [Variant(4, 0, False, b"", [sink])], [], False)
     assert fanout.deliver(block, by_topic({b"t": route}), lambda topic: route, [], [], [], 0) == 1
     assert bytes(sink.take()) == b"\x30\x04\x00\x01tv"
 

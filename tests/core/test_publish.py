@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmq.core import batches, blocks, fanout, frames
+from robustmq.core.audience import DeliveryRoute, Sink, Variant
 from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
 from robustmq.errors import BrokerError, Fault
 from robustmq.records import Message, from_record
@@ -178,10 +179,10 @@ _user = st.lists(st.tuples(_strings | _strings.map(b"mqtt.".__add__), _strings),
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
-def all_to(sink: fanout.Sink) -> Callable[[bytes], fanout.DeliveryRoute]:
+def all_to(sink: Sink) -> Callable[[bytes], DeliveryRoute]:
     """One subscriber gets every topic."""
-    variants = [fanout.Variant(5, 0, True, b"", [sink])]
-    return lambda topic: fanout.DeliveryRoute(topic, variants, [], False)
+    variants = [Variant(5, 0, True, b"", [sink])]
+    return lambda topic: DeliveryRoute(topic, variants, [], False)
 
 
 @given(
@@ -218,8 +219,8 @@ def test_a_message_passes_unchanged_from_its_publisher_to_a_subscriber(rows: lis
         expected.append((topic, packet(topic, payload, 0x30 | first & 1, 0, aged + rest)))
     assert side.absorb(stream) == len(rows)
     block = bytearray().join(b.take() or b"" for b in side.builders)
-    sink = fanout.Sink(5, 1 << 20)
-    dirty: list[fanout.Sink] = []
+    sink = Sink(5, 1 << 20)
+    dirty: list[Sink] = []
     copies = fanout.deliver(block, by_topic(), all_to(sink), dirty, [], [], 1000 + 5000)
     assert copies == len(rows)
     assert dirty == [sink]
@@ -258,7 +259,7 @@ def test_damaged_packets_and_blocks_raise_broker_errors_only(data: st.DataObject
         side.publisher.absorb(stream, side.table, 0, count, 1)
     except BrokerError:
         pass
-    sink = fanout.Sink(5, 1 << 20)
+    sink = Sink(5, 1 << 20)
     try:
         fanout.deliver(block, by_topic(), all_to(sink), [], [], [], 1000)
         fanout.record_levels(block, 0)
