@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from robustmq.client_settings import FlappingSettings
+from robustmq.client_settings import FlappingSettings, SlowSubscriptionSettings
 from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
 from robustmq.listener import DEFAULT, Listener, problem_of, with_port
 from robustmq.sharing import SharedSubscription, Sharing, Strategy, WhenAway, problem_of_tables
@@ -423,6 +423,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     security: SecuritySettings = SecuritySettings()
     metrics: MetricsSettings = MetricsSettings()
     flapping: FlappingSettings = FlappingSettings()
+    slow_subscriptions: SlowSubscriptionSettings = SlowSubscriptionSettings()
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
     streams: tuple[Stream, ...] = ()
@@ -482,6 +483,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "security": SecuritySettings,
     "metrics": MetricsSettings,
     "flapping": FlappingSettings,
+    "slow_subscriptions": SlowSubscriptionSettings,
     "log": LogSettings,
     "limits": Limits,
 }

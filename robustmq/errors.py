@@ -65,6 +65,18 @@ class Fault(Row, enum.Enum):
     TIMED_OUT = (0x80, 0, 7, 504)
 
 
+OUR_DECISION = frozenset(
+    {
+        Fault.SESSION_TAKEN_OVER,
+        Fault.SERVER_SHUTTING_DOWN,
+        Fault.SERVER_BUSY,
+        Fault.BANNED,
+        Fault.ADMINISTRATIVE_ACTION,
+    }
+)
+"""Ends of connections that are no error of the peer, and counted where they are decided."""
+
+
 class KafkaCode(enum.IntEnum):
     """Kafka error codes (the protocol guide's table "Error Codes") that the broker answers with."""
 

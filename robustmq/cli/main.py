@@ -171,6 +171,13 @@ def bans(arguments: list[str]) -> int:
     return run_bans(arguments)
 
 
+def slow(arguments: list[str]) -> int:
+    """Show which clients and topics messages reach late."""
+    from robustmq.cli.slow import run_slow
+
+    return run_slow(arguments)
+
+
 COMMANDS: dict[str, Command] = {
     "start": start,
     "status": status,
@@ -178,6 +185,7 @@ COMMANDS: dict[str, Command] = {
     "subscriptions": subscriptions,
     "bans": bans,
     "topics": topics,
+    "slow": slow,
     "pub": pub,
     "sub": sub,
     "bench": bench,

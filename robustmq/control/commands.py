@@ -10,16 +10,18 @@ from typing import Any
 
 import msgspec
 
-from robustmq.control import bans, clients, topics
+from robustmq.control import bans, clients, slow, topics
 from robustmq.control.contract import Operator, Refused, Steps
 from robustmq.control.messages import (
     AddBan,
     AnyRequest,
+    ClearSlow,
     End,
     KickClient,
     ListBans,
     ListClients,
     Listing,
+    ListSlow,
     ListSubscriptions,
     RemoveBan,
     ShowClient,
@@ -39,6 +41,8 @@ HANDLERS: dict[type[Any], Callable[[Operator, Any], Steps]] = {
     AddBan: bans.add_ban,
     RemoveBan: bans.remove_ban,
     ShowTopicMetrics: topics.show_topic_metrics,
+    ListSlow: slow.list_slow,
+    ClearSlow: slow.clear_slow,
 }
 
 _decoder = msgspec.json.Decoder(AnyRequest)

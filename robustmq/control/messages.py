@@ -176,6 +176,26 @@ class BanRow(msgspec.Struct, frozen=True):
     until_ms: int
 
 
+class ListSlow(Listing, frozen=True, tag="slow_list", forbid_unknown_fields=True):
+    """The slow subscriptions of the clients of this worker, as `SlowRow`, the slowest first."""
+
+
+class ClearSlow(Request, frozen=True, tag="slow_clear", forbid_unknown_fields=True):
+    """Forget the slow subscriptions, and begin anew. Answered without rows."""
+
+
+class SlowRow(msgspec.Struct, frozen=True):
+    """A client and a topic that messages reach late: the highest latency, when that was, and how
+    often it was late."""
+
+    client_id: str
+    topic: str
+    latency_ms: int
+    count: int
+    at_ms: int
+    worker: int
+
+
 class ShowTopicMetrics(Request, frozen=True, tag="topic_metrics", forbid_unknown_fields=True):
     """The counters of `[[topic_metrics]]` over all workers, as `TopicCount`."""
 
@@ -190,6 +210,8 @@ AnyRequest = (
     | AddBan
     | RemoveBan
     | ShowTopicMetrics
+    | ListSlow
+    | ClearSlow
 )
 
 

@@ -93,6 +93,8 @@ class Housekeeping:
         broker.check_keep_alive()
         broker.sweep_retained()
         broker.checkpoint()
+        if broker.slow is not None:
+            broker.slow.tick()
         bans = broker.cluster.bans
         if broker.worker_id == 0 and bans.any and bans.has_expired(clock.wall_ms()):
             broker.cluster.expire_bans()

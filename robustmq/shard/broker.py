@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from robustmq import names
 from robustmq.config import Settings
 from robustmq.core.publish import Publisher, Tally
-from robustmq.errors import BrokerError, Fault
+from robustmq.errors import OUR_DECISION, BrokerError, Fault
 from robustmq.groups.timers import TimeWheel
 from robustmq.kafka.group_events import ForgetTopic
 from robustmq.listener import Listener
@@ -55,6 +55,7 @@ from robustmq.shard.rpc import Rpc
 from robustmq.shard.runtime import GroupRuntime
 from robustmq.shard.sessions import Sessions, bounds_of, capabilities_of
 from robustmq.shard.share_delivery import ShareDelivery
+from robustmq.shard.slow import SlowSubscriptions
 from robustmq.shard.strategies import Dice
 from robustmq.shard.surroundings import Surroundings
 from robustmq.shard.sys_events import SysEvents
@@ -69,17 +70,6 @@ if TYPE_CHECKING:
 
 RETAINED_SWEEP = 1000
 """Expired retained values that one shard removes in one go."""
-
-OUR_DECISION = frozenset(
-    {
-        Fault.SESSION_TAKEN_OVER,
-        Fault.SERVER_SHUTTING_DOWN,
-        Fault.SERVER_BUSY,
-        Fault.BANNED,
-        Fault.ADMINISTRATIVE_ACTION,
-    }
-)
-"""Ends that are no error of the peer, and counted where they are decided."""
 
 
 class Broker:
@@ -307,8 +297,17 @@ class Broker:
         """Who may come, and stay, and how fast it may send."""
         self.rates = Rates()
         self.events = SysEvents(self)
+        self.slow: SlowSubscriptions | None = None
+        self._measure()
         self.admission = Admission(self)
         self.cluster.on_ban = self.admission.banned
+
+    def _measure(self) -> None:
+        """Look for slow subscriptions, or not; what was found by the same settings stays."""
+        settings = self.settings.slow_subscriptions
+        if self.slow is None or self.slow.settings != settings:
+            self.slow = SlowSubscriptions(settings, self.wall_ms, self.count)
+        self.slow = self.delivery.slow = self.slow if settings.enabled else None
 
     def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
         recovery = Recovery(
@@ -479,6 +478,8 @@ class Broker:
         """A client that was let in is gone."""
         self.connections -= 1
         self.events.disconnected(client, client_id, reason)
+        if self.slow is not None:
+            self.slow.gone(client_id)
         self.admission.left(client_id)
 
     def publisher(self, version: int, origin: int, naming: Naming) -> Publisher:
@@ -711,6 +712,7 @@ class Broker:
         self.sessions.reload()
         self.admission.reload()
         self.events.reload()
+        self._measure()
 
     # -- ending ------------------------------------------------------------------------------------
 

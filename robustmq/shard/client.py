@@ -710,6 +710,8 @@ class MqttClient:
 
     def drained(self) -> None:
         """The client reads again: send what has gathered."""
+        if self._broker.slow is not None and self.subscriber is not None:
+            self._broker.slow.drained(self.subscriber)
         self.flush()
         if self.subscriber is not None:
             self._has_room(self.subscriber)
@@ -722,6 +724,9 @@ class MqttClient:
         data = subscriber.sink.take()
         if data:
             self._transport.write(data)
+            slow = self._broker.slow
+            if slow is not None and not self._transport.writable:
+                slow.stalled(subscriber, data)
         if self._full:
             self._full = False
             self._read_or_not()

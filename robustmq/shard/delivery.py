@@ -36,6 +36,7 @@ from robustmq.shard.inbox import (
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.metering import Meter, Meters, NoMeters
 from robustmq.shard.shares import RETAIN_FLAG, LocalSubscription, share_flags
+from robustmq.shard.slow import SlowSubscriptions
 from robustmq.shard.subscriber import Subscriber
 from robustmq.storage.shard_store import INBOX, ShardStore
 
@@ -150,6 +151,7 @@ class Delivery:
         self._mounted = 0
         """Subscriptions of clients under a mount point."""
         self._audiences: dict[tuple[int, ...], Audience] = {}
+        self.slow: SlowSubscriptions | None = None
         self._dirty: list[Sink] = []
         self._complex: list[tuple[int, DeliveryRoute]] = []
         self._away: list[tuple[int, Sink]] = []
@@ -222,6 +224,8 @@ class Delivery:
             )
             if delivered:
                 self._count("mqtt_messages_sent", delivered)
+                if self.slow is not None:
+                    self.slow.delivered(block, self._routes)
             if self._dirty:
                 self._wake_sinks()
             if self._complex:
@@ -586,7 +590,7 @@ class Delivery:
         are given up, because they have expired or are too large for it [MQTT-3.1.2-25]."""
         if subscriber.peer is None or not deliveries:
             return False
-        sink = subscriber.sink
+        sink, slow = subscriber.sink, self.slow
         sent = 0
         discarded: list[int] = []
         for delivery in deliveries:
@@ -599,6 +603,8 @@ class Delivery:
             if frame:
                 sink.append(frame)
                 sent += 1
+                if slow is not None and located is not None:
+                    slow.sent(subscriber, located.entry, delivery)
             elif delivery.qos:
                 discarded.append(delivery.packet_id)
         if discarded:

@@ -7,9 +7,11 @@ from robustmq.shard.broker import Broker
 
 def gauges(broker: Broker) -> dict[str, int]:
     """What is counted by looking, for the counters."""
-    stores = broker.stores.values()
+    stores, slow = broker.stores.values(), broker.slow
     return {
         "mqtt_connections": broker.connections,
+        "slow_subscriptions": len(slow) if slow is not None else 0,
+        "slow_subscriptions_highest_ms": slow.highest_ms if slow is not None else 0,
         "sys_events_waiting": len(broker.events),
         "mqtt_clients_slowed": len(broker.rates),
         "mqtt_sessions": len(broker.sessions),

@@ -393,6 +393,8 @@ class Sessions:
     def acknowledged(self, subscriber: Subscriber, kind: int, packet_ids: array[int]) -> None:
         """A run of PUBACK, PUBREC or PUBCOMP without errors."""
         session = subscriber.session
+        if self._broker.slow is not None:
+            self._broker.slow.finished(subscriber, kind, packet_ids)
         if kind == PUBACK:
             session.on_pubacks(packet_ids)
             self._write(subscriber)

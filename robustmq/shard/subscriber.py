@@ -74,6 +74,7 @@ class Subscriber:
         "session",
         "shard",
         "sink",
+        "timing",
         "topic_alias_maximum",
         "unqueued",
         "unsent",
@@ -98,6 +99,8 @@ class Subscriber:
         """Deliveries that stand in the inbox log and wait for their commit to be queued."""
         self.peer: Peer | None = None
         self.place = 0
+        # By packet identifier: since when a delivery is measured, and its topic (shard/slow.py).
+        self.timing: dict[int, tuple[int, bytes]] | None = None
         self.sink = Sink(session.version, 0)
         self.sink.owner = self
         self.topic_alias_maximum = 0
@@ -129,6 +132,7 @@ class Subscriber:
     def disconnect(self) -> None:
         """No connection serves this client."""
         self.peer = None
+        self.timing = None
         self.served = False
         self.sink.limit = 0
         self.sink.kept = self.keeps_qos0 and self.persistent
