@@ -13,6 +13,8 @@ import ssl
 from robustmq.net.tls import RECORD_BYTES, TlsCarrier, common_name, handshake_reason
 
 DISCARD_BYTES = 65_536
+USUAL_BYTES = 2_048
+"""What a CONNECT has room in, as a rule: a buffer for more costs more than the look."""
 
 
 class Peeked:
@@ -32,7 +34,10 @@ class Peeked:
 
     def look(self, maximum: int) -> bytes:
         """What has come; empty when the peer has ended."""
-        return self.accepted.recv(maximum, socket.MSG_PEEK)
+        data = self.accepted.recv(min(maximum, USUAL_BYTES), socket.MSG_PEEK)
+        if len(data) == USUAL_BYTES < maximum:
+            return self.accepted.recv(maximum, socket.MSG_PEEK)
+        return data
 
     def take(self, size: int) -> None:
         """Read what was seen."""

@@ -40,6 +40,8 @@ def open_listener(host: str, port: int, backlog: int, reuse_port: bool = True) -
         if family == socket.AF_INET6:
             # So that :: and 0.0.0.0 can be bound beside each other.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # What it accepts has the same: no system call a connection for that.
+        tune(sock)
         sock.bind((name, port))
         sock.setblocking(False)
         sock.listen(backlog)

@@ -22,7 +22,7 @@ from robustmq.listener import ENCRYPTED, Listener
 from robustmq.net.addresses import shown_address
 from robustmq.net.gates import ConnectionGate, ListenerGate
 from robustmq.net.handoff import Arrival, Handoff
-from robustmq.net.listeners import Acceptor, open_listener, tune
+from robustmq.net.listeners import Acceptor, open_listener
 from robustmq.net.mqtt_front_door import MqttFrontDoor
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.net.relay import Relays
@@ -175,8 +175,6 @@ class WaysIn:
 
     def adopt(self, sock: socket.socket | TlsCarrier, arrival: Arrival) -> None:
         """A connection whose home is here (or that must be told why not)."""
-        if isinstance(sock, socket.socket) and sock.family != socket.AF_UNIX:
-            tune(sock)
         self._sockets.adopt(
             sock,
             arrival.address,

@@ -37,7 +37,6 @@ from robustmq.net.listeners import (
     Acceptor,
     open_listener,
     open_own_listener,
-    tune,
 )
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.net.ways_in import WaysIn
@@ -62,7 +61,7 @@ from robustmq.storage.kv import LevelDb
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 LINK_TIMEOUT_S = 5.0
-GC_THRESHOLDS = (2_000, 10, 10)
+GC_THRESHOLDS = (10_000, 10, 10)
 DISK_RESERVE_BYTES = 32 * 1024 * 1024
 """Left free, so that LevelDB can go on where it cannot wait."""
 T = TypeVar("T")
@@ -361,7 +360,6 @@ class Worker:
     # -- connections -------------------------------------------------------------------------------
 
     def _adopt_kafka(self, sock: socket.socket, address: str) -> None:
-        tune(sock)
         connection = KafkaConnection(
             self._broker.gateway, self._settings.limits, address, self._row.add
         )
