@@ -62,6 +62,9 @@ MAX_ASKED = 64
 
 PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE, UNSUBSCRIBE = 3, 4, 5, 6, 7, 8, 10
 
+_NO_ACKS: deque[AckGroup] = deque()
+"""The groups of those who have had none yet: a deque takes 600 bytes, and most clients are idle."""
+
 
 class Transport(Protocol):
     """What carries the bytes; not `writable` while the client reads too slowly."""
@@ -168,7 +171,7 @@ class MqttClient:
         self._connect: Connect | None = None
         self._largest = 0
         self.publisher: Publisher | None = None
-        self._acks: deque[AckGroup] = deque()
+        self._acks = _NO_ACKS
         self._unacked = 0
         self._unreleased: set[int] = set()
         self._held = False
@@ -394,6 +397,8 @@ class MqttClient:
         self._queue_group(group, builders)
 
     def _queue_group(self, group: AckGroup, builders: list[int]) -> None:
+        if self._acks is _NO_ACKS:
+            self._acks = deque()
         self._acks.append(group)
         self._unacked += len(group.packet_ids)
         if builders:
