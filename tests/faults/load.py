@@ -40,7 +40,13 @@ class _Paho(paho.Client):
 class _Client:
     """A paho client with a session that outlives its connections."""
 
-    def __init__(self, broker: BrokerProcess, name: str, version: MQTTProtocolVersion) -> None:
+    def __init__(
+        self,
+        broker: BrokerProcess,
+        name: str,
+        version: MQTTProtocolVersion,
+        expiry: int = 3600,
+    ) -> None:
         five = version == MQTTProtocolVersion.MQTTv5
         self.client = _Paho(
             CallbackAPIVersion.VERSION2,
@@ -55,7 +61,7 @@ class _Client:
         kept = None
         if five:
             kept = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            kept.SessionExpiryInterval = 3600
+            kept.SessionExpiryInterval = expiry
         arguments: dict[str, Any] = {"clean_start": False, "properties": kept} if five else {}
         self.client.connect("127.0.0.1", broker.mqtt, keepalive=10, **arguments)
         self.client.loop_start()
@@ -128,12 +134,17 @@ class MqttSubscriber(_Client):
     """Receives what its persistent session gets."""
 
     def __init__(
-        self, broker: BrokerProcess, name: str, filters: dict[str, int], version: int
+        self,
+        broker: BrokerProcess,
+        name: str,
+        filters: dict[str, int],
+        version: int,
+        expiry: int = 3600,
     ) -> None:
         self.name = name
         self.received: Acked = []
         self._granted = threading.Event()
-        super().__init__(broker, name, MQTTProtocolVersion(version))
+        super().__init__(broker, name, MQTTProtocolVersion(version), expiry)
         self.client.on_message = self._on_message
         self.client.on_subscribe = lambda *_: self._granted.set()
         if filters:
@@ -152,6 +163,20 @@ class MqttSubscriber(_Client):
             f"{self.name}: {len(wanted - set(self.received))} messages, as"
             f" {sorted(wanted - set(self.received))[:5]},",
         )
+
+
+class MqttMember(MqttSubscriber):
+    """A member of a share group whose session ends with its connection; it joins again whenever it
+    is back."""
+
+    def __init__(self, broker: BrokerProcess, name: str, share: str) -> None:
+        self._share = share
+        super().__init__(broker, name, {share: 2}, 5, 0)
+
+    def _on_connect(self, *_: object) -> None:
+        if self.connects:
+            self.client.subscribe(self._share, 2)
+        super()._on_connect()
 
 
 class KafkaProducer:

@@ -17,7 +17,9 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from tests.broker import BrokerProcess, until
 from tests.faults.load import (
+    SETTLE_S,
     KafkaProducer,
+    MqttMember,
     MqttPublisher,
     MqttSubscriber,
     doubled,
@@ -71,6 +73,23 @@ def check_mqtt(broker: BrokerProcess, publisher: MqttPublisher, seen: list[MqttS
                 assert not doubled(got), f"{subscriber.name}: QoS 2 twice: {doubled(got)[:5]}"
 
 
+def check_group(
+    publishers: list[MqttPublisher], members: list[MqttSubscriber], steady: bool
+) -> None:
+    """What a share group was promised: at QoS 1 some member got each message, at QoS 2 one; a QoS 2
+    message that a session took with it to its end is lost [MQTT-4.8.2-5]."""
+
+    def missing() -> set[tuple[str, str]]:
+        got = {row for member in members for row in list(member.received)}
+        wanted = [one.acked for one in publishers if steady or one.qos == 1]
+        return {row for rows in wanted for row in rows} - got
+
+    until(lambda: not missing(), SETTLE_S, f"{members[0].name}'s group: {sorted(missing())[:5]}")
+    got = [payload for member in members for _, payload in member.received]
+    twice = doubled([one for one in got if one.startswith(("once ", "old-once "))])
+    assert not twice, f"QoS 2 twice to the group of {members[0].name}: {twice[:5]}"
+
+
 def check_kafka(broker: BrokerProcess, producer: KafkaProducer, seen: MqttSubscriber) -> None:
     """What a Kafka producer was promised, in the log and at an MQTT subscriber."""
     logged = read_log(broker, producer.topic, len(producer.sent))
@@ -96,6 +115,13 @@ def test_what_was_acknowledged_survives_every_kill(tmp_path: Path) -> None:
         exact = MqttSubscriber(broker, "exact", dict.fromkeys(Q1[:2] + Q2[:2], 2), 4)
         away = MqttSubscriber(broker, "away", {"f/q1/+": 1, "f/q2/+": 2}, 5)
         away.close()
+        groups = [
+            [MqttSubscriber(broker, f"steady-{n}", {"$share/steady/f/#": 2}, 5) for n in range(3)],
+            [
+                MqttSubscriber(broker, "stays", {"$share/changing/f/#": 2}, 5),
+                *(MqttMember(broker, f"passes-{n}", "$share/changing/f/#") for n in range(2)),
+            ],
+        ]
         publishers = [
             MqttPublisher(broker, "once", Q2, 2, 5),
             MqttPublisher(broker, "old-once", Q2, 2, 4),
@@ -118,9 +144,11 @@ def test_what_was_acknowledged_survives_every_kill(tmp_path: Path) -> None:
             check_mqtt(broker, publisher, [wide, back])
             few = [row for row in publisher.acked if row[0] in Q1[:2] + Q2[:2]]
             exact.wait_for(few)
+        check_group(publishers, groups[0], True)
+        check_group(publishers, groups[1], False)
         for producer in producers:
             check_kafka(broker, producer, wide)
-        for subscriber in (wide, exact, back):
+        for subscriber in (wide, exact, back, *groups[0], *groups[1]):
             subscriber.close()
         total = sum(len(p.acked) for p in publishers)
         total += sum(len(v) for p in producers for v in p.acked.values())
