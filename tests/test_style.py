@@ -66,6 +66,17 @@ def test_functions_are_short_enough_to_be_read() -> None:
     assert found == []
 
 
+def test_what_other_compiled_modules_count_on_is_compiled_too() -> None:
+    """One that is left out of the list is found only where it is imported."""
+    built = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    typed = [
+        path.with_suffix(".py")
+        for path in sorted((ROOT / "robustmq").rglob("*.pxd"))
+        if re.search(r"^(cpdef|cdef class) ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert [shown(path) for path in typed if f'sources = ["{shown(path)}"]' not in built] == []
+
+
 def test_modules_have_names_that_say_what_is_in_them() -> None:
     assert [shown(path) for path in CHECKED if path.stem in BANNED_NAMES] == []
 

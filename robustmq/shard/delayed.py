@@ -7,12 +7,16 @@ that it waits in it is published and removed by one write, so exactly once; only
 moved to another shard meanwhile (declared after it was sent) may a crash in between publish it
 again.
 
+A shard publishes a slice, and the next when that is committed; the shards take turns. So however
+many are due at once, the loop is not held and little waits for the disk.
+
 The time that it waits counts against its message expiry interval [MQTT-3.3.2-5]: what remains goes
 on with it, and what has expired is not published.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from robustmq.core import batches, blocks, fanout
@@ -34,8 +38,8 @@ from robustmq.shard.router import AckGroup, Router
 from robustmq.storage.delayed import DelayedMessage, published_as
 from robustmq.storage.shard_store import DELAYED_OVER, ShardStore
 
-SLICE = 200
-"""Entries published in one go: a thousand due at once do not hold the loop."""
+SLICE = 40
+"""Entries published in one go, so that what is due at once does not hold the loop."""
 _TRY_AGAIN = (Fault.STORAGE_FULL, Fault.STORAGE_FAILED, Fault.OWNER_UNAVAILABLE)
 
 
@@ -65,6 +69,9 @@ class Delayed:
         self._later = later
         self._turn = turn
         self._sent_on: set[tuple[int, int, int]] = set()
+        self._ready: deque[int] = deque()
+        self._busy: set[int] = set()
+        self._running = False
 
     @property
     def waiting(self) -> int:
@@ -72,21 +79,40 @@ class Delayed:
         return sum(store.delayed.count for store in self._stores.values())
 
     def tick(self) -> None:
-        """Publish what is due."""
+        """Look what is due."""
         now_ms = self._wall_ms()
         for shard, store in self._stores.items():
-            next_due_ms = store.delayed.next_due_ms
-            if next_due_ms is not None and next_due_ms <= now_ms:
-                self._publish_slice(shard, store, now_ms)
+            if shard not in self._busy and _is_due(store, now_ms):
+                self._line_up(shard)
 
-    def _publish_slice(self, shard: int, store: ShardStore, now_ms: int) -> None:
+    def _line_up(self, shard: int) -> None:
+        self._busy.add(shard)
+        self._ready.append(shard)
+        if not self._running:
+            self._running = True
+            self._later(self._publish_slice)
+
+    def _publish_slice(self) -> None:
+        """Publish a slice of the shard that is first in line."""
+        shard = self._ready.popleft()
+        store, now_ms = self._stores[shard], self._wall_ms()
         messages = store.delayed.due(now_ms, SLICE)
         published = sum(self._publish(shard, store, one, now_ms) for one in messages)
         store.delayed.advance()
         if published:
+            self._commits.mark(shard, False, lambda: self._committed(shard))
             self._turn()
-            if len(messages) == SLICE:
-                self._later(self.tick)
+        else:
+            # What cannot be published now is tried again at the next tick.
+            self._busy.discard(shard)
+        self._running = bool(self._ready)
+        if self._running:
+            self._later(self._publish_slice)
+
+    def _committed(self, shard: int) -> None:
+        self._busy.discard(shard)
+        if _is_due(self._stores[shard], self._wall_ms()):
+            self._line_up(shard)
 
     def _publish(self, shard: int, store: ShardStore, message: DelayedMessage, now_ms: int) -> bool:
         """Publish one; False when it has to be tried again later."""
@@ -145,6 +171,11 @@ class Delayed:
         self._sent_on.add(key)
         self._router.send(route.builder, block, confirmed)
         return True
+
+
+def _is_due(store: ShardStore, now_ms: int) -> bool:
+    next_due_ms = store.delayed.next_due_ms
+    return next_due_ms is not None and next_due_ms <= now_ms
 
 
 def _as_published(

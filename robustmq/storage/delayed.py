@@ -44,23 +44,24 @@ class DelayedMessages:
         self._lookups = lookups
         self.count = lookups.counter(_DELAYED) or 0
         """Messages that wait."""
-        self.next_due_ms: int | None = None
-        """No message is due before this; None: none waits."""
-        self._look_ahead(0)
+        self._first: bytes | None = _DELAYED
+        """No message has a key before this; None: none waits."""
+        self.advance()
 
-    def _look_ahead(self, from_ms: int) -> None:
-        found = next(self._lookups.range(_key(from_ms, 0), after(_DELAYED)), None)
-        self.next_due_ms = None if found is None else int.from_bytes(found[0][1:9], "big")
+    @property
+    def next_due_ms(self) -> int | None:
+        """No message is due before this; None: none waits."""
+        return None if self._first is None else int.from_bytes(self._first[1:9], "big")
 
     def add(self, position: int, block: bytes | bytearray | memoryview) -> None:
         """Keep the entries of a block that stands at this position of the log."""
         for place, entry in enumerate(blocks.entries(block)):
             due_ms = entry.base_offset
-            number = position << NUMBER_BITS | place
-            self._lookups.put(_key(due_ms, number), bytes(block[entry.begin : entry.end]))
+            key = _key(due_ms, position << NUMBER_BITS | place)
+            self._lookups.put(key, bytes(block[entry.begin : entry.end]))
             self._count(batches.record_count(bytes(block), entry.batch_begin))
-            if self.next_due_ms is None or due_ms < self.next_due_ms:
-                self.next_due_ms = due_ms
+            if self._first is None or key < self._first:
+                self._first = key
 
     def remove(self, due_ms: int, number: int) -> None:
         """A message was published, or given up."""
@@ -76,11 +77,11 @@ class DelayedMessages:
 
     def due(self, now_ms: int, limit: int) -> list[DelayedMessage]:
         """What is due now, in order, so many at most. They wait on until they are removed."""
-        if self.next_due_ms is None or self.next_due_ms > now_ms:
+        if self._first is None:
             return []
         found: list[DelayedMessage] = []
         # What lies before was removed: LevelDB would walk over its graves.
-        for key, entry in self._lookups.range(_key(self.next_due_ms, 0), _key(now_ms + 1, 0)):
+        for key, entry in self._lookups.range(self._first, _key(now_ms + 1, 0)):
             due_ms = int.from_bytes(key[1:9], "big")
             found.append(DelayedMessage(due_ms, int.from_bytes(key[9:], "big"), entry))
             if len(found) == limit:
@@ -89,8 +90,9 @@ class DelayedMessages:
 
     def advance(self) -> None:
         """Look which is due next, after some were removed."""
-        if self.next_due_ms is not None:
-            self._look_ahead(self.next_due_ms)
+        if self._first is not None:
+            found = next(self._lookups.range(self._first, after(_DELAYED)), None)
+            self._first = None if found is None else found[0]
 
 
 def _key(due_ms: int, number: int) -> bytes:

@@ -8,19 +8,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from robustmq.mqtt.packets import Publish, Will
 from tests.broker import BrokerProcess, until
 from tests.mqtt.wire import Wire, client_id_on, resumed, topic_on
 
+CONFIG = """
+[limits]
+max_delay_s = 1000
+[[storage.rules]]
+filter = "memory/#"
+mode = "memory"
+[[streams]]
+filter = "gathered/+"
+topic = "gathered"
+partitions = 4
+"""
 QUOTA_EXCEEDED, TOPIC_NAME_INVALID, NOT_AUTHORIZED = 0x97, 0x90, 0x87
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     directory = tmp_path_factory.mktemp("delayed")
-    settings = {"LIMITS__MAX_DELAY_S": "1000"}
-    with BrokerProcess(directory, 2, **settings) as process:
+    with BrokerProcess(directory, 2, CONFIG) as process:
         yield process
         assert "Traceback" not in process.log
 
@@ -139,6 +150,36 @@ def test_a_delayed_message_is_retained_when_it_is_published(broker: BrokerProces
         assert (packet.payload, packet.retain) == (b"kept", False)
         one.subscribe(topic)
         assert one.receive().retain
+
+
+@pytest.mark.parametrize("name", [b"memory/%d", b"gathered/%d"])
+def test_topics_in_memory_and_in_streams_have_delayed_messages_too(
+    broker: BrokerProcess, name: bytes
+) -> None:
+    with client(broker, 0) as one:
+        topics = [name % number for number in range(6)]
+        one.subscribe(*topics, qos=1)
+        for topic in topics:
+            one.publish(b"$delayed/1/" + topic, topic, 1)
+        assert sorted(one.receive().payload for _ in topics) == topics
+        one.expect_nothing()
+    until(lambda: gauge(broker, "robustmq_mqtt_delayed_messages") == 0)
+
+
+def test_a_topic_that_is_declared_meanwhile_gets_its_delayed_messages(
+    broker: BrokerProcess,
+) -> None:
+    names = [f"declared-{number}" for number in range(6)]
+    with client(broker, 0) as one:
+        one.subscribe(b"+", qos=1)
+        for name in names:
+            assert one.publish(b"$delayed/2/" + name.encode(), name.encode(), 1) == 0
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}"})
+        for made in admin.create_topics([NewTopic(name, 5) for name in names]).values():
+            made.result(10)
+        assert sorted(one.receive().payload.decode() for _ in names) == names
+        one.expect_nothing()
+    until(lambda: gauge(broker, "robustmq_mqtt_delayed_messages") == 0)
 
 
 def test_a_will_can_be_delayed_by_its_topic(broker: BrokerProcess) -> None:
