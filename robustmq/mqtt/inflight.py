@@ -60,6 +60,7 @@ class Delivery(msgspec.Struct, gc=False):
     size: int = 0
     expires_at_ms: int = 0
 
+
 _NOTHING: deque[Delivery] = deque()
 """The queue of those who have none yet: a deque takes 600 bytes, and most clients are idle."""
 
