@@ -88,6 +88,11 @@ class BrokerProcess:
         """Everything that was logged, over restarts."""
         return self.log_file.read_text() if self.log_file.exists() else ""
 
+    def log_lines_of(self, port: int, words: str) -> int:
+        """Lines with these words about the peer at this port of ours."""
+        lines = self.log.splitlines()
+        return sum(words in line and f'"127.0.0.1:{port}"' in line for line in lines)
+
     def start(self) -> None:
         """Start, and wait until all listen. A port that was given to us once is kept."""
         environment = {

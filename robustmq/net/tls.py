@@ -20,6 +20,8 @@ from robustmq.listener import Listener
 from robustmq.net.socket_io import AGAIN, GONE
 
 RECORD_BYTES = 16_384
+MAX_RECORDS = 64
+"""Read at once of one connection: records of a byte would hold the loop for a second otherwise."""
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -163,15 +165,15 @@ class TlsCarrier:
         write a record a packet, and each would be a turn of its own.)"""
         sock = self._sock
         try:
-            while True:
+            for _ in range(MAX_RECORDS):
                 size = sock.recv_into(view[at:])
                 if not size:
                     self._end = 0
                     break
                 at += size
                 if len(view) - at < RECORD_BYTES:
-                    self._inside = sock.pending() > 0
-                    return at
+                    break
+            self._inside = sock.pending() > 0
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             self._inside = False
         except OSError:

@@ -161,13 +161,13 @@ def test_the_header_may_come_in_pieces_and_health_checks_are_let_in(
 def test_a_bad_header_ends_the_connection_with_one_log_line(
     broker: BrokerProcess, certificates: Certificates, name: str
 ) -> None:
-    before = broker.log.count("PROXY protocol:")
     with through(broker, certificates, "tcp", bytes(BAD[name])) as wire:
+        port = wire.socket.getsockname()[1]
         try:
             assert wire.socket.recv(10) == b""
         except ConnectionResetError:
             pass
-    until(lambda: broker.log.count("PROXY protocol:") == before + 1, what="the log line")
+    until(lambda: broker.log_lines_of(port, "PROXY protocol:") == 1, what="the log line")
 
 
 def test_bounds_of_an_address_are_for_the_clients_address(

@@ -4,11 +4,13 @@ names, reloads, bad handshakes, the death of a worker."""
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +19,10 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from robustmq.listener import Listener
 from robustmq.mqtt import codec
 from robustmq.mqtt.packets import ConnAck, Connect, Disconnect, Publish, Will
+from robustmq.net.tls import MAX_RECORDS, ServerTls, TlsCarrier
 from tests.broker import BrokerProcess, until
 from tests.mqtt.wire import Closed, Wire, client_id_on, topic_on
 from tests.net.carriers import TIMEOUT_S, Certificates, answer, request, tls, websocket_wire
@@ -228,15 +232,15 @@ def test_a_certificate_is_optional_where_it_is_only_asked_for(
     ],
 )
 def test_what_is_no_handshake_ends_with_one_log_line(broker: BrokerProcess, said: bytes) -> None:
-    before = broker.log.count("TLS handshake:")
     with socket.create_connection(("127.0.0.1", broker.listeners["tls"]), TIMEOUT_S) as sock:
+        port = sock.getsockname()[1]
         sock.sendall(said)
         try:
             while sock.recv(1000):
                 continue
         except ConnectionResetError:
             pass
-    until(lambda: broker.log.count("TLS handshake:") == before + 1, what="the log line")
+    until(lambda: broker.log_lines_of(port, "TLS handshake:") == 1, what="the log line")
 
 
 def test_a_request_that_cannot_be_granted_is_told_why_under_tls_too(
@@ -399,6 +403,48 @@ def test_a_session_is_resumed_at_either_worker(
             reused.append(bool(secured.session_reused))
             session = session or secured.session
     assert reused == [False] + [True] * 11
+
+
+def test_records_of_a_byte_are_read_in_slices_and_those_of_any_size_in_small_pieces(
+    certificates: Certificates,
+) -> None:
+    near, far = socket.socketpair()
+    data, read = os.urandom(20_000), threading.Event()
+
+    def client() -> None:
+        with certificates.context().wrap_socket(near, server_hostname="localhost") as sock:
+            for byte in range(1000):
+                sock.sendall(data[byte : byte + 1])
+            read.wait(10)
+            sock.sendall(data[1000:])
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    file = str(certificates.directory / "server.pem")
+    server = ServerTls(Listener("test", "tls", certificate=file)).wrap(far)
+    server.do_handshake()
+    server.setblocking(False)
+    carrier, got = TlsCarrier(server, far, b"head "), b""
+    buffer, small, sizes = bytearray(70_000), bytearray(700), []
+    while True:
+        # Those of a byte with much room, the others with little.
+        into = buffer if len(got) < 5 + 1000 else small
+        size = carrier.receive(into, 3)
+        if size == 0:
+            break
+        if size > 0:
+            sizes.append(size)
+            got += into[3 : 3 + size]
+            if len(got) == 5 + 1000:
+                assert max(sizes) <= 5 + MAX_RECORDS
+                read.set()
+        elif not carrier.waiting:
+            select.select([far if far.fileno() >= 0 else server], [], [], 10)
+    thread.join()
+    assert got == b"head " + data
+    assert max(sizes) == 700 - 3
+    assert carrier.waiting, "its end is to be told again to who asks"
+    carrier.close()
 
 
 # -- reloading -------------------------------------------------------------------------------------
