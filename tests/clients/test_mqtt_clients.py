@@ -237,3 +237,41 @@ def test_mosquitto_pub_sends_a_file_line_by_line(broker: BrokerProcess) -> None:
     got = [subscriber.got.get(timeout=WAIT_S).payload.decode() for _ in range(500)]
     assert got == lines.splitlines()
     subscriber.close()
+
+
+@pytest.mark.skipif(shutil.which("mosquitto_pub") is None, reason="needs mosquitto's clients")
+@pytest.mark.parametrize("prefix", ["$share/workers/", "$queue/"])
+def test_paho_and_mosquitto_are_members_of_one_group(broker: BrokerProcess, prefix: str) -> None:
+    workers = broker.workers
+    topic = topic_on(0, workers).decode()
+    members = [
+        Paho(broker, client_id_on(home, workers).decode(), version)
+        for home, version in enumerate(VERSIONS.values())
+    ]
+    for member in members:
+        member.subscribe(prefix + topic, qos=1)
+    other = subprocess.Popen(
+        ["stdbuf", "-oL", "mosquitto_sub", "-p", str(broker.mqtt), "-q", "1", "-d",
+         "-t", prefix + topic, "-F", "got %p", "-C", "50", "-W", "30"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert other.stdout is not None
+    for line in other.stdout:
+        if "received SUBACK" in line:
+            break
+    lines = "".join(f"{number}\n" for number in range(200))
+    subprocess.run(
+        ["mosquitto_pub", "-p", str(broker.mqtt), "-t", topic, "-q", "1", "-l"],
+        input=lines,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    output, _ = other.communicate(timeout=30)
+    got = [int(line.split()[1]) for line in output.splitlines() if line.startswith("got ")]
+    assert len(got) == 50
+    for member in members:
+        got += [int(member.got.get(timeout=WAIT_S).payload) for _ in range(50)]
+        member.close()
+    assert sorted(got) == list(range(200))
