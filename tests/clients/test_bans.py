@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,8 +114,11 @@ def test_a_banned_network_is_closed_at_accept_and_loses_its_connections(
 ) -> None:
     client = Wire(broker.mqtt)
     client.connect()
+    consumer = socket.create_connection(("127.0.0.1", broker.kafka), 10)
     assert types(broker, "bans", "add", "--address", "127.0.0.0/8", "--for", "1h") == 0
     client.expect_end(0x98)
+    assert consumer.recv(1) == b""
+    consumer.close()
     with pytest.raises((Closed, ConnectionError)), Wire(broker.mqtt) as refused:
         refused.connect()
     assert types(broker, "bans", "remove", "--address", "127.0.0.0/8") == 0
