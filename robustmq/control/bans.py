@@ -8,6 +8,9 @@ from robustmq.control.contract import Operator, Refused, Steps, pattern
 from robustmq.control.messages import AddBan, BanRow, ListBans, RemoveBan
 from robustmq.shard.cluster_view import Outcome
 
+LONGEST_S = 100 * 365 * 86_400
+"""Of a ban that is not for ever; times are kept in 64 bits."""
+
 
 def list_bans(operator: Operator, request: ListBans) -> Steps:
     """Every ban that is not over."""
@@ -22,8 +25,8 @@ def add_ban(operator: Operator, request: AddBan) -> Steps:
     """Keep somebody out from now on."""
     if len(request.reason) > MAX_REASON or len(request.by) > MAX_REASON:
         raise Refused(f"a reason has at most {MAX_REASON} characters")
-    if request.for_s < 0:
-        raise Refused("a ban cannot end before it begins")
+    if not 0 <= request.for_s <= LONGEST_S:
+        raise Refused(f"a ban lasts 1 to {LONGEST_S} seconds, or (0) for ever")
     now_ms = operator.broker.wall_ms()
     until_ms = now_ms + request.for_s * 1000 if request.for_s else FOR_EVER
     value = _checked(request.kind, request.value)

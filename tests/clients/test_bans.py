@@ -163,6 +163,8 @@ def test_what_is_no_ban_is_refused_with_words(
 ) -> None:
     assert types(broker, "bans", "add", "--address", "nonsense") == 1
     assert "no IP address" in capsys.readouterr().err
+    assert types(broker, "bans", "add", "--client", "a", "--for", "999999999d") == 1
+    assert "for ever" in capsys.readouterr().err
     for wrong in (["--for", "soon", "--client", "a"], [], ["--client", "a", "--user", "b"]):
         with pytest.raises(SystemExit) as ended:
             types(broker, "bans", "add", *wrong)
