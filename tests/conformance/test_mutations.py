@@ -310,7 +310,6 @@ Spoil = Callable[[Connect, list[Packet], list[Mutation]], list[bytes]]
 
 def one(opener: Opener, bystander: Bystander, data: list[bytes], version: int) -> None:
     """One conversation."""
-    note(f"ROBUSTMQ_MUTATIONS_REPLAY={version}:{','.join(packet.hex() for packet in data)}")
     with opener(version) as client:
         answers = converse(client, data)
     check(answers, version)
@@ -331,6 +330,7 @@ def run(opener: Opener, bystander: Bystander, spoil: Spoil = as_bytes) -> None:
     def conversations(conversation: tuple[Connect, list[Packet], list[Mutation]]) -> None:
         data = spoil(*conversation)
         version = conversation[0].version if spoil is as_frames else form(b"".join(data))
+        note(f"ROBUSTMQ_MUTATIONS_REPLAY={version}:{','.join(packet.hex() for packet in data)}")
         one(opener, bystander, data, version)
 
     if SEED is not None:
@@ -361,12 +361,14 @@ def test_mutated_conversations_over_websockets_get_sound_answers_or_an_end(
 
 
 def as_frames(connect: Connect, packets: list[Packet], mutations: list[Mutation]) -> list[bytes]:
-    """A sound conversation in WebSocket frames, and the frames spoilt."""
-    sound = [codec.encode(packet, connect.version) for packet in (connect, *packets)]
-    frames = [frame(2, packet) for packet in sound]
+    """A sound conversation in WebSocket frames, and the frames behind CONNECT spoilt (it says in
+    which version the answers come)."""
+    first, *frames = [
+        frame(2, codec.encode(packet, connect.version)) for packet in (connect, *packets, PingReq())
+    ]
     for mutation in mutations:
         mutate(frames, mutation)
-    return frames
+    return [first, *frames]
 
 
 class Raw(Wire):
