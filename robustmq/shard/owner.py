@@ -18,11 +18,13 @@ from robustmq.errors import BrokerError, Fault
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
 from robustmq.shard.deliverable import deliverable
-from robustmq.shard.interest import OwnerInterest
+from robustmq.shard.interest import SHARED, OwnerInterest
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import (
     DECLARED,
     DELAYED,
+    ENTRY_ACK,
+    ENTRY_KAFKA,
     ENTRY_PERSISTENT,
     ENTRY_QOS2,
     ENTRY_RETAIN,
@@ -43,6 +45,7 @@ from robustmq.storage.shard_store import (
 )
 
 REPEATED = -1
+_MORE_THAN_APPENDED = ENTRY_ACK | ENTRY_KAFKA | ENTRY_PERSISTENT | ENTRY_QOS2 | ENTRY_RETAIN
 
 
 class Owner:
@@ -104,6 +107,14 @@ class Owner:
                 mask, same, flags = 0, True, blocks.all_flags(block)
             else:
                 mask, same, flags = blocks.split(block, self._interest.masks, self._interest.mask)
+                if (
+                    kind == LIGHT
+                    and confirm is None
+                    and not (flags & _MORE_THAN_APPENDED or mask & SHARED or self.full)
+                    and not self._telling.holds(shard)
+                ):
+                    self._append_at_once(store, shard, block, source, sequence, mask, same)
+                    return
             if flags & ENTRY_QOS2:
                 block, fresh = self.received(shard).without_repeated(block)
             if flags & ENTRY_RETAIN and kind != DELAYED:
@@ -126,6 +137,23 @@ class Owner:
             self._mark(shard, flags, block, commit)
             return
         self._tell(shard, position, block, mask, same, flags, commit, block)
+
+    def _append_at_once(
+        self,
+        store: ShardStore,
+        shard: int,
+        block: bytearray,
+        source: int,
+        sequence: int,
+        mask: int,
+        same: bool,
+    ) -> None:
+        """The way of most messages: QoS 0 of light topics, for which nobody waits."""
+        if store.append_block(block, source, sequence, self._wall_ms()) == REPEATED:
+            return
+        self._commits.mark_lazy(shard, len(block))
+        if mask:
+            self._telling.gather(block, mask, same)
 
     def append_batch(
         self,

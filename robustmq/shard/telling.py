@@ -144,6 +144,7 @@ class Telling:
         self._bus = bus
         self._later = later
         self._turn = turn
+        self._bits = [bits_of(worker, WANTED | PERSISTENT) for worker in self._workers]
         self._persistent_bits = KEPT | sum(bits_of(worker, PERSISTENT) for worker in self._workers)
         self._tickets: list[OrderedDict[int, _Ticket]] = [OrderedDict() for _ in self._workers]
         self._next_ticket = 1
@@ -239,7 +240,7 @@ class Telling:
         not (yet) committed; `given` is what share groups get, if that is decided."""
         acked = flags & (ENTRY_ACK | ENTRY_KAFKA)
         if mask and not acked:
-            self._gather(block, mask, same)
+            self.gather(block, mask, same)
         elif mask:
             for worker in self._workers:
                 if mask & bits_of(worker, WANTED | PERSISTENT):
@@ -257,11 +258,11 @@ class Telling:
             return block
         return blocks.select(block, self._interest.masks, bits_of(worker, WANTED))
 
-    def _gather(self, block: bytes | bytearray, mask: int, same: bool) -> None:
+    def gather(self, block: bytes | bytearray, mask: int, same: bool) -> None:
         """QoS 0 alone needs neither position nor ticket: it goes with that of other shards."""
-        for worker in self._workers:
-            if mask & bits_of(worker, WANTED | PERSISTENT):
-                part = self._wanted_by(worker, block, same)
+        for worker, bits in enumerate(self._bits):
+            if mask & bits:
+                part = block if same else self._wanted_by(worker, block, same)
                 self._gathered[worker].append(part)
                 self._gathered_bytes += len(part)
         if self._gathered_bytes > GATHERED_BYTES:

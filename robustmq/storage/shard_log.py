@@ -60,6 +60,9 @@ class ShardLog:
         self._hot: deque[bytes | bytearray] = deque()
         self._hot_size = 0
         self._pending: list[tuple[int, list[Buffer]]] = []
+        # The last of these, and where its file is full; None when the next entry begins one.
+        self._buffers: list[Buffer] | None = None
+        self._file_end = 0
         self.end_position = 0
         self.committed_position = 0
 
@@ -77,23 +80,32 @@ class ShardLog:
         length = HEAD.size + len(payload)
         head = log_entry.head(kind, payload, source, sequence, timestamp_ms)
         position = self.end_position
+        buffers = self._buffers
+        if buffers is None or position + length > self._file_end:
+            buffers = self._begin(position, length)
+        buffers += (head, payload)
+        self._hot_starts += (position, position + HEAD.size)
+        self._hot += (head, payload)
+        self._hot_size += length
+        if self._hot_size > self._hot_bytes:
+            self._cool()
+        self.end_position = position + length
+        return position
+
+    def _begin(self, position: int, length: int) -> list[Buffer]:
+        """Where the next entry is gathered: in a new file when this one is full."""
         start = self._starts[-1] if self._starts else -1
         if start < 0 or (position - start + length > self._segment_bytes and position > start):
             self._starts.append(position)
             start = position
         if not self._pending or self._pending[-1][0] != start:
             self._pending.append((start, []))
-        self._pending[-1][1].extend((head, payload))
-        self._keep(position, head, payload)
-        self.end_position = position + length
-        return position
+        self._file_end = start + self._segment_bytes
+        self._buffers = self._pending[-1][1]
+        return self._buffers
 
-    def _keep(self, position: int, head: bytearray, payload: bytes | bytearray) -> None:
-        self._hot_starts.append(position)
-        self._hot.append(head)
-        self._hot_starts.append(position + HEAD.size)
-        self._hot.append(payload)
-        self._hot_size += HEAD.size + len(payload)
+    def _cool(self) -> None:
+        """Forget what is committed beyond the bytes that stay in memory."""
         while self._hot_size > self._hot_bytes and self._hot_starts[0] < self.committed_position:
             self._hot_starts.popleft()
             self._hot_size -= len(self._hot.popleft())
@@ -101,6 +113,7 @@ class ShardLog:
     def take_pending(self) -> Pending:
         """What the storage thread must write now, by file."""
         pending, self._pending = self._pending, []
+        self._buffers = None
         return [(self._path(start), buffers) for start, buffers in pending]
 
     def _path(self, start: int) -> str:

@@ -226,10 +226,12 @@ class ShardStore:
     def append_block(self, block: bytearray, source: int, sequence: int, timestamp_ms: int) -> int:
         """Append a block of light topics, giving offsets in place; its log position, -1 if it was
         seen."""
-        if self.seen(source, sequence):
+        if source and self.seen(source, sequence):
             return -1
         self._index.assign(block, self._log.next_payload, self.leader_epoch, self._new_topics)
-        return self.append(BLOCK, block, source, sequence, timestamp_ms)
+        if source:
+            return self.append(BLOCK, block, source, sequence, timestamp_ms)
+        return self._log.append(BLOCK, block, 0, 0, timestamp_ms)
 
     def append(
         self,
