@@ -27,6 +27,14 @@ def until(
         time.sleep(0.01)
 
 
+def _is_gone(pid: int) -> bool:
+    """Has a process ended, whether somebody has looked at its end or not?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
+    except OSError:
+        return True
+
+
 class BrokerProcess:
     """`robustmq start`, its ports and its process ids. A context manager: started and stopped."""
 
@@ -174,12 +182,15 @@ class BrokerProcess:
     def kill(self) -> None:
         """Kill -9 the whole tree."""
         assert self.process is not None, "start() comes first"
-        for pid in [self.pid, *self.processes().values()]:
+        pids = [self.pid, *self.processes().values()]
+        for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         self.process.wait(STOP_TIMEOUT_S)
+        # Their ports are free when they are gone, which takes a busy machine a moment.
+        until(lambda: all(map(_is_gone, pids)), STOP_TIMEOUT_S, "the end of all processes")
 
     def stop(self) -> int:
         """SIGTERM, and wait; the exit code."""
