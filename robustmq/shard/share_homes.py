@@ -123,8 +123,8 @@ class ShareHomes:
             different = sorted(set(slots))
             self._two = (different[0], different[1]) if len(different) == 2 else None
         if count == 1 or len(slots) == 1:
-            self._turn += 1
             shard = slots[0] if len(slots) == 1 else self._one(slots)
+            self._turn += count
             self.homes[shard].load += count
             return [(shard, None)]
         if self.strategy in ("random", "least_inflight"):

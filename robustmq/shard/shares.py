@@ -253,7 +253,8 @@ class HomeGroup:
                 if members[place].has_room(given.get(place, 0)):
                     return place
         for _ in range(size):
-            self._turn = place = (self._turn + 1) % size
+            place = self._turn % size
+            self._turn = place + 1
             if members[place].has_room(given.get(place, 0)):
                 return place
         return None

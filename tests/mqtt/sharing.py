@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import select
 import time
 from collections.abc import Sequence
@@ -55,10 +56,16 @@ def ended(client: Wire) -> list[Publish]:
     return got
 
 
-def publish(publisher: Wire, topics: Sequence[bytes], count: int, batch: int, qos: int) -> None:
-    """Messages 0, 1, 2, ... to the topics in turn, so many in one write, acknowledged."""
-    for first in range(0, count, batch):
-        numbers = range(first, min(first + batch, count))
+def publish(
+    publisher: Wire, topics: Sequence[bytes], count: int, batch: int | Sequence[int], qos: int
+) -> None:
+    """Messages 0, 1, 2, ... to the topics in turn, so many in one write (or by turns so many),
+    acknowledged."""
+    sizes = itertools.cycle((batch,) if isinstance(batch, int) else batch)
+    first = 0
+    while first < count:
+        size = next(sizes)
+        numbers = range(first, min(first + size, count))
         publisher.send(
             *(
                 Publish(topics[n % len(topics)], b"%d" % n, qos, packet_id=n % 60_000 + 1)
@@ -67,5 +74,6 @@ def publish(publisher: Wire, topics: Sequence[bytes], count: int, batch: int, qo
                 for n in numbers
             )
         )
+        first += size
         for _ in numbers if qos else ():
             publisher.expect_ack(PUBACK)
