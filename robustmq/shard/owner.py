@@ -153,7 +153,7 @@ class Owner:
             return
         self._commits.mark_lazy(shard, len(block))
         if mask:
-            self._telling.gather(block, mask, same)
+            self._telling.gather(shard, block, mask, same)
 
     def append_batch(
         self,

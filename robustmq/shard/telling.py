@@ -150,6 +150,8 @@ class Telling:
         self._next_ticket = 1
         self._gathered: list[list[bytes | bytearray]] = [[] for _ in self._workers]
         self._gathered_bytes = 0
+        self._gathered_from = 0
+        """A bit for each shard of which there is something."""
         self.unconfirmed_bytes = 0
         """Of deliveries that persistent sessions of other workers have not committed."""
         self._passed: list[list[wire.SharePart]] = [[] for _ in self._workers]
@@ -240,8 +242,11 @@ class Telling:
         not (yet) committed; `given` is what share groups get, if that is decided."""
         acked = flags & (ENTRY_ACK | ENTRY_KAFKA)
         if mask and not acked:
-            self.gather(block, mask, same)
+            self.gather(shard, block, mask, same)
         elif mask:
+            if self._gathered_from >> shard & 1:
+                # This block may hold QoS 0, too, and that must not overtake what came before it.
+                self.flush()
             for worker in self._workers:
                 if mask & bits_of(worker, WANTED | PERSISTENT):
                     part = self._wanted_by(worker, block, same)
@@ -258,8 +263,9 @@ class Telling:
             return block
         return blocks.select(block, self._interest.masks, bits_of(worker, WANTED))
 
-    def gather(self, block: bytes | bytearray, mask: int, same: bool) -> None:
+    def gather(self, shard: int, block: bytes | bytearray, mask: int, same: bool) -> None:
         """QoS 0 alone needs neither position nor ticket: it goes with that of other shards."""
+        self._gathered_from |= 1 << shard
         for worker, bits in enumerate(self._bits):
             if mask & bits:
                 part = block if same else self._wanted_by(worker, block, same)
@@ -272,7 +278,7 @@ class Telling:
         """Tell the workers what was gathered for them; the broker calls it once a turn."""
         if not self._gathered_bytes:
             return
-        self._gathered_bytes = 0
+        self._gathered_bytes = self._gathered_from = 0
         for worker, parts in enumerate(self._gathered):
             if parts:
                 self._gathered[worker] = []

@@ -6,9 +6,12 @@ again and number their messages.
 
 from __future__ import annotations
 
+import itertools
+import random
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -17,7 +20,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MessageState, MQTTProtocolVersio
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from robustmq.mqtt.packets import Will
 from tests.broker import BrokerProcess, until
+from tests.mqtt.wire import Closed, Wire
 
 WINDOW = 40
 PAUSE_S = 0.002
@@ -80,9 +85,16 @@ class MqttPublisher(_Client):
     """Publishes numbered messages of one QoS to a few topics until told to stop."""
 
     def __init__(
-        self, broker: BrokerProcess, name: str, topics: list[str], qos: int, version: int
+        self,
+        broker: BrokerProcess,
+        name: str,
+        topics: list[str],
+        qos: int,
+        version: int,
+        retain: bool = False,
     ) -> None:
         self.name = name
+        self.retain = retain
         self.topics = topics
         self.qos = qos
         self.sent: Acked = []
@@ -106,7 +118,10 @@ class MqttPublisher(_Client):
             number += 1
             with self._lock:
                 self.sent.append((topic, payload))
-            info = self.client.publish(topic, payload, self.qos)
+            info = self.client.publish(topic, payload, self.qos, self.retain)
+            if not self.qos:
+                # Nobody confirms it, and what a broken connection loses is not told.
+                continue
             with self._lock:
                 if info.mid in self._early:
                     self._early.discard(info.mid)
@@ -118,7 +133,8 @@ class MqttPublisher(_Client):
         with self._lock:
             known = self._pending.pop(mid, None)
             if known is None:
-                self._early.add(mid)
+                if self.qos:
+                    self._early.add(mid)
             else:
                 self.acked.append(known)
 
@@ -177,6 +193,117 @@ class MqttMember(MqttSubscriber):
         if self.connects:
             self.client.subscribe(self._share, 2)
         super()._on_connect()
+
+
+class Roamer(MqttSubscriber):
+    """A subscriber that comes and goes, and whose session others take over for a moment."""
+
+    def __init__(
+        self, broker: BrokerProcess, name: str, filters: dict[str, int], choose: random.Random
+    ) -> None:
+        super().__init__(broker, name, filters, 5)
+        self._port = broker.mqtt
+        self._choose = choose
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._roam, name=name)
+        self._thread.start()
+
+    def _roam(self) -> None:
+        while not self._stopped.wait(self._choose.uniform(0.3, 1.5)):
+            if self._choose.random() < 0.5:
+                self._intrude()
+                continue
+            self.client.disconnect()
+            self.client.loop_stop()
+            self._stopped.wait(self._choose.uniform(0.1, 1.0))
+            while True:
+                try:
+                    self.client.reconnect()
+                except OSError:
+                    time.sleep(0.1)
+                else:
+                    break
+            self.client.loop_start()
+
+    def _intrude(self) -> None:
+        with suppress(OSError, Closed), Wire(self._port) as intruder:
+            intruder.connect(self.name.encode(), False, expiry=3600)
+
+    def settle(self) -> None:
+        """Stay from now on."""
+        self._stopped.set()
+        self._thread.join()
+
+
+class Mortal:
+    """Connects with a will, again and again, and ends without DISCONNECT; its sessions end with
+    their connections. What a CONNACK was received for is promised."""
+
+    def __init__(self, broker: BrokerProcess, topic: str) -> None:
+        self.promised: Acked = []
+        self._port = broker.mqtt
+        self._topic = topic
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mortal")
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        alive: list[Wire] = []
+        while not self._stopped.wait(0.05):
+            number += 1
+            will = Will(self._topic.encode(), b"mortal %d" % number, 1)
+            try:
+                wire = Wire(self._port)
+                wire.connect(b"mortal-%d" % (number % 50), will=will)
+            except (OSError, Closed):
+                continue
+            self.promised.append((self._topic, f"mortal {number}"))
+            alive.append(wire)
+            if len(alive) > 20:
+                alive.pop(0).drop()
+        for wire in alive:
+            wire.drop()
+
+    def finish(self) -> None:
+        """All connections end."""
+        self._stopped.set()
+        self._thread.join()
+
+
+class KafkaReader:
+    """A consumer in a group that reads a topic while everything happens to it."""
+
+    def __init__(self, broker: BrokerProcess, topic: str) -> None:
+        self.received: set[str] = set()
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": f"127.0.0.1:{broker.kafka}",
+                "group.id": f"soak-{topic}",
+                "auto.offset.reset": "earliest",
+                "auto.commit.interval.ms": 500,
+                "session.timeout.ms": 6000,
+                "topic.metadata.refresh.interval.ms": 1000,
+                "log_level": 2,
+            }
+        )
+        self._consumer.subscribe([topic])
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=topic)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            for message in self._consumer.consume(500, 0.2):
+                if message.error() is None:
+                    self.received.add((message.value() or b"").decode())
+        self._consumer.close()
+
+    def wait_for(self, values: set[str]) -> None:
+        """Wait until all of these were consumed."""
+        until(lambda: values <= self.received, SETTLE_S, "what a Kafka group was to read")
+        self._stopped.set()
+        self._thread.join()
 
 
 class KafkaProducer:
@@ -272,8 +399,13 @@ def doubled(values: list[str]) -> list[str]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
+def disorder(values: list[str], sent: list[str]) -> list[tuple[str, str]]:
+    """Pairs of first occurrences that do not come in the order of sending."""
+    places = {value: place for place, value in enumerate(sent)}
+    first = [value for value in dict.fromkeys(values) if value in places]
+    return [(one, other) for one, other in itertools.pairwise(first) if places[one] > places[other]]
+
+
 def in_order(values: list[str], sent: list[str]) -> bool:
     """Do the first occurrences come in the order of sending?"""
-    places = {value: place for place, value in enumerate(sent)}
-    first = [places[value] for value in dict.fromkeys(values) if value in places]
-    return first == sorted(first)
+    return not disorder(values, sent)

@@ -100,7 +100,8 @@ def check_kafka(broker: BrokerProcess, producer: KafkaProducer, seen: MqttSubscr
         assert in_order(mine, sent), f"{producer.topic} {partition} is out of order"
         if producer.idempotent:
             assert mine == sent, f"{producer.name} is not exactly once: {doubled(mine)[:5]}"
-    seen.wait_for([(producer.topic, v) for values in producer.acked.values() for v in values])
+    topic = producer.topic.replace(".", "/")
+    seen.wait_for([(topic, value) for values in producer.acked.values() for value in values])
 
 
 @pytest.mark.timeout(240)
