@@ -301,7 +301,12 @@ def test_the_end_that_mqtt_says_comes_before_the_end_of_the_websocket(
         (frame(8, b"\x03\xe8\xff"), 1007),
         (frame(8, b"\x00"), 1002),
     ],
-)
+    # Masks are random, and names of tests must not be.
+    ids=[
+        "text", "no mask", "reserved opcode", "long control frame", "control frame in fragments",
+        "continuation of nothing", "reserved bit", "reason is not UTF-8", "half a status",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("connected", [True, False])
 def test_a_frame_that_is_not_allowed_closes_the_connection(
     broker: BrokerProcess, bad: bytes, status: int, connected: bool
