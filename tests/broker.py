@@ -176,8 +176,18 @@ class BrokerProcess:
         return count
 
     def kill_worker(self, worker: int) -> None:
-        """Kill -9 a worker; the supervisor starts it again."""
-        os.kill(self.worker_pids()[worker], signal.SIGKILL)
+        """Kill -9 a worker, which runs or is just starting again; the supervisor starts it
+        again."""
+        name, pid = f"rmq-worker-{worker}", 0
+
+        def there() -> bool:
+            # The kernel's list of children may lack one for a moment while others come and go.
+            nonlocal pid
+            pid = self.processes().get(name, 0)
+            return bool(pid)
+
+        until(there, START_TIMEOUT_S, name)
+        os.kill(pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """Kill -9 the whole tree."""

@@ -38,6 +38,9 @@ _XERIAL = b"\x82SNAPPY\0"
 _MASK = 0xFFFFFFFFFFFFFFFF
 _place = array("i", [0])
 
+STAMP_MAX = 1 << 48
+"""Milliseconds; a producer's timestamp outside 0 to this is none: such a message does not age."""
+
 
 class BatchInfo(NamedTuple):
     """The header of a batch; `length` is its whole size in bytes."""
@@ -363,6 +366,8 @@ def _record(body: bytes, at: int, end: int, info: BatchInfo, place: array[int]) 
     timestamp = info.first_timestamp + number()
     if info.attributes & LOG_APPEND_TIME:
         timestamp = info.max_timestamp
+    if timestamp < 0 or timestamp > STAMP_MAX:
+        timestamp = -1
     offset = info.base_offset + number()
     key = field()
     value = field()

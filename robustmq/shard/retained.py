@@ -62,7 +62,8 @@ def value_entry(topic: bytes, record: Record, flags: int, origin: int) -> bytes:
 
 
 def _expires_ms(record: Record, expiry_s: int) -> int:
-    """When a value expires: by its own interval, else after `expiry_s`."""
+    """When a value expires: by its own interval, else after `expiry_s`; never when nobody knows how
+    old it is."""
     for name, value in record.headers:
         if name == MESSAGE_EXPIRY and value is not None and value.isdigit():
             expiry_s = int(value)
@@ -70,6 +71,8 @@ def _expires_ms(record: Record, expiry_s: int) -> int:
     else:
         if not expiry_s:
             return NEVER
+    if record.timestamp_ms < 0:
+        return NEVER
     return min(record.timestamp_ms + 1000 * expiry_s, NEVER)
 
 

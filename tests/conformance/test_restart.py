@@ -188,8 +188,8 @@ def test_the_will_of_a_client_goes_when_the_broker_was_killed_under_it(
     delayed.drop()
     again(mortal, "kill")
     watcher = connected(mortal, watcher_id, expiry=DAY)
-    assert watcher.receive().payload == b"gone"
-    assert watcher.receive().payload == b"later"
+    # When the start takes longer than the delay, both are due.
+    assert {watcher.receive().payload for _ in range(2)} == {b"gone", b"later"}
     watcher.drop()
 
 

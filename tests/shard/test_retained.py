@@ -11,8 +11,11 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from robustmq.core import batches
 from robustmq.mqtt.packets import Publish, Will
+from robustmq.records import Record
 from tests.broker import BrokerProcess, until
+from tests.kafka.wire import SocketClient
 from tests.mqtt.wire import Wire, client_id_on, resumed, topic_on
 
 QUOTA_EXCEEDED, RETAIN_NOT_SUPPORTED = 0x97, 0x9A
@@ -188,3 +191,22 @@ def test_kafka_sets_and_clears_the_retained_value_whatever_worker_keeps_it(
     assert retained(broker, name.encode()) == {name.encode(): b"kept"}
     produce(None, [])
     assert retained(broker, name.encode()) == {}
+
+
+@pytest.mark.parametrize("first_timestamp", [2**63 - 1, 2**62, -(2**62)])
+def test_a_kafka_record_of_no_possible_time_is_retained_and_does_not_age(
+    broker: BrokerProcess, first_timestamp: int
+) -> None:
+    name = f"timeless-{first_timestamp}"
+    headers: list[tuple[str, bytes | None]] = [("mqtt.retain", b"1"), ("mqtt.message-expiry", b"1")]
+    records = [Record(None, b"%d" % number, headers, number * 5) for number in (0, 1)]
+    batch = bytearray(batches.build(records, 0))
+    batches.write_header(batch, 0, len(batch), 0, 2, first_timestamp, first_timestamp, -1, -1, -1)
+    with client(broker) as maker, SocketClient(broker.kafka) as kafka:
+        maker.publish(name.encode(), b"makes the topic", 1)
+        data = [{"name": name, "partition_data": [{"index": 0, "records": bytes(batch)}]}]
+        answer = kafka.ask(0, 9, acks=-1, timeout_ms=5000, topic_data=data)
+        assert answer.responses[0].partition_responses[0].error_code == 0
+    time.sleep(1.1)
+    assert retained(broker, name.encode()) == {name.encode(): b"1"}
+    assert "Traceback" not in broker.log
