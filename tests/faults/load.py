@@ -301,7 +301,14 @@ class KafkaReader:
 
     def wait_for(self, values: set[str]) -> None:
         """Wait until all of these were consumed."""
-        until(lambda: values <= self.received, SETTLE_S, "what a Kafka group was to read")
+        try:
+            until(lambda: values <= self.received, SETTLE_S, "what a Kafka group was to read")
+        except AssertionError as error:
+            missing = sorted(values - self.received)
+            places = self._consumer.position(self._consumer.assignment())
+            raise AssertionError(
+                f"{error}: {len(missing)} of {len(values)}, {missing[:3]}, {places}"
+            ) from None
         self._stopped.set()
         self._thread.join()
 
