@@ -118,7 +118,8 @@ def connections(broker: Running, options: dict[str, Any], quick: bool) -> Figure
         "--duration", "20", "--warmup", "0", "--json",
     ]  # fmt: skip
     loads = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(total // each)
+        subprocess.Popen([*command, "--prefix", f"load{number}"], cwd=ROOT, stdout=subprocess.PIPE)
+        for number in range(total // each)
     ]
     rss, deadline = 0, time.monotonic() + IDLE_SECONDS * 5
     while time.monotonic() < deadline and all(load.poll() is None for load in loads):

@@ -42,7 +42,7 @@ OPTIONS = (
     ("--warmup", "", 1.0, "seconds before measuring"),
     ("--duration", "-d", 5.0, "seconds to measure"),
     ("--count", "-n", 0, "messages of each publisher, in place of a duration"),
-    ("--prefix", "", "bench", "first level of the topics"),
+    ("--prefix", "", "bench", "first level of the topics, and beginning of the client identifiers"),
     ("--user", "-u", "", "user name"),
     ("--password", "-P", "", "password"),
     ("--watch", "", 0, "process id of the broker: CPU and memory of its process tree"),

@@ -81,11 +81,14 @@ class Run:
             place = (number * self.options.topics, self.options.topics)
             chosen = place if scenario.own else (0, streams)
             wanted = plan.topic_filter(self.options, number)
-            subscribers.append(Connection(self.shared, f"sub-{number}", wanted, chosen))
+            subscribers.append(
+                Connection(self.shared, f"{self.options.prefix}-sub-{number}", wanted, chosen)
+            )
         echo = self.options.scenario == "echo"
         others = form.publishers if form.publishers or form.subscribers else self.options.clients
         senders = subscribers if echo else [
-            Connection(self.shared, f"pub-{number}", "", (0, 0)) for number in range(others)
+            Connection(self.shared, f"{self.options.prefix}-pub-{number}", "", (0, 0))
+            for number in range(others)
         ]  # fmt: skip
         begin = time.monotonic()
         self._connect(subscribers if echo else subscribers + senders)
