@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from robustmq.client_settings import FlappingSettings, SlowSubscriptionSettings
-from robustmq.limits import KIB, MIB, Limits, bound, choice, rows, text
+from robustmq.limits import KIB, MIB, Backlog, Limits, bound, choice, rows, text
 from robustmq.listener import DEFAULT, Listener, problem_of, with_port
 from robustmq.sharing import SharedSubscription, Sharing, Strategy, WhenAway, problem_of_tables
 from robustmq.topic_rules import AutoSubscribe, Rewrite, TopicMetric, problem_of_rules
@@ -98,16 +98,7 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[
         int, bound("port", "TCP port; 0 lets the system choose.", 0, 65_535, reloadable=False)
     ] = 1883
-    backlog: Annotated[
-        int,
-        bound(
-            "connections",
-            "Connections that the kernel holds until they are accepted.",
-            1,
-            65_535,
-            reloadable=False,
-        ),
-    ] = 4_096
+    backlog: Backlog = 4_096
     retained_expiry_s: Annotated[
         int,
         bound(
@@ -218,16 +209,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool,
         choice("Advertise the bootstrap port only (behind NAT); costs a hop inside the node."),
     ] = False
-    backlog: Annotated[
-        int,
-        bound(
-            "connections",
-            "Connections that the kernel holds until they are accepted.",
-            1,
-            65_535,
-            reloadable=False,
-        ),
-    ] = 1_024
+    backlog: Backlog = 1_024
     auto_create: Annotated[
         bool,
         choice("Make a topic when a client asks for it by name, as Kafka does.", reloadable=True),

@@ -81,6 +81,19 @@ def rows(struct: type[msgspec.Struct]) -> list[Row]:
     return table
 
 
+Backlog = Annotated[
+    int,
+    bound(
+        "connections",
+        "Connections that the kernel holds until they are accepted.",
+        1,
+        65_535,
+        reloadable=False,
+    ),
+]
+"""Of any listener."""
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Every bound that a peer can run into."""
 

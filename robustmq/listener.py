@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from robustmq.limits import bound, choice, text
+from robustmq.limits import Backlog, bound, choice, text
 
 Transport = Literal["tcp", "tls", "ws", "wss", "unix"]
 PORTS = {"tcp": 1883, "tls": 8883, "ws": 8083, "wss": 8084, "unix": 0}
@@ -54,16 +54,7 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             reloadable=False,
         ),
     ] = -1
-    backlog: Annotated[
-        int,
-        bound(
-            "connections",
-            "Connections that the kernel holds until they are accepted.",
-            1,
-            65_535,
-            reloadable=False,
-        ),
-    ] = 4_096
+    backlog: Backlog = 4_096
     allow_anonymous: Annotated[
         bool | Literal["inherit"],
         choice("Clients without a user name; inherit: security.allow_anonymous.", reloadable=True),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -164,6 +165,12 @@ class BrokerProcess:
         """Process ids of the workers that run now, by their number."""
         processes = self.processes()
         return [processes[name] for name in sorted(processes) if "worker" in name]
+
+    def metric(self, name: str) -> int:
+        """The sum of a metric over the workers."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics") as page:
+            rows = [row for row in page.read().decode().splitlines() if row.startswith(name + "{")]
+        return int(sum(float(row.rpartition(" ")[2]) for row in rows))
 
     def open_sockets(self) -> int:
         """Open sockets of all workers. (The files are storage's, which keeps a bounded number

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from robustmq.bench import plan
 from robustmq.bench.dialling import upgrade_request
-from robustmq.core.websocket import Deframer
+from robustmq.core.websocket import Deframer, frame_head
 
 TRANSPORTS = ("tcp", "tls", "ws", "wss")
 
@@ -144,11 +144,8 @@ class WebSocketStream:
 
 def _head(size: int) -> bytes:
     """The header of a masked binary frame, under the mask 0."""
-    if size < 126:
-        return bytes((0x82, 0x80 | size, 0, 0, 0, 0))
-    if size < 65_536:
-        return b"\x82\xfe" + size.to_bytes(2, "big") + bytes(4)
-    return b"\x82\xff" + size.to_bytes(8, "big") + bytes(4)
+    first, second, *length = frame_head(size)
+    return bytes((first, second | 0x80, *length, 0, 0, 0, 0))
 
 
 def tls_context(options: plan.Options) -> ssl.SSLContext:

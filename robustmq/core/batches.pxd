@@ -5,6 +5,7 @@ from robustmq.core.memory cimport cbytes, mbytes
 
 cdef array.array _place
 cdef unsigned long long _MASK
+cdef long long STAMP_MAX
 
 @cython.locals(source=cbytes, size="long long")
 cpdef Py_ssize_t batch_size(object buffer, Py_ssize_t begin, Py_ssize_t end) except -1

@@ -11,7 +11,6 @@ from robustmq.core.memory cimport cbytes, mbytes, u64
 cdef array.array _info, _records, _place
 cdef bytes _NAME_QOS, _NAME_RETAIN, _NAME_FORMAT, _NAME_EXPIRY, _NAME_CONTENT_TYPE
 cdef bytes _NAME_RESPONSE_TOPIC, _NAME_CORRELATION_DATA, _NAME_USER
-cdef long long _STAMP_MAX
 cdef list _kept
 cdef Cursor _cursor
 cdef Frames _frames

@@ -27,9 +27,6 @@ from robustmq.errors import BrokerError, Fault
 # Columns of what `_inspect` finds in a record's headers: begin -1 when absent.
 _QOS, _RETAIN, _FORMAT, _EXPIRY, _CONTENT, _RESPONSE, _CORRELATION, _SIZE = 0, 1, 2, 3, 4, 6, 8, 10
 _RECORDS_A_SCAN = 256
-_STAMP_MAX = 1 << 48
-"""Milliseconds; a producer's timestamp outside 0 to this is none: such a message does not age."""
-
 _info = array("q", [0] * 12)
 _records = array("i", [0] * (batches.RECORD_ROW * _RECORDS_A_SCAN))
 _place = array("i", [0])
@@ -317,7 +314,7 @@ def _age(
 def _made_at(source: bytes | bytearray, batch: int, attributes: int, delta: int) -> int:
     """When a record was made, in milliseconds; -1 when it does not say so."""
     stamp = memory.get64be(source, batch + (35 if attributes & 8 else 27))
-    if stamp < 0 or stamp > _STAMP_MAX:
+    if stamp < 0 or stamp > batches.STAMP_MAX:
         return -1
     return stamp if attributes & 8 else stamp + delta
 

@@ -19,7 +19,8 @@ from robustmq.net.addresses import host_of, is_near
 
 
 class TokenBucket:
-    """So many a second, and as many at once; 0 is without bound."""
+    """So many a second, and as many at once; 0 is without bound. It refuses what is too much, where
+    `shard.rates.Bucket` lends: what a client has sent is there."""
 
     __slots__ = ("_filled_s", "_rate", "_tokens")
 

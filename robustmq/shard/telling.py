@@ -331,13 +331,13 @@ class Telling:
         block: bytes | bytearray,
     ) -> None:
         if worker == self._worker_id:
-            done = (lambda: self.delivered(worker, ticket)) if ticket else None
-            self._delivery.deliver(shard, position, block, flags, done)
+            self._delivery.deliver(shard, position, block, flags, self._done(worker, ticket))
             return
-        if ticket:
-            flags |= wire.WANTS_CONFIRM
-        head = wire.DELIVER_HEAD.pack(shard, flags, 0, position, ticket)
-        self._bus.send(worker, wire.DELIVER, head, block)
+        self._bus.send(worker, wire.DELIVER, _head(shard, position, ticket, flags), block)
+
+    def _done(self, worker: int, ticket: int) -> Callable[[], None] | None:
+        """What the own worker calls when it has committed a delivery that has a ticket."""
+        return (lambda: self.delivered(worker, ticket)) if ticket else None
 
     def _ticket(
         self, worker: int, shard: int, position: int, commit: Commit | None, size: int
@@ -388,12 +388,9 @@ class Telling:
         parts: list[wire.SharePart],
     ) -> None:
         if worker == self._worker_id:
-            done = (lambda: self.delivered(worker, ticket)) if ticket else None
-            self._shares.take(shard, position, flags, parts, done)
+            self._shares.take(shard, position, flags, parts, self._done(worker, ticket))
             return
-        if ticket:
-            flags |= wire.WANTS_CONFIRM
-        head = wire.DELIVER_HEAD.pack(shard, flags, 0, position, ticket)
+        head = _head(shard, position, ticket, flags)
         self._bus.send(worker, wire.SHARE, head, wire.encode_parts(parts))
 
     # -- a worker comes back -----------------------------------------------------------------------
@@ -508,3 +505,10 @@ class Telling:
     def idle(self) -> bool:
         """True when nothing waits for a commit, a worker's confirmation, or to be sent again."""
         return not (self._holding or self._replays or self._gathered_bytes or any(self._tickets))
+
+
+def _head(shard: int, position: int, ticket: int, flags: int) -> bytes:
+    """The head of what is told over the bus; what has a ticket is to be confirmed."""
+    if ticket:
+        flags |= wire.WANTS_CONFIRM
+    return wire.DELIVER_HEAD.pack(shard, flags, 0, position, ticket)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,13 +39,6 @@ def client(broker: BrokerProcess, worker: int = 0, version: int = 5) -> Wire:
     wire = Wire(broker.mqtt, version)
     assert wire.connect(client_id_on(worker, broker.workers)).reason_code == 0
     return wire
-
-
-def gauge(broker: BrokerProcess, name: str) -> int:
-    """The sum of a metric over the workers."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics}/metrics") as page:
-        rows = [row for row in page.read().decode().splitlines() if row.startswith(name + "{")]
-    return int(sum(float(row.rpartition(" ")[2]) for row in rows))
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
@@ -163,7 +155,7 @@ def test_topics_in_memory_and_in_streams_have_delayed_messages_too(
             one.publish(b"$delayed/1/" + topic, topic, 1)
         assert sorted(one.receive().payload for _ in topics) == topics
         one.expect_nothing()
-    until(lambda: gauge(broker, "robustmq_mqtt_delayed_messages") == 0)
+    until(lambda: broker.metric("robustmq_mqtt_delayed_messages") == 0)
 
 
 def test_a_topic_that_is_declared_meanwhile_gets_its_delayed_messages(
@@ -179,7 +171,7 @@ def test_a_topic_that_is_declared_meanwhile_gets_its_delayed_messages(
             made.result(10)
         assert sorted(one.receive().payload.decode() for _ in names) == names
         one.expect_nothing()
-    until(lambda: gauge(broker, "robustmq_mqtt_delayed_messages") == 0)
+    until(lambda: broker.metric("robustmq_mqtt_delayed_messages") == 0)
 
 
 def test_a_will_can_be_delayed_by_its_topic(broker: BrokerProcess) -> None:
@@ -228,4 +220,4 @@ def test_what_waits_survives_kill_9_and_comes_soon_when_it_was_due_meanwhile(
             got = sorted(int(one.receive().payload) for _ in range(20))
             assert got == list(range(20))
             one.expect_nothing()
-        until(lambda: gauge(mortal, "robustmq_mqtt_delayed_messages") == 0)
+        until(lambda: mortal.metric("robustmq_mqtt_delayed_messages") == 0)

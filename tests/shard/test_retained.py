@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,13 +35,6 @@ def client(broker: BrokerProcess, worker: int = 0, version: int = 5) -> Wire:
     return wire
 
 
-def metric(broker: BrokerProcess, name: str) -> int:
-    """The sum of a metric over the workers."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics}/metrics") as page:
-        rows = [row for row in page.read().decode().splitlines() if row.startswith(name + "{")]
-    return int(sum(float(row.rpartition(" ")[2]) for row in rows))
-
-
 def retained(broker: BrokerProcess, *filters: bytes) -> dict[bytes, bytes]:
     """What a new subscription gets, by topic."""
     found: dict[bytes, bytes] = {}
@@ -58,7 +50,7 @@ def retained(broker: BrokerProcess, *filters: bytes) -> dict[bytes, bytes]:
 
 
 def counted(broker: BrokerProcess, number: int) -> None:
-    until(lambda: metric(broker, "robustmq_mqtt_retained_messages") == number, what="the count")
+    until(lambda: broker.metric("robustmq_mqtt_retained_messages") == number, what="the count")
 
 
 @pytest.fixture
@@ -104,7 +96,7 @@ def test_a_full_store_refuses_new_topics_and_nothing_else(small: BrokerProcess) 
         until(lambda: one.publish(topics[4], b"y", 1, retain=True) == 0)
         other.receive()
         other.expect_nothing()
-    assert metric(small, "robustmq_mqtt_retained_refused_total") >= 12
+    assert small.metric("robustmq_mqtt_retained_refused_total") >= 12
     assert "no room for retained messages" in small.log
 
 
@@ -187,7 +179,7 @@ def test_kafka_sets_and_clears_the_retained_value_whatever_worker_keeps_it(
     produce(b"kept", [("mqtt.retain", b"1"), ("mqtt.message-expiry", b"100")])
     assert retained(broker, name.encode()) == {name.encode(): b"kept"}
     broker.kill_worker(partition % 2)
-    until(lambda: len(broker.worker_pids()) == 2 and metric(broker, "robustmq_ready") == 2)
+    until(lambda: len(broker.worker_pids()) == 2 and broker.metric("robustmq_ready") == 2)
     assert retained(broker, name.encode()) == {name.encode(): b"kept"}
     produce(None, [])
     assert retained(broker, name.encode()) == {}
