@@ -19,10 +19,10 @@ from typing import Any
 
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka import (
-    admin,
     api_versions,
     apis,
     codec,
+    configs_api,
     fetch,
     group_offsets,
     groups_api,
@@ -30,6 +30,7 @@ from robustmq.kafka import (
     offsets,
     produce,
     producers_api,
+    topics_api,
 )
 from robustmq.kafka.context import ConnectionState, RequestContext
 from robustmq.kafka.gateway import Gateway
@@ -64,17 +65,13 @@ HANDLERS: dict[int, Handler] = {
     15: groups_api.handle_describe,
     16: groups_api.handle_list,
     18: api_versions.handle,
-    19: admin.handle_create_topics,
-    20: admin.handle_delete_topics,
     22: producers_api.handle,
     23: offsets.handle_epochs,
-    32: admin.handle_describe_configs,
-    33: admin.handle_alter_configs,
-    37: admin.handle_create_partitions,
     42: groups_api.handle_delete,
-    44: admin.handle_incremental_alter_configs,
     47: group_offsets.handle_delete_offsets,
     60: metadata.handle_describe_cluster,
+    **topics_api.HANDLERS,
+    **configs_api.HANDLERS,
 }
 
 

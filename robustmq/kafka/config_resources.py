@@ -1,0 +1,143 @@
+"""What has settings: the one table of resource types, each with how it is described and altered.
+
+DescribeConfigs, AlterConfigs and IncrementalAlterConfigs (`configs_api`) walk `RESOURCES`: a type
+that is not in it is refused with INVALID_REQUEST. A further type (a group, a subscription of client
+metrics) is one more row; what it may be set to is its own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from robustmq import names
+from robustmq.errors import BrokerError, KafkaCode
+from robustmq.kafka.admin_results import outcome, refuse
+from robustmq.kafka.context import kafka_code, legal_name, settled
+from robustmq.kafka.gateway import AdminResult, Gateway, TopicInfo
+from robustmq.kafka.topic_configs import STRING, TOPIC_SETTINGS, check_all, default
+
+TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
+"""Resource types of the protocol."""
+FROM_TOPIC, FROM_DYNAMIC_BROKER, FROM_DYNAMIC_DEFAULT, FROM_BROKER, FROM_DEFAULT = 1, 2, 3, 4, 5
+FROM_LOGGER, FROM_CLIENT_METRICS, FROM_GROUP = 6, 7, 8
+"""Where the value of a setting is from (DescribeConfigs)."""
+
+
+class ConfigRow(msgspec.Struct, frozen=True):
+    """One setting of one resource as it is now; `kind` as in `topic_configs`, `synonyms` are
+    (name, value, source), the one in force first."""
+
+    name: str
+    value: str | None
+    source: int
+    kind: int = STRING
+    read_only: bool = False
+    sensitive: bool = False
+    synonyms: tuple[tuple[str, str, int], ...] = ()
+    documentation: str | None = None
+
+
+Changes = dict[str, str | None]
+"""New values by name; None: back to the default."""
+
+
+class ConfigResource(msgspec.Struct, frozen=True):
+    """How the settings of one type of resource are seen and changed.
+
+    `describe(name, gateway)` gives all settings, or why not. `alter(name, changes, validate_only,
+    gateway)` checks and takes over the changes, all or none. `set_source` is the source of values
+    that were set for the resource itself: AlterConfigs resets those that it does not name.
+    """
+
+    set_source: int
+    describe: Callable[[str, Gateway], Awaitable[list[ConfigRow] | AdminResult]]
+    alter: Callable[[str, Changes, bool, Gateway], Awaitable[AdminResult]]
+
+
+# Topics
+
+
+async def _find_topic(name: str, gateway: Gateway) -> TopicInfo | AdminResult:
+    if not legal_name(name):
+        return refuse(KafkaCode.INVALID_TOPIC_EXCEPTION, f"illegal topic name {name!r}")
+    info = await settled(gateway.topic(names.from_kafka(name), False))
+    if info is None:
+        return refuse(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, "no such topic")
+    if isinstance(info, BrokerError):
+        return refuse(kafka_code(info), str(info))
+    return info
+
+
+async def _describe_topic(name: str, gateway: Gateway) -> list[ConfigRow] | AdminResult:
+    info = await _find_topic(name, gateway)
+    if isinstance(info, AdminResult):
+        return info
+    return [_topic_row(setting, info, gateway.topic_defaults) for setting in TOPIC_SETTINGS]
+
+
+def _topic_row(name: str, info: TopicInfo, broker: dict[str, str]) -> ConfigRow:
+    setting = TOPIC_SETTINGS[name]
+    inherited = default(broker, name)
+    own = info.configs.get(name)
+    layers = [(name, inherited, FROM_DEFAULT)]
+    if own is not None:
+        layers.insert(0, (name, own, FROM_TOPIC))
+    return ConfigRow(
+        name,
+        inherited if own is None else own,
+        FROM_DEFAULT if own is None else FROM_TOPIC,
+        setting.kind,
+        not info.declared,
+        False,
+        tuple(layers),
+        setting.documentation,
+    )
+
+
+async def _alter_topic(
+    name: str, changes: Changes, validate_only: bool, gateway: Gateway
+) -> AdminResult:
+    info = await _find_topic(name, gateway)
+    if isinstance(info, AdminResult):
+        return info
+    if not info.declared:
+        return refuse(
+            KafkaCode.INVALID_REQUEST, "a light topic has no settings: use [[storage.rules]]"
+        )
+    for setting, value in changes.items():
+        if value is None and setting not in TOPIC_SETTINGS:
+            return refuse(KafkaCode.INVALID_CONFIG, f"Unknown topic config name: {setting}")
+    refused = check_all((key, value) for key, value in changes.items() if value is not None)
+    if refused is not None:
+        return refuse(refused.error, refused.message)
+    changed = gateway.alter_topic_configs(info.name, changes, validate_only)
+    return outcome(await settled(changed))
+
+
+# Brokers
+
+
+async def _describe_broker(name: str, gateway: Gateway) -> list[ConfigRow] | AdminResult:
+    known = {"", *(str(node.node_id) for node in gateway.nodes())}
+    if name not in known:
+        return refuse(KafkaCode.INVALID_REQUEST, "no such broker")
+    return [
+        ConfigRow(setting, value, FROM_BROKER, read_only=True)
+        for setting, value in sorted(gateway.broker_configs().items())
+    ]
+
+
+async def _alter_broker(
+    name: str, changes: Changes, validate_only: bool, gateway: Gateway
+) -> AdminResult:
+    return refuse(
+        KafkaCode.INVALID_REQUEST, "settings of brokers are in config.toml: edit and SIGHUP"
+    )
+
+
+RESOURCES: dict[int, ConfigResource] = {
+    TOPIC: ConfigResource(FROM_TOPIC, _describe_topic, _alter_topic),
+    BROKER: ConfigResource(FROM_DYNAMIC_BROKER, _describe_broker, _alter_broker),
+}

@@ -1,0 +1,227 @@
+"""CreateTopics, DeleteTopics and CreatePartitions (protocol guide; KIP-464).
+
+What is asked is checked here, in full, before the gateway proposes it to the cluster state. There
+is one replica of everything: a replication factor other than 1 or -1 is 38, and an assignment names
+one live broker for each partition (39 otherwise); placement itself follows from the topic's name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+from uuid import UUID
+
+from robustmq import names
+from robustmq.errors import BrokerError, KafkaCode
+from robustmq.kafka import messages
+from robustmq.kafka.admin_results import outcome, refuse
+from robustmq.kafka.config_resources import FROM_DEFAULT, FROM_TOPIC
+from robustmq.kafka.context import RequestContext, kafka_code, legal_name, settled
+from robustmq.kafka.gateway import AdminResult, Gateway, NewTopic
+from robustmq.kafka.topic_configs import TOPIC_SETTINGS, check_all, effective
+
+MAX_PARTITIONS = 10_000
+_BY_ID_VERSION = 6
+_NO_ID = UUID(int=0)
+
+
+async def handle_create_topics(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one CreateTopics; each topic succeeds or fails by itself."""
+    times = Counter(topic.name for topic in request.topics)
+    answers = []
+    for topic in request.topics:
+        if times[topic.name] > 1:
+            result = refuse(KafkaCode.INVALID_REQUEST, "named twice in this request")
+        else:
+            result = await _create_topic(topic, request, gateway)
+        answers.append(_created(topic.name, result, gateway))
+    return messages.CreateTopicsResponse(topics=answers)
+
+
+async def _create_topic(topic: Any, request: Any, gateway: Gateway) -> AdminResult:
+    refused = _check_shape(topic, gateway) or await _check_name(topic.name, gateway)
+    if refused is not None:
+        return refused
+    bad = check_all((config.name, config.value) for config in topic.configs)
+    if bad is not None:
+        return refuse(bad.error, bad.message)
+    partitions = len(topic.assignments) or topic.num_partitions
+    if partitions == -1:
+        partitions = gateway.default_partitions
+    configs = {config.name: config.value for config in topic.configs}
+    wanted = NewTopic(names.from_kafka(topic.name), partitions, configs)
+    return outcome(
+        await settled(gateway.create_topic(wanted, request.validate_only, request.timeout_ms))
+    )
+
+
+def _check_shape(topic: Any, gateway: Gateway) -> AdminResult | None:
+    """Partitions, replication and assignments."""
+    if topic.assignments:
+        if topic.num_partitions != -1 or topic.replication_factor != -1:
+            return refuse(
+                KafkaCode.INVALID_REQUEST,
+                "with assignments, partitions and replication factor must be -1",
+            )
+        brokers = {node.node_id for node in gateway.nodes()}
+        indexes = sorted(entry.partition_index for entry in topic.assignments)
+        if indexes != list(range(len(indexes))) or not all(
+            _one_live(entry.broker_ids, brokers) for entry in topic.assignments
+        ):
+            return refuse(
+                KafkaCode.INVALID_REPLICA_ASSIGNMENT,
+                "partitions must be 0, 1, 2, ... with one live broker each",
+            )
+        return None
+    if topic.num_partitions != -1 and not 1 <= topic.num_partitions <= MAX_PARTITIONS:
+        return refuse(
+            KafkaCode.INVALID_PARTITIONS, f"partitions must be 1 to {MAX_PARTITIONS}, or -1"
+        )
+    if topic.replication_factor not in (-1, 1):
+        return refuse(KafkaCode.INVALID_REPLICATION_FACTOR, "there is one replica: say 1, or -1")
+    return None
+
+
+def _one_live(broker_ids: list[int], brokers: set[int]) -> bool:
+    return len(broker_ids) == 1 and broker_ids[0] in brokers
+
+
+async def _check_name(name: str, gateway: Gateway) -> AdminResult | None:
+    """Kafka's alphabet, and its rule that `a.b` and `a_b` are not both declared."""
+    if not legal_name(name):
+        return refuse(KafkaCode.INVALID_TOPIC_EXCEPTION, f"illegal topic name {name!r}")
+    if "." not in name and "_" not in name:
+        return None
+    listed = await settled(gateway.list_topics(0))
+    if isinstance(listed, BrokerError):
+        return refuse(kafka_code(listed), str(listed))
+    for info in listed:
+        other = names.to_kafka(info.name)
+        if other and other != name and other.replace(".", "_") == name.replace(".", "_"):
+            return refuse(
+                KafkaCode.INVALID_TOPIC_EXCEPTION,
+                f"{name} collides with {other}: they differ only in . and _",
+            )
+    return None
+
+
+def _created(name: str, result: AdminResult, gateway: Gateway) -> Any:
+    info = result.topic
+    if result.error or info is None:
+        return messages.CreatableTopicResult(
+            name=name,
+            topic_id=_NO_ID,
+            error_code=int(result.error),
+            error_message=result.message,
+            num_partitions=-1,
+            replication_factor=-1,
+            configs=None,
+        )
+    return messages.CreatableTopicResult(
+        name=name,
+        topic_id=info.topic_id,
+        error_code=0,
+        error_message=None,
+        num_partitions=len(info.partitions),
+        replication_factor=1,
+        configs=[
+            messages.CreatableTopicConfigs(
+                name=setting,
+                value=effective(info.configs, gateway.topic_defaults, setting),
+                read_only=False,
+                config_source=FROM_TOPIC if setting in info.configs else FROM_DEFAULT,
+                is_sensitive=False,
+            )
+            for setting in TOPIC_SETTINGS
+        ],
+    )
+
+
+async def handle_delete_topics(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one DeleteTopics, by names or (version 6 and later) ids."""
+    if context.api_version >= _BY_ID_VERSION:
+        wanted = [(topic.name, topic.topic_id) for topic in request.topics]
+    else:
+        wanted = [(name, _NO_ID) for name in request.topic_names]
+    answers = []
+    for name, topic_id in wanted:
+        answers.append(await _delete_topic(name, topic_id, request.timeout_ms, gateway))
+    return messages.DeleteTopicsResponse(responses=answers)
+
+
+async def _delete_topic(name: str | None, topic_id: UUID, timeout_ms: int, gateway: Gateway) -> Any:
+    if name is None:
+        info = await settled(gateway.topic_by_id(topic_id))
+    else:
+        info = await settled(gateway.topic(names.from_kafka(name), False))
+    if isinstance(info, BrokerError):
+        result = refuse(kafka_code(info), str(info))
+    elif info is None:
+        unknown = KafkaCode.UNKNOWN_TOPIC_OR_PARTITION
+        if name is None:
+            unknown = KafkaCode.UNKNOWN_TOPIC_ID
+        result = refuse(unknown, "no such topic")
+    else:
+        name = name or names.to_kafka(info.name)
+        topic_id = info.topic_id
+        result = outcome(await settled(gateway.delete_topic(info.name, timeout_ms)))
+    return messages.DeletableTopicResult(
+        name=name,
+        topic_id=topic_id,
+        error_code=int(result.error),
+        error_message=result.message,
+    )
+
+
+async def handle_create_partitions(request: Any, context: RequestContext, gateway: Gateway) -> Any:
+    """Answer one CreatePartitions."""
+    times = Counter(topic.name for topic in request.topics)
+    results = []
+    for topic in request.topics:
+        if times[topic.name] > 1:
+            result = refuse(KafkaCode.INVALID_REQUEST, "named twice in this request")
+        else:
+            result = await _grow(topic, request, gateway)
+        results.append(
+            messages.CreatePartitionsTopicResult(
+                name=topic.name, error_code=int(result.error), error_message=result.message
+            )
+        )
+    return messages.CreatePartitionsResponse(results=results)
+
+
+async def _grow(topic: Any, request: Any, gateway: Gateway) -> AdminResult:
+    if not legal_name(topic.name):
+        return refuse(KafkaCode.INVALID_TOPIC_EXCEPTION, f"illegal topic name {topic.name!r}")
+    key = names.from_kafka(topic.name)
+    info = await settled(gateway.topic(key, False))
+    if isinstance(info, BrokerError):
+        return refuse(kafka_code(info), str(info))
+    if info is None:
+        return refuse(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, "no such topic")
+    now = len(info.partitions)
+    if not now < topic.count <= MAX_PARTITIONS:
+        return refuse(
+            KafkaCode.INVALID_PARTITIONS,
+            f"the topic has {now} partitions; the new count must be above, up to {MAX_PARTITIONS}",
+        )
+    if not info.declared:
+        return refuse(KafkaCode.INVALID_PARTITIONS, "a light topic has one partition")
+    if topic.assignments is not None:
+        brokers = {node.node_id for node in gateway.nodes()}
+        fits = len(topic.assignments) == topic.count - now and all(
+            _one_live(entry.broker_ids, brokers) for entry in topic.assignments
+        )
+        if not fits:
+            return refuse(
+                KafkaCode.INVALID_REPLICA_ASSIGNMENT, "one live broker for each new partition"
+            )
+    growth = gateway.create_partitions(key, topic.count, request.validate_only, request.timeout_ms)
+    return outcome(await settled(growth))
+
+
+HANDLERS = {
+    19: handle_create_topics,
+    20: handle_delete_topics,
+    37: handle_create_partitions,
+}
