@@ -44,6 +44,15 @@ class AlterTopicConfig(msgspec.Struct, frozen=True, tag="alter_topic_config", ar
     changes: dict[str, str | None]
 
 
+class AlterResource(msgspec.Struct, frozen=True, tag="alter_resource", array_like=True):
+    """Set settings of what is no topic (Kafka's resource types: a broker, a group, ...); None
+    removes one."""
+
+    resource_type: int
+    name: str
+    changes: dict[str, str | None]
+
+
 class AllocateProducerIds(msgspec.Struct, frozen=True, tag="producer_ids", array_like=True):
     """A block of `count` producer ids that were never given out; Result.value is the first."""
 
@@ -102,6 +111,7 @@ Command = (
     | DeleteTopic
     | CreatePartitions
     | AlterTopicConfig
+    | AlterResource
     | AllocateProducerIds
     | RegisterWorker
     | UnregisterWorker
@@ -160,6 +170,14 @@ class TopicRemoved(msgspec.Struct, frozen=True, tag="topic_removed", array_like=
     topic_id: UUID
 
 
+class ResourceSet(msgspec.Struct, frozen=True, tag="resource_set", array_like=True):
+    """What is no topic has these settings now; without any it is gone."""
+
+    resource_type: int
+    name: str
+    configs: dict[str, str]
+
+
 class ProducerIdsSet(msgspec.Struct, frozen=True, tag="producer_ids_set", array_like=True):
     """The first producer id that is free."""
 
@@ -201,6 +219,7 @@ class BanRemoved(msgspec.Struct, frozen=True, tag="ban_removed", array_like=True
 Delta = (
     TopicSet
     | TopicRemoved
+    | ResourceSet
     | ProducerIdsSet
     | WorkerSet
     | WorkerRemoved

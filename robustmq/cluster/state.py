@@ -16,6 +16,7 @@ from robustmq.bans import MAX_PATTERNS, Ban, key
 from robustmq.cluster.commands import (
     AddBan,
     AllocateProducerIds,
+    AlterResource,
     AlterTopicConfig,
     BanRemoved,
     BanSet,
@@ -31,6 +32,7 @@ from robustmq.cluster.commands import (
     ProducerIdsSet,
     RegisterWorker,
     RemoveBan,
+    ResourceSet,
     Result,
     SetShardMap,
     ShardOwner,
@@ -65,6 +67,8 @@ class ClusterState(msgspec.Struct):
     topic_names: dict[UUID, bytes] = {}
     bans: dict[str, Ban] = {}
     """By `bans.key`."""
+    resources: dict[str, dict[str, str]] = {}
+    """Settings of what is no topic, by `resource_key`."""
 
     def topic(self, name: bytes) -> DeclaredTopic | None:
         """A declared topic by name."""
@@ -75,6 +79,15 @@ class ClusterState(msgspec.Struct):
         name = self.topic_names.get(topic_id)
         return None if name is None else self.topics.get(name)
 
+    def resource(self, resource_type: int, name: str) -> dict[str, str]:
+        """The settings of a resource that is no topic."""
+        return self.resources.get(resource_key(resource_type, name), {})
+
+    def resource_names(self, resource_type: int) -> list[str]:
+        """The resources of a type that have settings."""
+        prefix = resource_key(resource_type, "")
+        return sorted(one[len(prefix) :] for one in self.resources if one.startswith(prefix))
+
     def owner(self, shard: int) -> ShardOwner | None:
         """Who holds a shard."""
         return self.shards.get(shard)
@@ -84,17 +97,20 @@ class ClusterState(msgspec.Struct):
         return [self.workers[worker_id] for worker_id in sorted(self.workers)]
 
 
+def resource_key(resource_type: int, name: str) -> str:
+    """Names a resource among those of all types."""
+    return f"{resource_type}/{name}"
+
+
 def apply(state: ClusterState, command: Command, now_ms: int) -> Decision:
     """Decide on a command; `now_ms` is wall time. The state stays as it is."""
     match command:
         case CreateTopic():
             return _create_topic(state, command, now_ms)
-        case DeleteTopic():
-            return _delete_topic(state, command)
-        case CreatePartitions():
-            return _create_partitions(state, command)
-        case AlterTopicConfig():
-            return _alter_config(state, command)
+        case DeleteTopic() | CreatePartitions() | AlterTopicConfig():
+            return _change_topic(state, command)
+        case AlterResource():
+            return _alter_resource(state, command)
         case AllocateProducerIds():
             return _allocate_producer_ids(state, command)
         case RegisterWorker():
@@ -140,6 +156,11 @@ def difference(old: ClusterState, new: ClusterState) -> list[Delta]:
     for name, topic in new.topics.items():
         if old.topics.get(name) != topic:
             deltas.append(TopicSet(topic))
+    for one in sorted({*old.resources, *new.resources}):
+        configs = new.resources.get(one, {})
+        if old.resources.get(one, {}) != configs:
+            resource_type, _, name_ = one.partition("/")
+            deltas.append(ResourceSet(int(resource_type), name_, configs))
     for worker_id, worker in new.workers.items():
         if old.workers.get(worker_id) != worker:
             deltas.append(WorkerSet(worker))
@@ -163,6 +184,12 @@ def _take(state: ClusterState, delta: Delta) -> None:
         case TopicRemoved():
             state.topics.pop(delta.name, None)
             state.topic_names.pop(delta.topic_id, None)
+        case ResourceSet():
+            one = resource_key(delta.resource_type, delta.name)
+            if delta.configs:
+                state.resources[one] = delta.configs
+            else:
+                state.resources.pop(one, None)
         case ProducerIdsSet():
             state.next_producer_id = delta.next_id
         case WorkerSet():
@@ -197,6 +224,18 @@ def _create_topic(state: ClusterState, command: CreateTopic, now_ms: int) -> Dec
     return Result(), (TopicSet(topic),)
 
 
+def _change_topic(
+    state: ClusterState, command: DeleteTopic | CreatePartitions | AlterTopicConfig
+) -> Decision:
+    match command:
+        case DeleteTopic():
+            return _delete_topic(state, command)
+        case CreatePartitions():
+            return _create_partitions(state, command)
+        case AlterTopicConfig():
+            return _alter_config(state, command)
+
+
 def _delete_topic(state: ClusterState, command: DeleteTopic) -> Decision:
     topic = state.topics.get(command.name)
     if topic is None:
@@ -222,6 +261,12 @@ def _alter_config(state: ClusterState, command: AlterTopicConfig) -> Decision:
     changed = {**topic.configs, **command.changes}
     configs = {name: value for name, value in changed.items() if value is not None}
     return Result(), (TopicSet(msgspec.structs.replace(topic, configs=configs)),)
+
+
+def _alter_resource(state: ClusterState, command: AlterResource) -> Decision:
+    changed = {**state.resource(command.resource_type, command.name), **command.changes}
+    configs = {name: value for name, value in changed.items() if value is not None}
+    return Result(), (ResourceSet(command.resource_type, command.name, configs),)
 
 
 def _allocate_producer_ids(state: ClusterState, command: AllocateProducerIds) -> Decision:

@@ -305,6 +305,21 @@ class Gateway(Protocol):
     ) -> Promise[AdminResult]:
         """Set (value) or reset to the default (None) settings of a declared topic; unknown: 3."""
 
+    def resource_configs(self, resource_type: int, name: str) -> dict[str, str]:
+        """Settings that were set for a resource that is no topic (`config_resources`): a broker, a
+        group, a subscription of client metrics. They are cluster state.
+        """
+
+    def resource_names(self, resource_type: int) -> list[str]:
+        """The resources of a type that have such settings."""
+
+    def alter_resource_configs(
+        self, resource_type: int, name: str, changes: dict[str, str | None], validate_only: bool
+    ) -> Promise[AdminResult]:
+        """Set (value) or reset (None) settings of a resource that is no topic; they are checked
+        already.
+        """
+
     def broker_configs(self) -> dict[str, str]:
         """Effective settings of this broker under Kafka's names, read only."""
 

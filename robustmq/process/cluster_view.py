@@ -9,6 +9,7 @@ from robustmq.bans import Ban, BanTable
 from robustmq.cluster.commands import (
     AddBan,
     AllocateProducerIds,
+    AlterResource,
     AlterTopicConfig,
     BanRemoved,
     BanSet,
@@ -19,6 +20,7 @@ from robustmq.cluster.commands import (
     Delta,
     ExpireBans,
     RemoveBan,
+    ResourceSet,
     Result,
     TopicRemoved,
     TopicSet,
@@ -38,6 +40,7 @@ class MetaView:
         self.shard_count = shard_count
         self.worker_count = worker_count
         self.on_change: Callable[[set[bytes]], None] = lambda names: None
+        self.on_resource: Callable[[int, str], None] = lambda resource_type, name: None
         self.bans = BanTable()
         self.on_ban: Callable[[Ban], None] = lambda ban: None
         self.single_broker: Broker | None = None
@@ -52,6 +55,8 @@ class MetaView:
             self.on_change({delta.topic.name})
         elif isinstance(delta, TopicRemoved):
             self.on_change({delta.name})
+        elif isinstance(delta, ResourceSet):
+            self.on_resource(delta.resource_type, delta.name)
         elif isinstance(delta, BanSet):
             self.bans.set(delta.ban)
             self.on_ban(delta.ban)
@@ -118,6 +123,20 @@ class MetaView:
     def alter_topic(self, name: bytes, changes: dict[str, str | None]) -> Promise[Outcome]:
         """Set or reset settings of a topic."""
         return self._propose(AlterTopicConfig(name, changes))
+
+    def resource(self, resource_type: int, name: str) -> dict[str, str]:
+        """Settings of what is no topic."""
+        return self._meta.state.resource(resource_type, name)
+
+    def resource_names(self, resource_type: int) -> list[str]:
+        """The resources of a type that have settings."""
+        return self._meta.state.resource_names(resource_type)
+
+    def alter_resource(
+        self, resource_type: int, name: str, changes: dict[str, str | None]
+    ) -> Promise[Outcome]:
+        """Set or reset settings of what is no topic."""
+        return self._propose(AlterResource(resource_type, name, changes))
 
     def allocate_producer_ids(self, count: int) -> Promise[Outcome]:
         """A block of producer ids."""

@@ -44,6 +44,8 @@ class ClusterView(Protocol):
     on_change: Callable[[set[bytes]], None]
     """Called with the names of declared topics that came, went or changed."""
 
+    on_resource: Callable[[int, str], None]
+    """Called with the type and name of what is no topic and whose settings changed."""
     bans: BanTable
     """The bans of the cluster, as this worker knows them; read only."""
     on_ban: Callable[[Ban], None]
@@ -97,6 +99,20 @@ class ClusterView(Protocol):
 
     def alter_topic(self, name: bytes, changes: dict[str, str | None]) -> Promise[Outcome]:
         """Set or reset settings of a topic."""
+        ...
+
+    def resource(self, resource_type: int, name: str) -> dict[str, str]:
+        """Settings that were set for what is no topic (Kafka's resource types)."""
+        ...
+
+    def resource_names(self, resource_type: int) -> list[str]:
+        """The resources of a type that have settings."""
+        ...
+
+    def alter_resource(
+        self, resource_type: int, name: str, changes: dict[str, str | None]
+    ) -> Promise[Outcome]:
+        """Set or reset settings of what is no topic."""
         ...
 
     def allocate_producer_ids(self, count: int) -> Promise[Outcome]:

@@ -416,6 +416,28 @@ class KafkaGateway:
             return AdminResult(0, None, self._declared_info(name))
         return await self._outcome(self._cluster.alter_topic(name, changes), name)
 
+    def resource_configs(self, resource_type: int, name: str) -> dict[str, str]:
+        """Settings of what is no topic."""
+        return self._cluster.resource(resource_type, name)
+
+    def resource_names(self, resource_type: int) -> list[str]:
+        """The resources of a type that have settings."""
+        return self._cluster.resource_names(resource_type)
+
+    def alter_resource_configs(
+        self, resource_type: int, name: str, changes: dict[str, str | None], validate_only: bool
+    ) -> Promise[AdminResult]:
+        """Change settings of what is no topic."""
+        if validate_only or not changes:
+            return resolved(AdminResult())
+        return start(self._alter_resource(resource_type, name, changes))
+
+    async def _alter_resource(
+        self, resource_type: int, name: str, changes: dict[str, str | None]
+    ) -> AdminResult:
+        result = await self._cluster.alter_resource(resource_type, name, changes)
+        return AdminResult(result.error, result.message)
+
     def broker_configs(self) -> dict[str, str]:
         """Effective settings under Kafka's names."""
         limits, kafka = self._settings.limits, self._settings.kafka

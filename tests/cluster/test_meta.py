@@ -9,6 +9,7 @@ import pytest
 
 from robustmq.cluster.commands import (
     AllocateProducerIds,
+    AlterResource,
     AlterTopicConfig,
     Change,
     CreatePartitions,
@@ -41,6 +42,8 @@ def commands() -> list[object]:
         OwnShards(0, (0, 1)),
         SetShardMap({0: 0, 1: 1}),
         DeleteTopic(b"none"),
+        AlterResource(32, "g/1", {"a": "1", "b": "2"}),
+        AlterResource(32, "g/1", {"a": None}),
     ]
 
 
@@ -48,7 +51,7 @@ def test_every_command_is_decided_and_survives_a_restart(tmp_path: Path) -> None
     meta = Meta(tmp_path, "cluster")
     results = meta.propose([(b"%d" % n, c) for n, c in enumerate(commands())], 5)  # type: ignore[misc]
     exists, invalid = int(KafkaCode.TOPIC_ALREADY_EXISTS), int(KafkaCode.INVALID_PARTITIONS)
-    assert [r.error for r in results] == [0, exists, 0, invalid, 0, 0, 0, 0, 0, 0, 3]
+    assert [r.error for r in results] == [0, exists, 0, invalid, 0, 0, 0, 0, 0, 0, 3, 0, 0]
     assert [r.value for r in results[5:7]] == [0, 1000]
     assert (results[8].value, results[9].value) == (1, 2)
     meta.close()
@@ -56,6 +59,7 @@ def test_every_command_is_decided_and_survives_a_restart(tmp_path: Path) -> None
     state = again.state
     topic = state.topic_by_id(ID)
     assert topic is not None and (topic.partitions, topic.configs) == (6, {"y": "2"})
+    assert state.resource(32, "g/1") == {"b": "2"} and state.resource_names(32) == ["g/1"]
     assert state == meta.state and state.cluster_id == "cluster"
     assert [state.shards[n].worker_id for n in (0, 1)] == [0, 1]
     assert again.propose([(b"x", AllocateProducerIds(1))], 6)[0].value == 2000

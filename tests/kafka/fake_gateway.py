@@ -84,6 +84,7 @@ class FakeGateway:
         self.groups: dict[str, ClassicGroup] = {}
         self.parked: dict[int, Promise[events.GroupReply]] = {}
         self.waits: list[tuple[int, Sequence[AppendWait], Promise[None]]] = []
+        self.resources: dict[tuple[int, str], dict[str, str]] = {}
         self.ids = 0
 
     def now_ms(self) -> int:
@@ -256,6 +257,22 @@ class FakeGateway:
         if not validate_only:
             self.topics[name] = msgspec.structs.replace(self.topics[name], configs=kept)
         return resolved(AdminResult(topic=self.topics[name]))
+
+    def resource_configs(self, resource_type: int, name: str) -> dict[str, str]:
+        return self.resources.get((resource_type, name), {})
+
+    def resource_names(self, resource_type: int) -> list[str]:
+        return sorted(name for kind, name in self.resources if kind == resource_type)
+
+    def alter_resource_configs(
+        self, resource_type: int, name: str, changes: dict[str, str | None], validate_only: bool
+    ) -> Promise[AdminResult]:
+        configs = {**self.resource_configs(resource_type, name), **changes}
+        if not validate_only:
+            self.resources[resource_type, name] = {
+                key: value for key, value in configs.items() if value is not None
+            }
+        return resolved(AdminResult())
 
     def broker_configs(self) -> dict[str, str]:
         return {"auto.create.topics.enable": "true"}

@@ -94,6 +94,7 @@ class SimView:
         self.shard_count = cluster.shard_count
         self.worker_count = cluster.worker_count
         self.on_change: Callable[[set[bytes]], None] = lambda names: None
+        self.on_resource: Callable[[int, str], None] = lambda resource_type, name: None
         self.bans = BanTable()
         self.on_ban: Callable[[Ban], None] = lambda ban: None
         self._incarnations: dict[int, int] = {}
@@ -157,6 +158,20 @@ class SimView:
         return resolved(Outcome())
 
     def alter_topic(self, name: bytes, changes: dict[str, str | None]) -> Promise[Outcome]:
+        """Not used in the simulation."""
+        return resolved(Outcome(42, "not simulated"))
+
+    def resource(self, resource_type: int, name: str) -> dict[str, str]:
+        """Nothing is set in the simulation."""
+        return {}
+
+    def resource_names(self, resource_type: int) -> list[str]:
+        """Nothing is set in the simulation."""
+        return []
+
+    def alter_resource(
+        self, resource_type: int, name: str, changes: dict[str, str | None]
+    ) -> Promise[Outcome]:
         """Not used in the simulation."""
         return resolved(Outcome(42, "not simulated"))
 
