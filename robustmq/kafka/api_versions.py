@@ -11,7 +11,7 @@ from typing import Any
 
 from robustmq.errors import KafkaCode
 from robustmq.kafka import apis, messages
-from robustmq.kafka.context import RequestContext
+from robustmq.kafka.context import Handlers, RequestContext
 from robustmq.kafka.gateway import Gateway
 
 API_VERSIONS = 18
@@ -43,3 +43,8 @@ def _row(api: Any) -> Any:
     return messages.ApiVersion(
         api_key=api.key, min_version=api.min_version, max_version=api.max_version
     )
+
+
+HANDLERS: Handlers = {
+    18: handle,
+}

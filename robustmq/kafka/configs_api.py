@@ -177,7 +177,7 @@ def _null(name: str) -> AdminResult:
     return refuse(KafkaCode.INVALID_REQUEST, f"null is no value of {name}")
 
 
-HANDLERS = {
+HANDLERS: Handlers = {
     32: handle_describe_configs,
     33: handle_alter_configs,
     44: handle_incremental_alter_configs,

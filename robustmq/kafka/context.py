@@ -4,15 +4,23 @@ alike.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from robustmq.errors import BrokerError
 from robustmq.limits import Limits
 
+if TYPE_CHECKING:
+    from robustmq.kafka.gateway import Gateway
+
 T = TypeVar("T")
+Handler = Callable[[Any, "RequestContext", "Gateway"], Awaitable[Any]]
+"""Answers a decoded request with a response struct, or None where there is no answer."""
+Handlers = dict[int, Handler]
+"""The handlers of a module by API key; robustmq.kafka.dispatch has them all."""
+ANONYMOUS = "User:ANONYMOUS"
 
 NO_OPERATIONS = -(1 << 31)
 """Authorized operations that were not asked for."""
@@ -29,6 +37,8 @@ class ConnectionState(msgspec.Struct):
 
     client_host: str
     limits: Limits = Limits()
+    principal: str = ANONYMOUS
+    """Who the client is, as access rules name it: `User:` and a name."""
     client_software_name: str = ""
     client_software_version: str = ""
     closed: bool = False

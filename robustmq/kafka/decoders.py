@@ -70,7 +70,7 @@ def least_size(field: Field, version: int, flexible: bool) -> int:
     if field.type in FIXED:
         return FIXED[field.type][1]
     if field.is_struct:
-        return least_struct(field.fields, version, flexible)
+        return 1 if version in field.nullable else least_struct(field.fields, version, flexible)
     return 1 if flexible else _LENGTH_CODES.get(field.type, _INT32)[1]
 
 
@@ -146,11 +146,23 @@ class _Writer:
         if field.is_array:
             return self.array(field)
         if field.is_struct:
-            return self.build(field.type, field.fields)
+            return self.struct(field)
         if field.type in FIXED:
             variable = self.read(FIXED[field.type][0])
             return f"UUID(bytes={variable})" if field.type == "uuid" else variable
         return self.bytes_like(field)
+
+    def struct(self, field: Field) -> str:
+        """Read a struct; where it may be null, a byte says whether it is there."""
+        if self.version not in field.nullable:
+            return self.build(field.type, field.fields)
+        there, value = self.read("b"), self.fresh("x")
+        self.flush()
+        self.say(f"{value} = None", f"if {there} >= 0:")
+        self.depth += 1
+        self.say(f"{value} = {self.build(field.type, field.fields)}")
+        self.depth -= 1
+        return value
 
     def length(self, letter: str) -> str:
         """Read a length; the variable then holds it, -1 for null."""

@@ -14,7 +14,6 @@ API.
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from robustmq.errors import BrokerError, Fault
@@ -32,12 +31,11 @@ from robustmq.kafka import (
     producers_api,
     topics_api,
 )
-from robustmq.kafka.context import ConnectionState, RequestContext
+from robustmq.kafka.context import ConnectionState, Handlers, RequestContext
 from robustmq.kafka.gateway import Gateway
 from robustmq.promises import Promise, start
 
 Buffers = list[bytes | memoryview]
-Handler = Callable[[Any, RequestContext, Gateway], Awaitable[Any]]
 
 COUNTERS = (
     "kafka_requests",
@@ -50,28 +48,20 @@ COUNTERS = (
 )
 """Every counter that the handlers add to."""
 
-HANDLERS: dict[int, Handler] = {
-    0: produce.handle,
-    1: fetch.handle,
-    2: offsets.handle,
-    3: metadata.handle,
-    8: group_offsets.handle_commit,
-    9: group_offsets.handle_fetch_offsets,
-    10: groups_api.handle_find_coordinator,
-    11: groups_api.handle_join,
-    12: groups_api.handle_heartbeat,
-    13: groups_api.handle_leave,
-    14: groups_api.handle_sync,
-    15: groups_api.handle_describe,
-    16: groups_api.handle_list,
-    18: api_versions.handle,
-    22: producers_api.handle,
-    23: offsets.handle_epochs,
-    42: groups_api.handle_delete,
-    47: group_offsets.handle_delete_offsets,
-    60: metadata.handle_describe_cluster,
-    **topics_api.HANDLERS,
-    **configs_api.HANDLERS,
+_MODULES = (
+    api_versions,
+    configs_api,
+    fetch,
+    group_offsets,
+    groups_api,
+    metadata,
+    offsets,
+    produce,
+    producers_api,
+    topics_api,
+)
+HANDLERS: Handlers = {
+    key: handler for module in _MODULES for key, handler in module.HANDLERS.items()
 }
 
 

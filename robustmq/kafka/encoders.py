@@ -100,11 +100,30 @@ class _Writer:
     def body(self, fields: tuple[Field, ...], source: str) -> None:
         """Write the fields of the struct that the expression `source` holds."""
         for field in fields:
-            if self.version in field.versions and field.tag is None:
+            if self.version not in field.versions or field.tag is not None:
+                continue
+            if field.is_struct and not field.is_array:
+                self.struct(field, f"{source}.{field.name}")
+            else:
                 self.field(field, f"{source}.{field.name}")
         if self.flexible:
             self.tagged(fields, source)
         self.flush()
+
+    def struct(self, field: Field, source: str) -> None:
+        """Write a struct in a struct: behind a byte that says whether it is there, where it may be
+        null; else None means the defaults."""
+        self.flush()
+        value = self.fresh("v")
+        self.say(f"{value} = {source}", f"if {value} is None:")
+        if self.version in field.nullable:
+            self.say(f"    {self.append}(b'\\xff')", "else:", f"    {self.append}(b'\\x01')")
+            self.depth += 1
+            self.body(field.fields, value)
+            self.depth -= 1
+        else:
+            self.say(f"    {value} = {self.default_struct(field)}")
+            self.body(field.fields, value)
 
     def field(self, field: Field, value: str) -> None:
         if field.is_array:
@@ -217,9 +236,13 @@ class _Writer:
         if field.is_array:
             return value
         if field.is_struct:
-            name = f"DEFAULT_{field.type}"
-            self.names[name] = messages.classes()[field.type]()
-            return f"{value} is not None and {value} != {name}"
+            return f"{value} is not None and {value} != {self.default_struct(field)}"
         default = messages.default_of(field)
         self.names[f"DEFAULT_{field.name}"] = default
         return f"{value} != DEFAULT_{field.name}"
+
+    def default_struct(self, field: Field) -> str:
+        """The name of a struct with nothing but defaults."""
+        name = f"DEFAULT_{field.type}"
+        self.names[name] = messages.classes()[field.type]()
+        return name

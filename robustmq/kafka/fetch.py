@@ -20,7 +20,7 @@ from robustmq import names
 from robustmq.core import batches
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
-from robustmq.kafka.context import RequestContext, kafka_code, settled
+from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.fetch_sessions import FetchPartition, Opened, PartitionKey
 from robustmq.kafka.gateway import AppendWait, Gateway, ReadResult
 from robustmq.promises import Promise
@@ -189,3 +189,8 @@ def _partition(target: _Target, isolation: int) -> Any:
             leader_id=result.leader, leader_epoch=result.leader_epoch
         )
     return answer
+
+
+HANDLERS: Handlers = {
+    1: handle,
+}

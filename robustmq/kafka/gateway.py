@@ -26,6 +26,8 @@ from robustmq.promises import Promise
 
 if TYPE_CHECKING:
     from robustmq.core.batches import BatchInfo
+    from robustmq.kafka.access import Operation, Resource
+    from robustmq.kafka.context import RequestContext
     from robustmq.kafka.fetch_sessions import FetchSessions
     from robustmq.kafka.group_events import GroupEvent, GroupListing, GroupReply
 
@@ -186,6 +188,13 @@ class Gateway(Protocol):
     def count(self, counter: str, amount: int = 1) -> None:
         """Add to a counter of this worker; unknown names are ignored. Names used:
         kafka.dispatch.COUNTERS.
+        """
+
+    def authorized(
+        self, context: RequestContext, operation: Operation, resource: Resource, name: str
+    ) -> bool:
+        """Whether the client of a request may do this. Names are Kafka's; of the cluster:
+        access.CLUSTER_NAME. Every handler asks before it does or tells anything.
         """
 
     def nodes(self) -> Sequence[Broker]:

@@ -17,7 +17,7 @@ from robustmq import names
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import group_events as events
 from robustmq.kafka import messages
-from robustmq.kafka.context import RequestContext, legal_name, settled
+from robustmq.kafka.context import Handlers, RequestContext, legal_name, settled
 from robustmq.kafka.gateway import Gateway
 from robustmq.kafka.groups_api import ask, call, reply_of
 from robustmq.promises import Promise, gather, start
@@ -264,3 +264,10 @@ async def handle_delete_offsets(request: Any, context: RequestContext, gateway: 
             for topic in request.topics
         ]
     )
+
+
+HANDLERS: Handlers = {
+    8: handle_commit,
+    9: handle_fetch_offsets,
+    47: handle_delete_offsets,
+}

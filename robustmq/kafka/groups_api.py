@@ -18,6 +18,7 @@ from robustmq.kafka import messages
 from robustmq.kafka.context import (
     GROUP_OPERATIONS,
     NO_OPERATIONS,
+    Handlers,
     RequestContext,
     settled,
 )
@@ -282,3 +283,15 @@ async def handle_delete(request: Any, context: RequestContext, gateway: Gateway)
         code = reply if isinstance(reply, int) else reply.error
         results.append(messages.DeletableGroupResult(group_id=group_id, error_code=int(code)))
     return messages.DeleteGroupsResponse(results=results)
+
+
+HANDLERS: Handlers = {
+    10: handle_find_coordinator,
+    11: handle_join,
+    12: handle_heartbeat,
+    13: handle_leave,
+    14: handle_sync,
+    15: handle_describe,
+    16: handle_list,
+    42: handle_delete,
+}

@@ -18,6 +18,7 @@ from robustmq.kafka.context import (
     CLUSTER_OPERATIONS,
     NO_OPERATIONS,
     TOPIC_OPERATIONS,
+    Handlers,
     RequestContext,
     kafka_code,
     legal_name,
@@ -145,3 +146,9 @@ async def handle_describe_cluster(request: Any, context: RequestContext, gateway
         ],
         cluster_authorized_operations=operations,
     )
+
+
+HANDLERS: Handlers = {
+    3: handle,
+    60: handle_describe_cluster,
+}

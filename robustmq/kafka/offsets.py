@@ -12,7 +12,7 @@ from typing import Any
 from robustmq import names
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
-from robustmq.kafka.context import RequestContext, kafka_code, settled
+from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import (
     EARLIEST_LOCAL_TIMESTAMP,
     LATEST_TIERED_TIMESTAMP,
@@ -101,3 +101,9 @@ async def handle_epochs(request: Any, context: RequestContext, gateway: Gateway)
             )
         topics.append(messages.OffsetForLeaderTopicResult(topic=topic.topic, partitions=partitions))
     return messages.OffsetForLeaderEpochResponse(topics=topics)
+
+
+HANDLERS: Handlers = {
+    2: handle,
+    23: handle_epochs,
+}

@@ -25,7 +25,7 @@ from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.kafka import messages
-from robustmq.kafka.context import RequestContext, kafka_code, settled
+from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import Gateway, ProduceResult
 from robustmq.promises import Promise, resolved
 
@@ -164,3 +164,8 @@ async def _answer(index: int, promise: Promise[ProduceResult]) -> Any:
         log_start_offset=result.log_start_offset,
         error_message=result.message,
     )
+
+
+HANDLERS: Handlers = {
+    0: handle,
+}

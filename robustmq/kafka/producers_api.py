@@ -11,7 +11,7 @@ from typing import Any
 
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
-from robustmq.kafka.context import RequestContext, kafka_code, settled
+from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import Gateway
 
 
@@ -28,3 +28,8 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
 
 def _failed(code: int) -> Any:
     return messages.InitProducerIdResponse(error_code=int(code), producer_id=-1, producer_epoch=-1)
+
+
+HANDLERS: Handlers = {
+    22: handle,
+}

@@ -1,7 +1,6 @@
 """The fields of every Kafka message that the broker reads or writes, as data.
 
-The tables stand in the modules schema_data, schema_cluster and schema_groups, one line a field, in
-the order of the wire:
+The tables stand in the modules schema_*, one line a field, in the order of the wire:
 
     ProduceRequest                       a message: the name of its API, and Request or Response
       timeout_ms: int32                  a field of a fixed size
@@ -10,6 +9,7 @@ the order of the wire:
         topic_id: uuid @13+              only from version 13
         records: records?                may be null
         error: string?2+ = null          may be null from version 2; the default is null
+      assignment: Assignment?          a struct that may be null: a byte says whether it is there
       node_endpoints: [NodeEndpoint] @10+ tag 0          a tagged field (KIP-482)
 
 A struct's fields stand in the versions of its parent where nothing is said. Where no default is
@@ -28,10 +28,28 @@ from typing import Final
 
 import msgspec
 
-from robustmq.kafka import schema_cluster, schema_data, schema_groups
+from robustmq.kafka import (
+    schema_admin,
+    schema_cluster,
+    schema_consumer,
+    schema_data,
+    schema_groups,
+    schema_security,
+    schema_share,
+    schema_transactions,
+)
 
 LATEST: Final = 32767
-_TABLES = (schema_data.TABLE, schema_cluster.TABLE, schema_groups.TABLE)
+_TABLES = (
+    schema_data.TABLE,
+    schema_cluster.TABLE,
+    schema_groups.TABLE,
+    schema_transactions.TABLE,
+    schema_consumer.TABLE,
+    schema_share.TABLE,
+    schema_admin.TABLE,
+    schema_security.TABLE,
+)
 _LINE = re.compile(
     r"(?P<indent> *)(?P<name>\w+): (?P<open>\[?)(?P<type>\w+)\]?"
     r"(?P<null>\?[\d+-]*)?(?: @(?P<versions>[\d+-]+))?(?: tag (?P<tag>\d+))?"

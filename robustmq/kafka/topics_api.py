@@ -220,7 +220,7 @@ async def _grow(topic: Any, request: Any, gateway: Gateway) -> AdminResult:
     return outcome(await settled(growth))
 
 
-HANDLERS = {
+HANDLERS: Handlers = {
     19: handle_create_topics,
     20: handle_delete_topics,
     37: handle_create_partitions,

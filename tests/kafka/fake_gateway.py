@@ -14,6 +14,8 @@ from robustmq.core.batches import BatchInfo
 from robustmq.groups.classic import ClassicGroup, GroupSettings
 from robustmq.groups.producers import ProducerTable
 from robustmq.kafka import group_events as events
+from robustmq.kafka.access import Operation, Resource
+from robustmq.kafka.context import RequestContext
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
     AdminResult,
@@ -86,6 +88,7 @@ class FakeGateway:
         self.waits: list[tuple[int, Sequence[AppendWait], Promise[None]]] = []
         self.resources: dict[tuple[int, str], dict[str, str]] = {}
         self.ids = 0
+        self.denied: set[tuple[int, int, str]] = set()
 
     def now_ms(self) -> int:
         return self.time_ms
@@ -99,6 +102,11 @@ class FakeGateway:
 
     def count(self, counter: str, amount: int = 1) -> None:
         self.counters[counter] = self.counters.get(counter, 0) + amount
+
+    def authorized(
+        self, context: RequestContext, operation: Operation, resource: Resource, name: str
+    ) -> bool:
+        return (operation, resource, name) not in self.denied
 
     def nodes(self) -> Sequence[Broker]:
         return [Broker(0, "127.0.0.1", 9092), Broker(1, "127.0.0.1", 9093)]

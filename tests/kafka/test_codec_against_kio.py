@@ -59,6 +59,8 @@ def primitive(kind: str, chance: random.Random) -> Any:
         return chance.randbytes(chance.choice((0, 1, 61, 127, 128, 20000)))
     drawn = {
         "bool": chance.random() < 0.5,
+        "float64": chance.uniform(-1e9, 1e9),
+        "uint16": chance.randrange(1 << 16),
         "string": chance.choice(TEXTS),
         "uuid": uuid.UUID(bytes=chance.randbytes(16)),
         "error_code": chance.choice(ERRORS),
