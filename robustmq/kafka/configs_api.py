@@ -19,7 +19,7 @@ from robustmq.kafka.config_resources import (
     ConfigResource,
     ConfigRow,
 )
-from robustmq.kafka.context import RequestContext
+from robustmq.kafka.context import Handlers, RequestContext
 from robustmq.kafka.gateway import AdminResult, Gateway
 from robustmq.kafka.topic_configs import LIST
 

@@ -16,7 +16,7 @@ from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.admin_results import outcome, refuse
 from robustmq.kafka.config_resources import FROM_DEFAULT, FROM_TOPIC
-from robustmq.kafka.context import RequestContext, kafka_code, legal_name, settled
+from robustmq.kafka.context import Handlers, RequestContext, kafka_code, legal_name, settled
 from robustmq.kafka.gateway import AdminResult, Gateway, NewTopic
 from robustmq.kafka.topic_configs import TOPIC_SETTINGS, check_all, effective
 
