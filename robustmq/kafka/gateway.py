@@ -332,6 +332,43 @@ class Gateway(Protocol):
     def broker_configs(self) -> dict[str, str]:
         """Effective settings of this broker under Kafka's names, read only."""
 
+    def write_marker(
+        self,
+        topic: bytes,
+        partition: int,
+        producer_id: int,
+        producer_epoch: int,
+        coordinator_epoch: int,
+        commit: bool,
+        transaction_version: int = 0,
+    ) -> Promise[int]:
+        """Append the control batch that ends a producer's transaction on one partition, at its
+        owner (KIP-98; KIP-890 part 2: with transaction_version 2 `producer_epoch` is the bumped
+        one, and a marker that does not raise the epoch of an open transaction is stale).
+
+        Settles with 0 when the marker is committed. A repeated marker is 0, too, and may stand in
+        the log again. 47 INVALID_PRODUCER_EPOCH: older than the producer's; 52
+        TRANSACTION_COORDINATOR_FENCED: a newer coordinator has written already; 3: there is no such
+        partition (any more); 6 and 56: ask again.
+        """
+
+    def transaction_partition(
+        self,
+        transactional_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        topic: bytes,
+        partition: int,
+        add: bool,
+    ) -> Promise[int]:
+        """Asks the coordinator of a transactional id, before the first batch of a transaction is
+        appended to a partition, whether the partition belongs to the open transaction (KIP-890).
+        With `add` it is added (Produce v12+), else only looked for.
+
+        Settles with 0 when the coordinator has it committed, else with the code of
+        AddPartitionsToTxn: 47, 48, 49, 51, 90, 14, 15, 16. A promise fails only with BrokerError.
+        """
+
     def allocate_producer_id(self) -> Promise[tuple[int, int]]:
         """A producer id that was never given out before, and its epoch 0; from blocks of the
         cluster state.

@@ -301,6 +301,41 @@ class KafkaGateway:
         call = wire.OffsetCall(topic, partition, timestamp_ms, leader_epoch)
         return start(self._converted(self._rpc.call(worker, call), ListedOffset))
 
+    def write_marker(
+        self,
+        topic: bytes,
+        partition: int,
+        producer_id: int,
+        producer_epoch: int,
+        coordinator_epoch: int,
+        commit: bool,
+        transaction_version: int = 0,
+    ) -> Promise[int]:
+        """End a producer's transaction on one partition, at its owner."""
+        call = wire.MarkerCall(
+            topic,
+            partition,
+            producer_id,
+            producer_epoch,
+            coordinator_epoch,
+            commit,
+            transaction_version,
+        )
+        self._turn()
+        return self._rpc.call(self._placement.worker(topic, partition), call)
+
+    def transaction_partition(
+        self,
+        transactional_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        topic: bytes,
+        partition: int,
+        add: bool,
+    ) -> Promise[int]:
+        """Ask the coordinator of a transactional id about a partition: there is none yet."""
+        return resolved(KafkaCode.COORDINATOR_NOT_AVAILABLE)
+
     def epoch_end(
         self, topic: bytes, partition: int, leader_epoch: int, current_leader_epoch: int
     ) -> Promise[EpochEnd]:
@@ -497,6 +532,8 @@ class KafkaGateway:
                     message.topic, message.partition, message.timestamp_ms, message.leader_epoch
                 )
                 return resolved(msgspec.to_builtins(listed))
+            case wire.MarkerCall():
+                return self._logs.write_marker(message)
             case wire.GroupCall():
                 return start(self._serve_group(message))
             case wire.GroupsListCall():

@@ -22,6 +22,7 @@ from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.groups.producers import ProducerTable, SeenBatch
 from robustmq.kafka.gateway import ListedOffset, ProduceResult, ReadResult
+from robustmq.kafka.markers import end_marker
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
 from robustmq.shard.batch_times import first_at
@@ -87,10 +88,7 @@ class LocalLogs:
         store = self._stores.get(shard)
         if store is None:
             return resolved(ProduceResult(KafkaCode.NOT_LEADER_OR_FOLLOWER))
-        declared = topic in self._placement.declared
-        if not (declared and self._partitions.get(topic, partition)) and not (
-            partition == 0 and not declared and store.exists(topic)
-        ):
+        if not self._is_here(store, topic, partition):
             return resolved(ProduceResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION))
         limit = self._placement.max_message_bytes.get(topic, self.max_message_bytes)
         if len(batch) > limit:
@@ -173,6 +171,34 @@ class LocalLogs:
         answer: Promise[Any] = Promise()
         promise.when_settled(lambda: answer.resolve(msgspec.to_builtins(promise.result())))
         return answer
+
+    def write_marker(self, call: wire.MarkerCall) -> Promise[Any]:
+        """Append the control batch that ends a transaction; 0 when it is committed, or an error
+        code."""
+        topic, partition = call.topic, call.partition
+        shard = self._placement.shard(topic, partition)
+        store = self._stores.get(shard)
+        if store is None:
+            return resolved(KafkaCode.NOT_LEADER_OR_FOLLOWER)
+        if not self._is_here(store, topic, partition):
+            return resolved(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
+        batch = end_marker(
+            call.producer_id,
+            call.producer_epoch,
+            call.coordinator_epoch,
+            call.commit,
+            self._wall_ms(),
+        )
+        info = batches.validate(batch, 0, len(batch), False)
+        appended = self._append(store, shard, topic, partition, batch, -1, info, None)
+        answer: Promise[Any] = Promise()
+        appended.when_settled(lambda: answer.resolve(appended.result().error))
+        return answer
+
+    def _is_here(self, store: ShardStore, topic: bytes, partition: int) -> bool:
+        if topic in self._placement.declared:
+            return self._partitions.get(topic, partition) is not None
+        return partition == 0 and store.exists(topic)
 
     def _producer_table(self, store: ShardStore, topic: bytes, partition: int) -> ProducerTable:
         key = (topic, partition)

@@ -233,6 +233,31 @@ class OffsetCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     leader_epoch: int
 
 
+class MarkerCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The end of a producer's transaction on a partition that the receiver owns; the answer is an
+    error code."""
+
+    topic: bytes
+    partition: int
+    producer_id: int
+    producer_epoch: int
+    coordinator_epoch: int
+    commit: bool
+    transaction_version: int = 0
+
+
+class TransactionPartitionCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Is a partition part of the open transaction of a transactional id that the receiver
+    coordinates? With `add` it becomes one; the answer is an error code."""
+
+    transactional_id: str
+    producer_id: int
+    producer_epoch: int
+    topic: bytes
+    partition: int
+    add: bool
+
+
 class GroupCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """An event for the coordinator of a group; the answer is its encoded reply."""
 
@@ -291,6 +316,8 @@ Message = (
     | ReadCall
     | AppendWait
     | OffsetCall
+    | MarkerCall
+    | TransactionPartitionCall
     | GroupCall
     | GroupsListCall
     | LightTopicCall

@@ -29,6 +29,7 @@ from robustmq.kafka.gateway import (
     ReadResult,
     TopicInfo,
 )
+from robustmq.kafka.markers import end_marker
 from robustmq.promises import Promise, resolved
 
 
@@ -211,6 +212,34 @@ class FakeGateway:
             return resolved(ListedOffset(error=3))
         offset = {-1: log.end, -2: 0, -4: 0}.get(timestamp_ms, -1)
         return resolved(ListedOffset(0, offset, -1, 0))
+
+    def write_marker(
+        self,
+        topic: bytes,
+        partition: int,
+        producer_id: int,
+        producer_epoch: int,
+        coordinator_epoch: int,
+        commit: bool,
+        transaction_version: int = 0,
+    ) -> Promise[int]:
+        log = self.logs.get((topic, partition))
+        if log is None:
+            return resolved(3)
+        batch = end_marker(producer_id, producer_epoch, coordinator_epoch, commit, 1000)
+        log.append(batch, batches.validate(batch, 0, len(batch)))
+        return resolved(0)
+
+    def transaction_partition(
+        self,
+        transactional_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        topic: bytes,
+        partition: int,
+        add: bool,
+    ) -> Promise[int]:
+        return resolved(15)
 
     def epoch_end(
         self, topic: bytes, partition: int, leader_epoch: int, current_leader_epoch: int
