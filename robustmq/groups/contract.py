@@ -6,13 +6,17 @@ the time, and says what is to be done. Only the shard runtime executes it:
     effects = machine.handle(event, now_ms, token)
     append(records.encode_record(r) for r in effects.records)      # one log entry, in this order
     arm(effects.timers)                                            # at once; no commit needed
-    when everything this machine has appended so far is committed: release(effects.replies)
+    when everything this machine has appended so far is committed:
+        release(effects.replies), execute(effects.commands)
 
 - `handle` has already applied its own records to the machine when it returns. `replay` is for
   recovery only: the snapshot, then the records in log order, give the same durable state. Replay is
   idempotent.
 - `token` names who asked. Its reply comes in these effects, or in those of a later event (a parked
   join); each token is replied to once at most. Events that say "has no reply" ignore it.
+- A command is what must be done elsewhere (another machine, a log) once the records are committed;
+  its kind's executor does it and tells the machine the outcome by an event. A crash forgets it, so
+  `Resumed` gives out anew what the state says is still to be done; commands are idempotent.
 - A timer is (deadline_ms, key) in the machine's own keys. Setting a key replaces its older
   deadline; deadline None cancels. When it comes the runtime calls handle(TimerFired(key), now_ms).
   Timers are not durable: after recovery handle(Resumed(), now_ms) arms them anew.
@@ -23,7 +27,7 @@ the time, and says what is to be done. Only the shard runtime executes it:
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -41,6 +45,7 @@ class Effects(msgspec.Struct, Generic[Record, Reply]):
     records: list[Record] = []
     replies: list[tuple[int, Reply]] = []
     timers: list[Timer] = []
+    commands: list[Any] = []
 
 
 class Machine(Protocol[Event_contra, Record, Reply]):

@@ -17,7 +17,7 @@ Rules for whoever implements it:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from robustmq.kafka.context import RequestContext
     from robustmq.kafka.fetch_sessions import FetchSessions
     from robustmq.kafka.group_events import GroupEvent, GroupListing, GroupReply
+
+GROUP = b"group"
+TRANSACTION = b"transaction"
+SHARE_GROUP = b"share-group"
+SHARE_PARTITION = b"share-partition"
+"""Kinds of durable machines, as their records in the logs name them."""
 
 LATEST_TIMESTAMP = -1
 EARLIEST_TIMESTAMP = -2
@@ -287,6 +293,11 @@ class Gateway(Protocol):
     def group(self, group_id: str, event: GroupEvent) -> Promise[GroupReply]:
         """Run an event on the machine of a group at its owner (groups.classic.ClassicGroup),
         forwarded when remote.
+        """
+
+    def machine(self, kind: bytes, key: str, event: Any) -> Promise[Any]:
+        """Run an event on the machine of a kind (above) and a key at its owner, forwarded when
+        remote; the promise is of its reply. Events and replies are tagged structs of the kind.
         """
 
     def list_groups(self) -> Promise[list[GroupListing]]:

@@ -4,7 +4,7 @@ The modules in the order a PUBLISH meets them: `placement` (where a topic lives)
 publisher's side: gathers a turn's messages into one block a shard and waits for the confirmations),
 `owner` (the owner's side: offsets, order, retained values, and which workers hear of it),
 `delivery` (the subscriber's side: which clients),
-`inbox` and `sessions` (what waits for clients that are away), `runtime` (runs the durable
-machines), `gateway` (the same logs as Kafka sees them) and `broker` (one worker's parts, put
-together).
+`inbox` and `sessions` (what waits for clients that are away), `machines` and `runtime` (the kinds
+of durable machines, and what runs them), `gateway` (the same logs as Kafka sees them) and `broker`
+(one worker's parts, put together).
 """

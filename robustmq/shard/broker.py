@@ -34,6 +34,7 @@ from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.local_log import LocalLogs
+from robustmq.shard.machines import group_kind
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
@@ -52,7 +53,7 @@ from robustmq.shard.recovery import (
 from robustmq.shard.retained import pages
 from robustmq.shard.router import FAULTS, Router
 from robustmq.shard.rpc import Rpc
-from robustmq.shard.runtime import GroupRuntime
+from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.sessions import Sessions, bounds_of, capabilities_of
 from robustmq.shard.share_delivery import ShareDelivery
 from robustmq.shard.slow import SlowSubscriptions
@@ -251,8 +252,8 @@ class Broker:
         """What Kafka's requests meet: groups, logs, waits, the gateway."""
         around = self.around
         self.rpc = Rpc(self.worker_id, around.bus, self._on_message)
-        self.groups = GroupRuntime(
-            self.settings,
+        self.machines = MachineRuntime(
+            (group_kind(self.settings.kafka),),
             self.placement,
             self.stores,
             self.commits,
@@ -282,7 +283,7 @@ class Broker:
             self.placement,
             self.cluster,
             self.logs,
-            self.groups,
+            self.machines,
             self.waits,
             self.rpc,
             around.monotonic_ms,
@@ -311,7 +312,7 @@ class Broker:
 
     def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
         recovery = Recovery(
-            self.groups,
+            self.machines,
             self.sessions,
             self.delivery,
             self.owner,
@@ -326,7 +327,7 @@ class Broker:
         self._cluster_changed(set(self.cluster.declared_names()))
         recovery.finish(self.stores)
         self.dealing.begin()
-        self.groups.resume()
+        self.machines.resume()
         self.left_behind.recovered(self.worker_id)
         self.sessions.resume_all()
         self._all_heard()
@@ -411,8 +412,8 @@ class Broker:
             kind, *rest = key
             if kind == "wait":
                 self.waits.fire(int(rest[0]))
-            elif kind == "group":
-                self.groups.fire(rest[0], rest[1])
+            elif kind == "machine":
+                self.machines.fire(rest[0].encode(), rest[1], rest[2])
             elif kind == "session":
                 self.sessions.fire(rest[0])
 
@@ -443,8 +444,8 @@ class Broker:
                     return
 
     def _machines(self, shard: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-        for key, records in self.groups.snapshot(shard):
-            yield GROUP_KIND, key, encode_records(records)
+        for kind, key, records in self.machines.snapshot(shard):
+            yield kind, key, encode_records(records)
         for client_id, records in self.sessions.snapshot(shard):
             yield SESSION_KIND, client_id, encode_records(records)
         for client_id, records in self.sessions.wills.snapshot(shard):
@@ -694,7 +695,7 @@ class Broker:
     def _topic_dropped(self, topic: bytes) -> None:
         self.placement.forget_routes()
         self.logs.forget(topic)
-        self.groups.forget_topic(ForgetTopic(topic))
+        self.machines.tell(GROUP_KIND, ForgetTopic(topic))
 
     def reload(self, settings: Settings) -> None:
         """Take over what can change while running: limits, and what CONNACK promises."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustmq.shard.broker import Broker
+from robustmq.shard.placement import GROUP_KIND
 
 
 def gauges(broker: Broker) -> dict[str, int]:
@@ -19,7 +20,7 @@ def gauges(broker: Broker) -> dict[str, int]:
         "mqtt_shared_subscriptions": broker.sessions.shared_subscriptions,
         "mqtt_delayed_messages": broker.delayed.waiting,
         "mqtt_retained_messages": sum(store.retained.count for store in stores),
-        "kafka_groups": len(broker.groups.listings()),
+        "kafka_groups": len(broker.machines.machines(GROUP_KIND)),
         "kafka_fetches_parked": len(broker.waits),
         "topics": sum(store.light_topics for store in stores),
         "partitions": len(broker.partitions),

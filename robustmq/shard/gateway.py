@@ -22,6 +22,7 @@ from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import RequestContext
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
+    GROUP,
     AdminResult,
     AppendWait,
     Broker,
@@ -37,12 +38,8 @@ from robustmq.kafka.group_events import (
     GroupEvent,
     GroupListing,
     GroupReply,
-    decode_event,
     decode_listings,
-    decode_reply,
-    encode_event,
     encode_listings,
-    encode_reply,
 )
 from robustmq.promises import Promise, resolved, start
 from robustmq.shard import wire
@@ -50,7 +47,7 @@ from robustmq.shard.cluster_view import ClusterView, Outcome
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.placement import Placement
 from robustmq.shard.rpc import Rpc
-from robustmq.shard.runtime import GroupRuntime
+from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.waits import AppendWaits
 
 PRODUCER_ID_BLOCK = 1000
@@ -66,7 +63,7 @@ class KafkaGateway:
         placement: Placement,
         cluster: ClusterView,
         logs: LocalLogs,
-        groups: GroupRuntime,
+        machines: MachineRuntime,
         waits: AppendWaits,
         rpc: Rpc,
         monotonic_ms: Callable[[], int],
@@ -92,7 +89,7 @@ class KafkaGateway:
         self._placement = placement
         self._cluster = cluster
         self._logs = logs
-        self._groups = groups
+        self._machines = machines
         self._waits = waits
         self._rpc = rpc
         self._monotonic_ms = monotonic_ms
@@ -140,7 +137,7 @@ class KafkaGateway:
         """Who coordinates a group."""
         if kind != "group":
             return None
-        return self._broker_of(self._placement.shard_owner(self._placement.group_shard(key)))
+        return self._broker_of(self._machine_owner(GROUP, key))
 
     def _broker_of(self, worker: int) -> Broker | None:
         brokers = self._cluster.brokers()
@@ -355,29 +352,39 @@ class KafkaGateway:
 
     def group(self, group_id: str, event: GroupEvent) -> Promise[GroupReply]:
         """Run an event on the group's machine at its owner."""
-        worker = self._placement.shard_owner(self._placement.group_shard(group_id))
+        return self.machine(GROUP, group_id, event)
+
+    def machine(self, kind: bytes, key: str, event: Any) -> Promise[Any]:
+        """Run an event on a machine at its owner."""
+        worker = self._machine_owner(kind, key)
         self._turn()
         if worker == self.node_id:
-            return self._groups.handle(group_id, event)
-        return start(self._remote_group(worker, group_id, event))
+            return self._machines.handle(kind, key, event)
+        return start(self._remote_machine(worker, kind, key, event))
 
-    async def _remote_group(self, worker: int, group_id: str, event: GroupEvent) -> GroupReply:
-        return decode_reply(
-            await self._rpc.call(worker, wire.GroupCall(group_id, encode_event(event)))
-        )
+    async def _remote_machine(self, worker: int, kind: bytes, key: str, event: Any) -> Any:
+        call = wire.MachineCall(kind, key, self._machines.encode_event(kind, event))
+        return self._machines.decode_reply(kind, await self._rpc.call(worker, call))
+
+    def _machine_owner(self, kind: bytes, key: str) -> int:
+        return self._placement.shard_owner(self._placement.machine_shard(kind, key))
 
     def list_groups(self) -> Promise[list[GroupListing]]:
         """The groups coordinated here: clients ask every broker. Where one address is all that
         they know, those of every worker."""
         if self._settings.kafka.single_port:
             return start(self._list_groups())
-        return resolved(self._groups.listings())
+        return resolved(self._listings())
+
+    def _listings(self) -> list[GroupListing]:
+        groups = self._machines.machines(GROUP).values()
+        return [group.listing() for group in groups if not group.disposable]  # type: ignore[attr-defined]
 
     async def _list_groups(self) -> list[GroupListing]:
         found: list[GroupListing] = []
         for worker in range(self._cluster.worker_count):
             if worker == self.node_id:
-                found.extend(self._groups.listings())
+                found.extend(self._listings())
             else:
                 found.extend(decode_listings(await self._rpc.call(worker, wire.GroupsListCall())))
         return found
@@ -534,10 +541,10 @@ class KafkaGateway:
                 return resolved(msgspec.to_builtins(listed))
             case wire.MarkerCall():
                 return self._logs.write_marker(message)
-            case wire.GroupCall():
-                return start(self._serve_group(message))
+            case wire.MachineCall():
+                return self._machines.serve(message.kind, message.key, message.event)
             case wire.GroupsListCall():
-                return resolved(encode_listings(self._groups.listings()))
+                return resolved(encode_listings(self._listings()))
             case wire.LightTopicCall():
                 return self._logs.light_topic(message.topic, message.action)
             case wire.LightTopicById():
@@ -545,7 +552,3 @@ class KafkaGateway:
             case wire.LightTopicsList():
                 return resolved(self._logs.list_light(message.limit))
         raise BrokerError(Fault.IMPLEMENTATION_SPECIFIC, f"no answer to {type(message).__name__}")
-
-    async def _serve_group(self, message: wire.GroupCall) -> bytes:
-        event = decode_event(message.event)
-        return encode_reply(await self._groups.handle(message.group_id, event))

@@ -16,6 +16,7 @@ from robustmq.core.filters import FilterTrie
 from robustmq.core.hashing import key_hash, murmur2, topic_hash
 from robustmq.core.publish import RouteTable, TopicRoute
 from robustmq.errors import BrokerError, Fault
+from robustmq.kafka import gateway
 from robustmq.names import DELAYED_PREFIX, split_delayed
 from robustmq.shard.cluster_view import Declared
 from robustmq.shard.metering import Meters, NoMeters
@@ -37,7 +38,7 @@ SYS_PREFIX = b"$SYS/"
 MODE_SETTING = "robustmq.storage.mode"
 
 SESSION_KIND = b"session"
-GROUP_KIND = b"group"
+GROUP_KIND = gateway.GROUP
 WILL_KIND = b"will"
 """Of a will whose session ends with its connection; it stands in the shard of the session."""
 
@@ -183,9 +184,9 @@ class Placement:
         """The worker on which a client's connection belongs."""
         return self.shard_owner(self.session_shard(client_id))
 
-    def group_shard(self, group_id: str) -> int:
-        """The shard whose owner coordinates a group."""
-        return key_hash(GROUP_KIND, group_id.encode()) % self.shard_count
+    def machine_shard(self, kind: bytes, key: str) -> int:
+        """The shard in which a machine of a kind lives; its owner runs it."""
+        return key_hash(kind, key.encode()) % self.shard_count
 
     def route(self, topic: bytes) -> TopicRoute:
         """What a publisher needs to know of a topic, made once and kept in `routes`.

@@ -13,12 +13,13 @@ from robustmq.shard.dealing import Dealing
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.inbox import InboxEntry, decode_inbox
 from robustmq.shard.left_behind import LeftBehind
+from robustmq.shard.machines import decode_machine_entry
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import ENTRY_QOS2, ENTRY_RETAIN, GROUP_KIND, SESSION_KIND, WILL_KIND
+from robustmq.shard.placement import ENTRY_QOS2, ENTRY_RETAIN, SESSION_KIND, WILL_KIND
 from robustmq.shard.received import packet_name
 from robustmq.shard.retained import retain
-from robustmq.shard.runtime import GroupRuntime, decode_machine_entry
+from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.sessions import Sessions
 from robustmq.shard.subscribing import decode_cursors, encode_cursors
 from robustmq.storage.shard_store import (
@@ -46,7 +47,7 @@ class Recovery:
 
     def __init__(
         self,
-        groups: GroupRuntime,
+        machines: MachineRuntime,
         sessions: Sessions,
         delivery: Delivery,
         owner: Owner,
@@ -54,7 +55,7 @@ class Recovery:
         dealing: Dealing,
         left: LeftBehind,
     ) -> None:
-        self._groups = groups
+        self._machines = machines
         self._sessions = sessions
         self._delivery = delivery
         self._owner = owner
@@ -121,8 +122,8 @@ class Recovery:
             self._sessions.withdrawn(entry.leaver, entry.withdrawn)
 
     def _replay(self, kind: bytes, key: bytes, records: list[bytes]) -> None:
-        if kind == GROUP_KIND:
-            self._groups.replay(key, records)
+        if self._machines.runs(kind):
+            self._machines.replay(kind, key, records)
         elif kind == SESSION_KIND:
             self._sessions.replay(key, records)
         elif kind == WILL_KIND:

@@ -1,63 +1,35 @@
-"""Runs the durable machines: append the records, commit, then release the replies (design, section
-10).
+"""Runs the durable machines of every kind: append the records, commit, then release the replies
+(design, section 10).
 
-A machine's records go to the log of its shard as one entry (kind, key, records). A reply leaves
-only when everything its machine has appended before is committed, so nobody ever hears of what a
-crash could undo. Recovery feeds the snapshot and then the log's entries back.
+A machine's records go to the log of its shard as one entry (kind, key, records). Replies and
+commands leave only when everything their machine has appended before is committed, so nobody ever
+hears of what a crash could undo. Recovery feeds the snapshot and then the log's entries back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-import msgspec
-
-from robustmq.config import Settings
 from robustmq.errors import BrokerError, Fault
-from robustmq.groups.classic import ClassicGroup, GroupSettings
-from robustmq.groups.records import decode_record, encode_record
+from robustmq.groups.contract import Effects, Machine
 from robustmq.groups.timers import TimeWheel
-from robustmq.kafka.group_events import (
-    GroupEvent,
-    GroupListing,
-    GroupReply,
-    Resumed,
-    TimerFired,
-)
 from robustmq.promises import Promise
 from robustmq.shard.commits import Commits
-from robustmq.shard.placement import GROUP_KIND, Placement
+from robustmq.shard.machines import MachineKind, encode_machine_entry
+from robustmq.shard.placement import Placement
 from robustmq.storage.shard_store import MACHINE, ShardStore
 
-
-class MachineEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one machine wrote in one step: the payload of a log entry of kind 2."""
-
-    kind: bytes
-    key: bytes
-    records: list[bytes]
+Executor = Callable[[str, Any], None]
+"""Does a command of the machine with this key."""
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(MachineEntry)
-
-
-def encode_machine_entry(kind: bytes, key: bytes, records: list[bytes]) -> bytes:
-    """A log entry's payload."""
-    return _encoder.encode(MachineEntry(kind, key, records))
-
-
-def decode_machine_entry(payload: bytes | memoryview) -> MachineEntry:
-    """The entry in a payload."""
-    return _decoder.decode(payload)
-
-
-class GroupRuntime:
-    """The group machines of the shards that this worker holds."""
+class MachineRuntime:
+    """The machines of the shards that this worker holds."""
 
     def __init__(
         self,
-        settings: Settings,
+        kinds: Iterable[MachineKind],
         placement: Placement,
         stores: dict[int, ShardStore],
         commits: Commits,
@@ -65,103 +37,142 @@ class GroupRuntime:
         monotonic_ms: Callable[[], int],
         wall_ms: Callable[[], int],
     ) -> None:
-        kafka = settings.kafka
-        self._settings = GroupSettings(
-            kafka.group_min_session_timeout_ms,
-            kafka.group_max_session_timeout_ms,
-            kafka.group_max_size,
-            kafka.group_initial_rebalance_delay_ms,
-            offsets_retention_ms=kafka.offsets_retention_s * 1000,
-        )
+        self._kinds = {kind.name: kind for kind in kinds}
         self._placement = placement
         self._stores = stores
         self._commits = commits
         self._wheel = wheel
         self._monotonic_ms = monotonic_ms
         self._wall_ms = wall_ms
-        self._groups: dict[str, ClassicGroup] = {}
+        self._machines: dict[bytes, dict[str, Machine[Any, Any, Any]]] = {
+            name: {} for name in self._kinds
+        }
         self._next_token = 1
-        self._parked: dict[int, Promise[GroupReply]] = {}
-        self._uncommitted: dict[str, int] = {}
+        self._parked: dict[int, Promise[Any]] = {}
+        self._uncommitted: dict[tuple[bytes, str], int] = {}
+        self.executors: dict[bytes, Executor] = {}
+        """By kind: who does the commands of its machines."""
 
-    def replay(self, key: bytes, records: Iterable[bytes]) -> None:
+    # -- recovery and checkpoints ------------------------------------------------------------------
+
+    def replay(self, kind: bytes, key: bytes, records: Iterable[bytes]) -> None:
         """Records of a snapshot or of the log."""
-        group = self._group(key.decode())
+        name = key.decode()
+        machine = self._machine(kind, name)
+        decode = self._kinds[kind].decode_record
         for record in records:
-            group.replay(decode_record(record))
+            machine.replay(decode(record))
+
+    def runs(self, kind: bytes) -> bool:
+        """Is this a kind of machine?"""
+        return kind in self._kinds
 
     def resume(self) -> None:
-        """Recovery is over: arm the timers."""
-        for group_id in list(self._groups):
-            self._step(group_id, Resumed(), 0)
+        """Recovery is over: arm the timers, and do what was not done."""
+        for kind in self._kinds.values():
+            self.tell(kind.name, kind.resumed())
 
-    def snapshot(self, shard: int) -> Iterable[tuple[bytes, list[bytes]]]:
-        """(key, records) of the machines of a shard."""
-        for group_id, group in self._groups.items():
-            if self._placement.group_shard(group_id) == shard:
-                yield group_id.encode(), [encode_record(record) for record in group.snapshot()]
+    def snapshot(self, shard: int) -> Iterator[tuple[bytes, bytes, list[bytes]]]:
+        """(kind, key, records) of the machines of a shard."""
+        for name, machines in self._machines.items():
+            encode = self._kinds[name].encode_record
+            for key, machine in machines.items():
+                if self._placement.machine_shard(name, key) == shard:
+                    yield name, key.encode(), [encode(record) for record in machine.snapshot()]
 
-    def handle(self, group_id: str, event: GroupEvent) -> Promise[GroupReply]:
-        """Run an event of a group held here."""
-        promise: Promise[GroupReply] = Promise()
-        if self._placement.group_shard(group_id) not in self._stores:
+    # -- events ------------------------------------------------------------------------------------
+
+    def handle(self, kind: bytes, key: str, event: Any) -> Promise[Any]:
+        """Run an event of a machine held here; the promise of its reply."""
+        promise: Promise[Any] = Promise()
+        if self._placement.machine_shard(kind, key) not in self._stores:
             promise.fail(BrokerError(Fault.OWNER_UNAVAILABLE, "coordinated elsewhere"))
             return promise
         token = self._next_token
         self._next_token += 1
         self._parked[token] = promise
-        self._step(group_id, event, token)
+        self._step(kind, key, event, token)
         return promise
 
-    def forget_topic(self, event: GroupEvent) -> None:
-        """A topic was deleted: every group hears of it."""
-        for group_id in list(self._groups):
-            self._step(group_id, event, 0)
+    def serve(self, kind: bytes, key: str, event: bytes) -> Promise[bytes]:
+        """Run an event that another worker sent; the promise of its encoded reply."""
+        spoken = self._kinds[kind]
+        promise = self.handle(kind, key, spoken.decode_event(event))
+        answer: Promise[bytes] = Promise()
 
-    def fire(self, group_id: str, timer: str) -> None:
-        """A timer of a group has come."""
-        if group_id in self._groups:
-            self._step(group_id, TimerFired(timer), 0)
+        def settle() -> None:
+            try:
+                answer.resolve(spoken.encode_reply(promise.result()))
+            except BrokerError as error:
+                answer.fail(error)
 
-    def listings(self) -> list[GroupListing]:
-        """All groups held here."""
-        return [group.listing() for group in self._groups.values() if not group.disposable]
+        promise.when_settled(settle)
+        return answer
 
-    def _group(self, group_id: str) -> ClassicGroup:
-        group = self._groups.get(group_id)
-        if group is None:
-            group = self._groups[group_id] = ClassicGroup(group_id, self._settings)
-        return group
+    def encode_event(self, kind: bytes, event: Any) -> bytes:
+        """An event for another worker."""
+        return self._kinds[kind].encode_event(event)
 
-    def _step(self, group_id: str, event: GroupEvent, token: int) -> None:
-        group = self._group(group_id)
-        effects = group.handle(event, self._monotonic_ms(), token)
-        for deadline_ms, key in effects.timers:
-            self._wheel.set(("group", group_id, key), deadline_ms)
-        replies = effects.replies
-        shard = self._placement.group_shard(group_id)
+    def decode_reply(self, kind: bytes, reply: bytes) -> Any:
+        """The reply of another worker."""
+        return self._kinds[kind].decode_reply(reply)
+
+    def tell(self, kind: bytes, event: Any) -> None:
+        """Every machine of a kind hears of something; nobody waits for a reply."""
+        for key in list(self._machines[kind]):
+            self._step(kind, key, event, 0)
+
+    def fire(self, kind: bytes, key: str, timer: str) -> None:
+        """A timer of a machine has come."""
+        if key in self._machines[kind]:
+            self._step(kind, key, self._kinds[kind].timer_fired(timer), 0)
+
+    # -- a look at them ----------------------------------------------------------------------------
+
+    def machines(self, kind: bytes) -> dict[str, Machine[Any, Any, Any]]:
+        """All machines of a kind that are held here, by key; to be read only."""
+        return self._machines[kind]
+
+    # -- a step ------------------------------------------------------------------------------------
+
+    def _machine(self, kind: bytes, key: str) -> Machine[Any, Any, Any]:
+        machine = self._machines[kind].get(key)
+        if machine is None:
+            machine = self._machines[kind][key] = self._kinds[kind].make(key)
+        return machine
+
+    def _step(self, kind: bytes, key: str, event: Any, token: int) -> None:
+        machine = self._machine(kind, key)
+        effects = machine.handle(event, self._monotonic_ms(), token)
+        for deadline_ms, timer in effects.timers:
+            self._wheel.set(("machine", kind.decode(), key, timer), deadline_ms)
+        shard = self._placement.machine_shard(kind, key)
         if effects.records:
-            records = [encode_record(record) for record in effects.records]
-            payload = encode_machine_entry(GROUP_KIND, group_id.encode(), records)
+            encode = self._kinds[kind].encode_record
+            records = [encode(record) for record in effects.records]
+            payload = encode_machine_entry(kind, key.encode(), records)
             self._stores[shard].append(MACHINE, payload, 0, 0, self._wall_ms())
-        if effects.records or (replies and self._uncommitted.get(group_id)):
-            self._uncommitted[group_id] = self._uncommitted.get(group_id, 0) + 1
-            self._commits.mark(shard, False, lambda: self._committed(group_id, replies))
-        elif replies:
-            self._release(replies)
-        if group.disposable and self._groups.get(group_id) is group:
-            del self._groups[group_id]
+        told = effects.replies or effects.commands
+        if effects.records or (told and self._uncommitted.get((kind, key))):
+            self._uncommitted[kind, key] = self._uncommitted.get((kind, key), 0) + 1
+            self._commits.mark(shard, False, lambda: self._committed(kind, key, effects))
+        elif told:
+            self._release(kind, key, effects)
+        if machine.disposable and self._machines[kind].get(key) is machine:
+            del self._machines[kind][key]
 
-    def _committed(self, group_id: str, replies: list[tuple[int, GroupReply]]) -> None:
-        left = self._uncommitted[group_id] - 1
+    def _committed(self, kind: bytes, key: str, effects: Effects[Any, Any]) -> None:
+        left = self._uncommitted[kind, key] - 1
         if left:
-            self._uncommitted[group_id] = left
+            self._uncommitted[kind, key] = left
         else:
-            del self._uncommitted[group_id]
-        self._release(replies)
+            del self._uncommitted[kind, key]
+        self._release(kind, key, effects)
 
-    def _release(self, replies: list[tuple[int, GroupReply]]) -> None:
-        for token, reply in replies:
+    def _release(self, kind: bytes, key: str, effects: Effects[Any, Any]) -> None:
+        for token, reply in effects.replies:
             promise = self._parked.pop(token, None)
             if promise is not None:
                 promise.resolve(reply)
+        for command in effects.commands:
+            self.executors[kind](key, command)

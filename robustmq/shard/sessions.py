@@ -50,12 +50,12 @@ from robustmq.promises import Promise
 from robustmq.records import Message, to_record
 from robustmq.shard import wire
 from robustmq.shard.inbox import HELD
+from robustmq.shard.machines import encode_machine_entry
 from robustmq.shard.metering import came
 from robustmq.shard.naming import Naming
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_RETAIN, SESSION_KIND, SYS_PREFIX
 from robustmq.shard.received import packet_name
 from robustmq.shard.roster import Roster
-from robustmq.shard.runtime import encode_machine_entry
 from robustmq.shard.shares import LocalSubscription
 from robustmq.shard.subscriber import Subscriber
 from robustmq.shard.subscribing import Subscribing

@@ -17,8 +17,8 @@ import msgspec
 from robustmq.mqtt.packets import Will
 from robustmq.promises import Promise
 from robustmq.shard.commits import Commits
+from robustmq.shard.machines import encode_machine_entry
 from robustmq.shard.placement import WILL_KIND, Placement
-from robustmq.shard.runtime import encode_machine_entry
 from robustmq.storage.shard_store import MACHINE, ShardStore
 
 _encoder = msgspec.msgpack.Encoder()

@@ -258,10 +258,11 @@ class TransactionPartitionCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     add: bool
 
 
-class GroupCall(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """An event for the coordinator of a group; the answer is its encoded reply."""
+class MachineCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """An event for a durable machine of the receiver; the answer is its encoded reply."""
 
-    group_id: str
+    kind: bytes
+    key: str
     event: bytes
 
 
@@ -318,7 +319,7 @@ Message = (
     | OffsetCall
     | MarkerCall
     | TransactionPartitionCall
-    | GroupCall
+    | MachineCall
     | GroupsListCall
     | LightTopicCall
     | LightTopicById

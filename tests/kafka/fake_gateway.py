@@ -5,6 +5,7 @@ waits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -18,6 +19,7 @@ from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import RequestContext
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
+    GROUP,
     AdminResult,
     AppendWait,
     Broker,
@@ -259,6 +261,10 @@ class FakeGateway:
         for answered, reply in group.handle(event, self.time_ms, token).replies:
             self.parked.pop(answered).resolve(reply)
         return promise
+
+    def machine(self, kind: bytes, key: str, event: Any) -> Promise[Any]:
+        assert kind == GROUP, "there are groups alone"
+        return self.group(key, event)
 
     def list_groups(self) -> Promise[list[events.GroupListing]]:
         return resolved([group.listing() for group in self.groups.values() if not group.disposable])
