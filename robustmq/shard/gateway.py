@@ -8,13 +8,11 @@ topic has partitions of its own. Kafka readers see what is committed, in whole s
 from __future__ import annotations
 
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from robustmq import names
 from robustmq.config import Settings
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
@@ -23,16 +21,12 @@ from robustmq.kafka.context import RequestContext
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
     GROUP,
-    AdminResult,
     AppendWait,
     Broker,
     EpochEnd,
     ListedOffset,
-    NewTopic,
-    PartitionInfo,
     ProduceResult,
     ReadResult,
-    TopicInfo,
 )
 from robustmq.kafka.group_events import (
     GroupEvent,
@@ -43,7 +37,8 @@ from robustmq.kafka.group_events import (
 )
 from robustmq.promises import Promise, resolved, start
 from robustmq.shard import wire
-from robustmq.shard.cluster_view import ClusterView, Outcome
+from robustmq.shard.cluster_view import ClusterView
+from robustmq.shard.directory import Directory
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.placement import Placement
 from robustmq.shard.rpc import Rpc
@@ -51,10 +46,9 @@ from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.waits import AppendWaits
 
 PRODUCER_ID_BLOCK = 1000
-MAX_LIGHT_IDS = 65536
 
 
-class KafkaGateway:
+class KafkaGateway(Directory):
     """What the Kafka handlers of one worker ask."""
 
     def __init__(
@@ -73,9 +67,8 @@ class KafkaGateway:
         first_session_id: int,
         turn: Callable[[], None],
     ) -> None:
-        """`unique` gives random UUIDs: randomness is passed in, so that the simulation repeats."""
+        super().__init__(settings, placement, cluster, rpc, unique)
         self.cluster_id = cluster.cluster_id
-        self.node_id = placement.worker_id
         self.auto_create = settings.kafka.auto_create
         self.default_partitions = settings.kafka.default_partitions
         self.listed_light_topics = settings.kafka.listed_light_topics
@@ -85,20 +78,14 @@ class KafkaGateway:
             "robustmq.storage.mode": settings.storage.default_mode,
         }
         self.fetch_sessions = FetchSessions(settings.limits.max_fetch_sessions, first_session_id)
-        self._settings = settings
-        self._placement = placement
-        self._cluster = cluster
         self._logs = logs
         self._machines = machines
         self._waits = waits
-        self._rpc = rpc
         self._monotonic_ms = monotonic_ms
         self._wall_ms = wall_ms
-        self._unique = unique
         self._count = count
         self._turn = turn
         self._producer_ids: list[int] = []
-        self._light_ids: OrderedDict[uuid.UUID, bytes] = OrderedDict()
 
     def now_ms(self) -> int:
         """Monotonic milliseconds."""
@@ -121,109 +108,6 @@ class KafkaGateway:
     ) -> bool:
         """There are no access rules yet: whoever is let in may do everything."""
         return True
-
-    # -- who is there ------------------------------------------------------------------------------
-
-    def nodes(self) -> Sequence[Broker]:
-        """The workers that clients may connect to."""
-        return self._cluster.brokers()
-
-    def controller_id(self) -> int:
-        """The first broker that is up."""
-        brokers = self._cluster.brokers()
-        return brokers[0].node_id if brokers else self.node_id
-
-    def coordinator(self, kind: str, key: str) -> Broker | None:
-        """Who coordinates a group."""
-        if kind != "group":
-            return None
-        return self._broker_of(self._machine_owner(GROUP, key))
-
-    def _broker_of(self, worker: int) -> Broker | None:
-        brokers = self._cluster.brokers()
-        if len(brokers) == 1 and self._settings.kafka.single_port:
-            return brokers[0]
-        return next((broker for broker in brokers if broker.node_id == worker), None)
-
-    def _leader(self, topic: bytes, partition: int) -> PartitionInfo:
-        shard = self._placement.shard(topic, partition)
-        broker = self._broker_of(self._placement.shard_owner(shard))
-        if broker is None:
-            return PartitionInfo(-1, -1)
-        return PartitionInfo(broker.node_id, self._cluster.shard_epoch(shard))
-
-    # -- topics ------------------------------------------------------------------------------------
-
-    def topic(self, name: bytes, create: bool) -> Promise[TopicInfo | None]:
-        """A declared topic at once; a light one from its owner."""
-        declared = self._cluster.declared(name)
-        if declared is not None:
-            return resolved(self._declared_info(name))
-        return start(self._light_topic(name, create))
-
-    async def _light_topic(self, name: bytes, create: bool) -> TopicInfo | None:
-        action = "create" if create else "look"
-        worker = self._placement.worker(name, 0)
-        if not await self._rpc.call(worker, wire.LightTopicCall(name, action)):
-            return None
-        return self._light_info(name)
-
-    def _light_info(self, name: bytes) -> TopicInfo:
-        return TopicInfo(name, names.topic_id(name, 0), (self._leader(name, 0),))
-
-    def _declared_info(self, name: bytes) -> TopicInfo:
-        topic = self._cluster.declared(name)
-        assert topic is not None, "the caller has seen it"
-        leaders = tuple(self._leader(name, number) for number in range(topic.partitions))
-        return TopicInfo(name, topic.topic_id, leaders, False, True, dict(topic.configs))
-
-    def topic_by_id(self, topic_id: uuid.UUID) -> Promise[TopicInfo | None]:
-        """A topic by the id that Metadata gave out."""
-        name = self._cluster.declared_by_id(topic_id)
-        if name is not None:
-            return resolved(self._declared_info(name))
-        return start(self._light_by_id(topic_id))
-
-    def key_of_id(self, topic_id: uuid.UUID) -> Promise[bytes | None]:
-        """The key of a topic; what was found once is not asked for again."""
-        name = self._cluster.declared_by_id(topic_id) or self._light_ids.get(topic_id)
-        if name is not None:
-            return resolved(name)
-        return start(self._key_by_id(topic_id))
-
-    async def _key_by_id(self, topic_id: uuid.UUID) -> bytes | None:
-        info = await self._light_by_id(topic_id)
-        if info is None:
-            return None
-        self._light_ids[topic_id] = info.name
-        if len(self._light_ids) > MAX_LIGHT_IDS:
-            self._light_ids.popitem(last=False)
-        return info.name
-
-    async def _light_by_id(self, topic_id: uuid.UUID) -> TopicInfo | None:
-        for worker in range(self._cluster.worker_count):
-            name = await self._rpc.call(worker, wire.LightTopicById(topic_id.bytes))
-            if name is not None:
-                return self._light_info(name)
-        return None
-
-    def list_topics(self, light_limit: int) -> Promise[list[TopicInfo]]:
-        """All declared topics and some light ones."""
-        return start(self._list_topics(light_limit))
-
-    async def _list_topics(self, light_limit: int) -> list[TopicInfo]:
-        found = [self._declared_info(name) for name in self._cluster.declared_names()]
-        left = light_limit
-        for worker in range(self._cluster.worker_count):
-            if left <= 0:
-                break
-            try:
-                listed = await self._rpc.call(worker, wire.LightTopicsList(left))
-            except BrokerError:
-                continue
-            found.extend(self._light_info(name) for name in listed)
-            left -= len(listed)
-        return found
 
     # -- records -----------------------------------------------------------------------------------
 
@@ -369,6 +253,12 @@ class KafkaGateway:
     def _machine_owner(self, kind: bytes, key: str) -> int:
         return self._placement.shard_owner(self._placement.machine_shard(kind, key))
 
+    def coordinator(self, kind: str, key: str) -> Broker | None:
+        """Who coordinates a group."""
+        if kind != "group":
+            return None
+        return self._broker_of(self._machine_owner(GROUP, key))
+
     def list_groups(self) -> Promise[list[GroupListing]]:
         """The groups coordinated here: clients ask every broker. Where one address is all that
         they know, those of every worker."""
@@ -389,116 +279,7 @@ class KafkaGateway:
                 found.extend(decode_listings(await self._rpc.call(worker, wire.GroupsListCall())))
         return found
 
-    # -- the cluster's state -----------------------------------------------------------------------
-
-    def create_topic(
-        self, topic: NewTopic, validate_only: bool, timeout_ms: int
-    ) -> Promise[AdminResult]:
-        """Make a declared topic."""
-        return start(self._create_topic(topic, validate_only))
-
-    async def _create_topic(self, topic: NewTopic, validate_only: bool) -> AdminResult:
-        if await self.topic(topic.name, False) is not None:
-            return AdminResult(KafkaCode.TOPIC_ALREADY_EXISTS, "the topic exists already")
-        topic_id = self._unique()
-        if validate_only:
-            leaders = (PartitionInfo(self.node_id, 0),) * topic.partitions
-            shown = TopicInfo(topic.name, topic_id, leaders, False, True, topic.configs)
-            return AdminResult(0, None, shown)
-        made = self._cluster.create_topic(topic.name, topic.partitions, topic.configs, topic_id)
-        return await self._outcome(made, topic.name)
-
-    async def _outcome(self, promise: Promise[Outcome], name: bytes) -> AdminResult:
-        result = await promise
-        if result.error:
-            return AdminResult(result.error, result.message)
-        shown = self._declared_info(name) if self._cluster.declared(name) is not None else None
-        return AdminResult(0, None, shown)
-
-    def delete_topic(self, name: bytes, timeout_ms: int) -> Promise[AdminResult]:
-        """Delete a topic with its records."""
-        return start(self._delete_topic(name))
-
-    async def _delete_topic(self, name: bytes) -> AdminResult:
-        if self._cluster.declared(name) is not None:
-            return await self._outcome(self._cluster.delete_topic(name), name)
-        worker = self._placement.worker(name, 0)
-        if await self._rpc.call(worker, wire.LightTopicCall(name, "delete")):
-            for other in range(self._cluster.worker_count):
-                self._rpc.notify(other, wire.TopicDropped(name))
-            return AdminResult()
-        return AdminResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
-
-    def create_partitions(
-        self, name: bytes, count: int, validate_only: bool, timeout_ms: int
-    ) -> Promise[AdminResult]:
-        """Raise the number of partitions of a declared topic."""
-        return start(self._create_partitions(name, count, validate_only))
-
-    async def _create_partitions(self, name: bytes, count: int, validate_only: bool) -> AdminResult:
-        topic = self._cluster.declared(name)
-        if topic is None:
-            if await self.topic(name, False) is None:
-                return AdminResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
-            return AdminResult(
-                KafkaCode.INVALID_PARTITIONS, "a light topic has one partition; declare it"
-            )
-        if count <= topic.partitions:
-            return AdminResult(
-                KafkaCode.INVALID_PARTITIONS, f"the topic has {topic.partitions} partitions"
-            )
-        if validate_only:
-            return AdminResult(0, None, self._declared_info(name))
-        return await self._outcome(self._cluster.create_partitions(name, count), name)
-
-    def alter_topic_configs(
-        self, name: bytes, changes: dict[str, str | None], validate_only: bool
-    ) -> Promise[AdminResult]:
-        """Change settings of a declared topic."""
-        return start(self._alter(name, changes, validate_only))
-
-    async def _alter(
-        self, name: bytes, changes: dict[str, str | None], validate_only: bool
-    ) -> AdminResult:
-        if self._cluster.declared(name) is None:
-            return AdminResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
-        if validate_only:
-            return AdminResult(0, None, self._declared_info(name))
-        return await self._outcome(self._cluster.alter_topic(name, changes), name)
-
-    def resource_configs(self, resource_type: int, name: str) -> dict[str, str]:
-        """Settings of what is no topic."""
-        return self._cluster.resource(resource_type, name)
-
-    def resource_names(self, resource_type: int) -> list[str]:
-        """The resources of a type that have settings."""
-        return self._cluster.resource_names(resource_type)
-
-    def alter_resource_configs(
-        self, resource_type: int, name: str, changes: dict[str, str | None], validate_only: bool
-    ) -> Promise[AdminResult]:
-        """Change settings of what is no topic."""
-        if validate_only or not changes:
-            return resolved(AdminResult())
-        return start(self._alter_resource(resource_type, name, changes))
-
-    async def _alter_resource(
-        self, resource_type: int, name: str, changes: dict[str, str | None]
-    ) -> AdminResult:
-        result = await self._cluster.alter_resource(resource_type, name, changes)
-        return AdminResult(result.error, result.message)
-
-    def broker_configs(self) -> dict[str, str]:
-        """Effective settings under Kafka's names."""
-        limits, kafka = self._settings.limits, self._settings.kafka
-        return {
-            "broker.id": str(self.node_id),
-            "num.partitions": str(kafka.default_partitions),
-            "auto.create.topics.enable": "true" if kafka.auto_create else "false",
-            "message.max.bytes": str(limits.max_message_bytes),
-            "socket.request.max.bytes": str(limits.max_request_bytes),
-            "log.segment.bytes": str(self._settings.storage.segment_bytes),
-        }
+    # -- producers ---------------------------------------------------------------------------------
 
     def allocate_producer_id(self) -> Promise[tuple[int, int]]:
         """From this worker's block; a new block comes from the cluster's state."""
