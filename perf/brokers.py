@@ -64,7 +64,12 @@ class Peer(NamedTuple):
 
 
 def _java(main: str, *arguments: str) -> list[str]:
-    return ["java", "-Xms1g", "-Xmx1g", "-cp", f"{CACHE}/kafka/*", main, *arguments]
+    """As kafka-server-start.sh has it by default."""
+    options = (
+        "-Xmx1G -Xms1G -server -XX:+UseG1GC -XX:MaxGCPauseMillis=20"
+        " -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent"
+    )
+    return ["java", *options.split(), "-cp", f"{CACHE}/kafka/*", main, *arguments]
 
 
 def _command(*arguments: str) -> list[str]:

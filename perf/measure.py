@@ -69,13 +69,26 @@ def idle(broker: Running, _options: dict[str, Any], _quick: bool) -> Figures:
     return {"rss_mb": result.tree_use(broker.process).rss_bytes / 1e6}
 
 
-def kafka(broker: Running, _options: dict[str, Any], quick: bool) -> Figures:
-    """Produce for a while, then read everything back."""
+def kafka(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
+    """Produce a cell for a while, then read everything back."""
+    import kafka_load
+
+    partitions = int(options.get("partitions", kafka_load.PARTITIONS))
+    kafka_load.create(broker.kafka_port, partitions)
+    found = kafka_load.produce(broker.kafka_port, broker.process, 2.0 if quick else 5.0, **options)
+    found |= kafka_load.consume(
+        broker.kafka_port, broker.process, int(found["records"]), partitions
+    )
+    found["rss_mb"] = result.tree_use(broker.process).rss_bytes / 1e6
+    return found
+
+
+def kafka_latency(broker: Running, _options: dict[str, Any], quick: bool) -> Figures:
+    """A record a millisecond, from the producer to the consumer."""
     import kafka_load
 
     kafka_load.create(broker.kafka_port)
-    found = kafka_load.produce(broker.kafka_port, broker.process, 2.0 if quick else 5.0)
-    found |= kafka_load.consume(broker.kafka_port, broker.process, int(found["records"]))
+    found = kafka_load.latency(broker.kafka_port, broker.process, 4.0 if quick else 15.0)
     found["rss_mb"] = result.tree_use(broker.process).rss_bytes / 1e6
     return found
 
@@ -140,6 +153,7 @@ KINDS: dict[str, Callable[[Running, dict[str, Any], bool], Figures]] = {
     "mqtt": mqtt,
     "idle": idle,
     "kafka": kafka,
+    "kafka_latency": kafka_latency,
     "million": million,
     "subscriptions": subscriptions,
     "connections": connections,

@@ -42,6 +42,32 @@ MOSQUITTO = ("robustmq", "mosquitto")
 Q1_PAIRS = {"scenario": "pairs", "clients": 50, "qos": 1, "window": 20, "batch": 20}
 SUBSCRIPTIONS = {"total": 1_000_000}
 
+
+def _kafka_cells() -> list[Row]:
+    """Produce and consume: sizes, partitions and acks without compression, and each compression."""
+    plain: list[dict[str, Any]] = [
+        {"size": size, "partitions": partitions, "acks": acks}
+        for size in (1_024, 100)
+        for partitions in (6, 1)
+        for acks in ("all", "1")
+    ]
+    packed: list[dict[str, Any]] = [
+        {"compression": name} for name in ("gzip", "snappy", "lz4", "zstd")
+    ]
+    rows: list[Row] = []
+    for options in [{}, *plain[1:], *packed]:
+        size, partitions = options.get("size", 1_024), options.get("partitions", 6)
+        acks, packing = options.get("acks", "all"), options.get("compression", "")
+        name = "".join(f"_{part}" for part in options.values())
+        title = f"{size:,} B, {partitions} partitions, acks={acks}" + f", {packing}" * bool(packing)
+        rows += [
+            Row(f"kafka_{verb}{name}", f"Kafka {verb}, {title}", "kafka", options,
+                f"{verb}_rate", "/s", True, (Target(1, "kafka"),), KAFKA)
+            for verb in ("produce", "consume")
+        ]  # fmt: skip
+    return rows
+
+
 ROWS = {
     row.name: row
     for row in (
@@ -84,10 +110,11 @@ ROWS = {
             False, (Target(1.5, "mosquitto"),)),
         Row("latency_p99", "p99 at 1,000 msg/s, 1 -> 1", "mqtt", PACED, "p99", "us",
             False, (Target(1.5, "mosquitto"),)),
-        Row("kafka_produce", "Kafka produce, 1 KiB, 6 partitions, acks=all", "kafka", {},
-            "produce_rate", "/s", True, (Target(1, "kafka"),), KAFKA),
-        Row("kafka_consume", "Kafka consume, 1 KiB", "kafka", {},
-            "consume_rate", "/s", True, (Target(1, "kafka"),), KAFKA),
+        *_kafka_cells(),
+        Row("kafka_p99", "Kafka end-to-end p99 at 1,000 records/s, acks=all", "kafka_latency", {},
+            "p99", "ms", False, (Target(1, "kafka"),), KAFKA),
+        Row("kafka_rss", "memory after producing and consuming 1 KiB", "kafka", {},
+            "rss_mb", "MB", False, (Target(0.5, "kafka"),), KAFKA),
         Row("idle_rss", "idle memory, whole tree", "idle", {}, "rss_mb", "MB", False,
             (Target(200),)),
         Row("edge_rss", "idle memory, edge profile", "idle", {}, "rss_mb", "MB", False,

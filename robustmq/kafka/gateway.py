@@ -230,6 +230,9 @@ class Gateway(Protocol):
     def list_topics(self, light_limit: int) -> Promise[list[TopicInfo]]:
         """All declared topics and at most `light_limit` light ones."""
 
+    def alike(self, name: str) -> str | None:
+        """The Kafka name of a declared topic that differs from this one in `.` and `_` alone."""
+
     def produce(
         self,
         topic: bytes,

@@ -19,6 +19,7 @@ from robustmq.kafka.config_resources import FROM_DEFAULT, FROM_TOPIC
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, legal_name, settled
 from robustmq.kafka.gateway import AdminResult, Gateway, NewTopic
 from robustmq.kafka.topic_configs import TOPIC_SETTINGS, check_all, effective
+from robustmq.promises import Promise, gather, resolved, start
 
 MAX_PARTITIONS = 10_000
 _BY_ID_VERSION = 6
@@ -28,18 +29,28 @@ _NO_ID = UUID(int=0)
 async def handle_create_topics(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one CreateTopics; each topic succeeds or fails by itself."""
     times = Counter(topic.name for topic in request.topics)
-    answers = []
+    begun: dict[str, str] = {}
+    made: list[Promise[AdminResult]] = []
     for topic in request.topics:
+        # One that is made by this request is not declared yet when the next one is checked.
+        alike = begun.setdefault(topic.name.replace(".", "_"), topic.name)
         if times[topic.name] > 1:
-            result = refuse(KafkaCode.INVALID_REQUEST, "named twice in this request")
+            refused = refuse(KafkaCode.INVALID_REQUEST, "named twice in this request")
+            made.append(resolved(refused))
+        elif alike != topic.name:
+            made.append(resolved(_collision(topic.name, alike)))
         else:
-            result = await _create_topic(topic, request, gateway)
-        answers.append(_created(topic.name, result, gateway))
+            # All at once, so that they share one commit of the cluster's state.
+            made.append(start(_create_topic(topic, request, gateway)))
+    answers = [
+        _created(topic.name, result, gateway)
+        for topic, result in zip(request.topics, await gather(made), strict=True)
+    ]
     return messages.CreateTopicsResponse(topics=answers)
 
 
 async def _create_topic(topic: Any, request: Any, gateway: Gateway) -> AdminResult:
-    refused = _check_shape(topic, gateway) or await _check_name(topic.name, gateway)
+    refused = _check_shape(topic, gateway) or _check_name(topic.name, gateway)
     if refused is not None:
         return refused
     bad = check_all((config.name, config.value) for config in topic.configs)
@@ -86,23 +97,19 @@ def _one_live(broker_ids: list[int], brokers: set[int]) -> bool:
     return len(broker_ids) == 1 and broker_ids[0] in brokers
 
 
-async def _check_name(name: str, gateway: Gateway) -> AdminResult | None:
+def _check_name(name: str, gateway: Gateway) -> AdminResult | None:
     """Kafka's alphabet, and its rule that `a.b` and `a_b` are not both declared."""
     if not legal_name(name):
         return refuse(KafkaCode.INVALID_TOPIC_EXCEPTION, f"illegal topic name {name!r}")
-    if "." not in name and "_" not in name:
-        return None
-    listed = await settled(gateway.list_topics(0))
-    if isinstance(listed, BrokerError):
-        return refuse(kafka_code(listed), str(listed))
-    for info in listed:
-        other = names.to_kafka(info.name)
-        if other and other != name and other.replace(".", "_") == name.replace(".", "_"):
-            return refuse(
-                KafkaCode.INVALID_TOPIC_EXCEPTION,
-                f"{name} collides with {other}: they differ only in . and _",
-            )
-    return None
+    other = gateway.alike(name)
+    return None if other is None else _collision(name, other)
+
+
+def _collision(name: str, other: str) -> AdminResult:
+    return refuse(
+        KafkaCode.INVALID_TOPIC_EXCEPTION,
+        f"{name} collides with {other}: they differ only in . and _",
+    )
 
 
 def _created(name: str, result: AdminResult, gateway: Gateway) -> Any:

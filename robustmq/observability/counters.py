@@ -148,7 +148,7 @@ COUNTERS: tuple[Counter, ...] = (
     _gauge("kafka_fetches_parked", "Kafka fetches that wait for records."),
     _gauge("kafka_groups", "Consumer groups."),
     _gauge("topics", "Topics whose log is owned here, light ones included."),
-    _gauge("partitions", "Partitions of declared topics owned here."),
+    _gauge("partitions", "Partitions of declared topics owned here that are in use."),
     _counter("storage_bytes_written", "Bytes appended to the logs of shards."),
     _counter("storage_commits", "Commits of a shard; those of a turn are written together."),
     _counter("storage_syncs", "Commits of a shard with fdatasync."),

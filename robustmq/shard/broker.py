@@ -324,7 +324,9 @@ class Broker:
             if self.placement.shard_owner(shard) == self.worker_id:
                 recovery.shard = shard
                 self.stores[shard] = open_store(shard, recovery)
+        self.partitions.recovered()
         self._cluster_changed(set(self.cluster.declared_names()))
+        self.partitions.declared()
         recovery.finish(self.stores)
         self.dealing.begin()
         self.machines.resume()
@@ -688,8 +690,7 @@ class Broker:
                 continue
             self.placement.declare(topic)
             mode = self.placement.mode(name)
-            for partition in range(topic.partitions):
-                self.partitions.open(topic, partition, mode)
+            self.partitions.open(topic, mode)
         self.sessions.rehome(names)
 
     def _topic_dropped(self, topic: bytes) -> None:

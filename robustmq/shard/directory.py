@@ -61,12 +61,15 @@ class Directory:
             return brokers[0]
         return next((broker for broker in brokers if broker.node_id == worker), None)
 
-    def _leader(self, topic: bytes, partition: int) -> PartitionInfo:
-        shard = self._placement.shard(topic, partition)
+    def _leader_of(self, shard: int) -> PartitionInfo:
         broker = self._broker_of(self._placement.shard_owner(shard))
         if broker is None:
             return PartitionInfo(-1, -1)
         return PartitionInfo(broker.node_id, self._cluster.shard_epoch(shard))
+
+    def _leaders(self) -> list[PartitionInfo]:
+        """Who leads what lives in each shard; asked once for all partitions of a question."""
+        return [self._leader_of(shard) for shard in range(self._placement.shard_count)]
 
     # -- topics ------------------------------------------------------------------------------------
 
@@ -85,12 +88,16 @@ class Directory:
         return self._light_info(name)
 
     def _light_info(self, name: bytes) -> TopicInfo:
-        return TopicInfo(name, names.topic_id(name, 0), (self._leader(name, 0),))
+        leader = self._leader_of(self._placement.shard(name, 0))
+        return TopicInfo(name, names.topic_id(name, 0), (leader,))
 
-    def _declared_info(self, name: bytes) -> TopicInfo:
+    def _declared_info(self, name: bytes, known: list[PartitionInfo] | None = None) -> TopicInfo:
+        """`known`: the leader of each shard, where many topics are asked for."""
         topic = self._cluster.declared(name)
         assert topic is not None, "the caller has seen it"
-        leaders = tuple(self._leader(name, number) for number in range(topic.partitions))
+        leader = known or self._leaders()
+        shard = self._placement.shard
+        leaders = tuple([leader[shard(name, number)] for number in range(topic.partitions)])
         return TopicInfo(name, topic.topic_id, leaders, False, True, dict(topic.configs))
 
     def topic_by_id(self, topic_id: uuid.UUID) -> Promise[TopicInfo | None]:
@@ -127,8 +134,13 @@ class Directory:
         """All declared topics and some light ones."""
         return start(self._list_topics(light_limit))
 
+    def alike(self, name: str) -> str | None:
+        """A declared topic whose name differs from this one in `.` and `_` alone."""
+        return self._placement.alike(name)
+
     async def _list_topics(self, light_limit: int) -> list[TopicInfo]:
-        found = [self._declared_info(name) for name in self._cluster.declared_names()]
+        leaders = self._leaders()
+        found = [self._declared_info(name, leaders) for name in self._cluster.declared_names()]
         left = light_limit
         for worker in range(self._cluster.worker_count):
             if left <= 0:

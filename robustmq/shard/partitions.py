@@ -1,13 +1,16 @@
 """The partitions of declared topics that this worker holds.
 
-Opened when the cluster state says that a topic exists, dropped when it says that it does not. Their
-records live in an engine of their own (segment files or memory); what came over MQTT or from
-another worker also leaves a marker in the shard log, small and in the log's order, so that repeated
-frames are recognised and deliveries can be repeated.
+There when the cluster state says that a topic exists, dropped when it says that it does not. One
+that has records on disk is opened at the start, any other with its first use: what was never
+written or read costs nothing, neither a file nor memory. Their records live in an engine of their
+own (segment files or memory); what came over MQTT or from another worker also leaves a marker in
+the shard log, small and in the log's order, so that repeated frames are recognised and deliveries
+can be repeated.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from uuid import UUID
 
 import msgspec
@@ -39,12 +42,22 @@ class MarkedAppend(msgspec.Struct, frozen=True, array_like=True, gc=False):
     end_offset: int = 0
 
 
+class _Topic(msgspec.Struct):
+    """A declared topic, and its logs that are open, by partition."""
+
+    topic_id: UUID
+    partitions: int
+    engine: str
+    settings: PartitionSettings
+    logs: dict[int, PartitionLog]
+
+
 _marker_encoder = msgspec.msgpack.Encoder()
 _marker_decoder = msgspec.msgpack.Decoder(list[MarkedAppend])
 
 
 class Partitions:
-    """The open partition logs by (topic, partition)."""
+    """The partition logs by topic and partition."""
 
     def __init__(
         self,
@@ -55,31 +68,52 @@ class Partitions:
         self._placement = placement
         self._stores = stores
         self._defaults = defaults
-        self._open: dict[tuple[bytes, int], PartitionLog] = {}
-        self._ids: dict[bytes, UUID] = {}
-        self._marked: dict[str, int] = {}
+        self._topics: dict[bytes, _Topic] = {}
+        self._opened = 0
+        self._marked: dict[str, tuple[bytes, int, int]] = {}
+        # What is on disk from before the start, by topic id: (shard, partition).
+        self._stored: dict[bytes, list[tuple[int, int]]] = {}
 
-    def open(self, topic: Declared, partition: int, mode: str) -> None:
-        """Open a partition if its shard is held here; apply the topic's settings if it is open
-        already."""
-        if self._ids.get(topic.name, topic.topic_id) != topic.topic_id:
+    def recovered(self) -> None:
+        """All shards are open, and no partition yet."""
+        for name, (topic, partition, end_offset) in self._marked.items():
+            self._stores[self._placement.shard(topic, partition)].note_end(name, end_offset)
+        self._marked.clear()
+        stored = defaultdict(list)
+        for shard, store in self._stores.items():
+            for name in store.stored_partitions():
+                topic_id, _, number = name.partition("-")
+                stored[bytes.fromhex(topic_id)].append((shard, int(number)))
+        self._stored = dict(stored)
+
+    def declared(self) -> None:
+        """All topics that were there at the start are open."""
+        self._stored.clear()
+        ids = {topic.topic_id.hex for topic in self._topics.values()}
+        for store in self._stores.values():
+            store.keep_ends(lambda name: name.partition("-")[0] in ids)
+
+    def open(self, topic: Declared, mode: str) -> None:
+        """A topic is there; apply its settings if it is known already."""
+        known = self._topics.get(topic.name)
+        if known is not None and known.topic_id != topic.topic_id:
             self.drop(topic.name)
-        store = self._stores.get(self._placement.shard(topic.name, partition))
-        if store is None:
-            return
-        self._ids[topic.name] = topic.topic_id
+            known = None
         settings = self._settings(topic, mode)
-        log = self._open.get((topic.name, partition))
-        if log is None:
+        if known is None:
             engine = "memory" if mode == "memory" else "segment"
-            name = partition_name(topic.topic_id.bytes, partition)
-            log = store.open_partition(name, engine, settings, self._marked.pop(name, None))
-            self._open[topic.name, partition] = log
-        else:
+            known = _Topic(topic.topic_id, topic.partitions, engine, settings, {})
+            self._topics[topic.name] = known
+            for _, partition in self._stored.pop(topic.topic_id.bytes, ()):
+                self.get(topic.name, partition)
+            return
+        known.partitions, known.settings = topic.partitions, settings
+        known.engine = "memory" if mode == "memory" else "segment"
+        for log in known.logs.values():
             log.configure(settings)
 
     def __len__(self) -> int:
-        return len(self._open)
+        return self._opened
 
     def _settings(self, topic: Declared, mode: str) -> PartitionSettings:
         segment_bytes = int(topic.configs.get("segment.bytes", self._defaults.segment_bytes))
@@ -92,14 +126,37 @@ class Partitions:
 
     def drop(self, topic: bytes) -> None:
         """Free all partitions of a deleted topic."""
-        self._ids.pop(topic, None)
-        for key in [key for key in self._open if key[0] == topic]:
-            log = self._open.pop(key)
-            self._stores[self._placement.shard(*key)].drop_partition(log)
+        known = self._topics.pop(topic, None)
+        if known is None:
+            return
+        for partition in range(known.partitions):
+            store = self._stores.get(self._placement.shard(topic, partition))
+            log = known.logs.get(partition)
+            if log is not None and store is not None:
+                self._opened -= 1
+                store.drop_partition(log)
+            elif store is not None:
+                store.forget_partition(partition_name(known.topic_id.bytes, partition))
 
     def get(self, topic: bytes, partition: int) -> PartitionLog | None:
         """The log of a partition held here."""
-        return self._open.get((topic, partition))
+        known = self._topics.get(topic)
+        if known is None:
+            return None
+        log = known.logs.get(partition)
+        if log is None and 0 <= partition < known.partitions:
+            log = self._open_first(topic, partition, known)
+        return log
+
+    def _open_first(self, topic: bytes, partition: int, known: _Topic) -> PartitionLog | None:
+        store = self._stores.get(self._placement.shard(topic, partition))
+        if store is None:
+            return None
+        name = partition_name(known.topic_id.bytes, partition)
+        log = store.open_partition(name, known.engine, known.settings)
+        known.logs[partition] = log
+        self._opened += 1
+        return log
 
     def append_entries(self, block: bytearray) -> bytes:
         """Append every entry of a block of declared topics, in place; the marker for the shard log.
@@ -108,7 +165,7 @@ class Partitions:
         logs: list[PartitionLog] = []
         for entry in entries:
             log_topic = entry.log_name or entry.topic
-            log = self._open.get((log_topic, entry.partition))
+            log = self.get(log_topic, entry.partition)
             if log is None:
                 raise BrokerError(Fault.OWNER_UNAVAILABLE, f"{log_topic!r} is not here")
             logs.append(log)
@@ -117,7 +174,7 @@ class Partitions:
             log_topic = entry.log_name or entry.topic
             batch = block[entry.batch_begin : entry.end]
             store = self._stores[self._placement.shard(log_topic, entry.partition)]
-            base_offset = log.append(batch, store.leader_epoch)
+            base_offset = store.append_partition(log, batch)
             blocks.set_base_offset(block, entry.begin, base_offset)
             marked.append(
                 MarkedAppend(
@@ -129,7 +186,7 @@ class Partitions:
                     entry.origin,
                     entry.packet_id,
                     block[entry.begin + GENERATION_AT],
-                    self._ids[log_topic].bytes,
+                    self._topics[log_topic].topic_id.bytes,
                     log.end_offset,
                 )
             )
@@ -142,7 +199,8 @@ class Partitions:
         marks: list[MarkedAppend] = _marker_decoder.decode(payload)
         for mark in marks:
             if mark.topic_id:
-                self._marked[partition_name(mark.topic_id, mark.partition)] = mark.end_offset
+                name = partition_name(mark.topic_id, mark.partition)
+                self._marked[name] = (mark.log_topic, mark.partition, mark.end_offset)
         return marks
 
     def read_marker(self, payload: bytes | memoryview) -> bytearray:
@@ -150,7 +208,7 @@ class Partitions:
         out."""
         block = bytearray()
         for mark in _marker_decoder.decode(payload):
-            log = self._open.get((mark.log_topic, mark.partition))
+            log = self.get(mark.log_topic, mark.partition)
             if log is None:
                 continue
             result = log.read(mark.base_offset, 1, committed=False)

@@ -17,7 +17,7 @@ from robustmq.core.hashing import key_hash, murmur2, topic_hash
 from robustmq.core.publish import RouteTable, TopicRoute
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka import gateway
-from robustmq.names import DELAYED_PREFIX, split_delayed
+from robustmq.names import DELAYED_PREFIX, split_delayed, to_kafka
 from robustmq.shard.cluster_view import Declared
 from robustmq.shard.metering import Meters, NoMeters
 
@@ -76,6 +76,7 @@ class Placement:
         self.compacted: set[bytes] = set()
         self.max_message_bytes: dict[bytes, int] = {}
         """Of the declared topics that set it."""
+        self._alike: dict[str, dict[str, None]] = {}
         self.max_delay_s = 0
         """The longest delay of a message; see `route`."""
         self.meters: Meters = NoMeters()
@@ -101,6 +102,9 @@ class Placement:
     def declare(self, topic: Declared) -> None:
         """A declared topic is as told now."""
         mode = topic.configs.get(MODE_SETTING, "")
+        shown = to_kafka(topic.name)
+        if shown is not None and topic.name not in self.declared:
+            self._alike.setdefault(shown.replace(".", "_"), {})[shown] = None
         self.declared[topic.name] = (topic.partitions, mode)
         compacted = "compact" in topic.configs.get("cleanup.policy", "")
         (self.compacted.add if compacted else self.compacted.discard)(topic.name)
@@ -111,10 +115,21 @@ class Placement:
 
     def forget(self, topic: bytes) -> None:
         """A declared topic is gone."""
+        shown = to_kafka(topic)
+        if shown is not None and topic in self.declared:
+            folded = shown.replace(".", "_")
+            self._alike[folded].pop(shown)
+            if not self._alike[folded]:
+                del self._alike[folded]
         self.declared.pop(topic, None)
         self.compacted.discard(topic)
         self.max_message_bytes.pop(topic, None)
         self.forget_routes()
+
+    def alike(self, shown: str) -> str | None:
+        """A declared topic whose Kafka name differs from this one in `.` and `_` alone."""
+        others = self._alike.get(shown.replace(".", "_"), ())
+        return next((other for other in others if other != shown), None)
 
     def forget_routes(self) -> None:
         """Topics may have other routes now."""

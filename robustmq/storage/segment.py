@@ -81,6 +81,7 @@ class SegmentPartition:
         self._new: list[tuple[_File, bytes, int]] = []
         self._writing_to: deque[int] = deque()
         self._unwritten = 0
+        self._made = False
         self.quarantined: list[tuple[int, int]] = []
         self.start_offset = 0
         self.end_offset = 0
@@ -90,7 +91,6 @@ class SegmentPartition:
     # -- opening -----------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        self._disk.make_directory(self._directory)
         names = [name for name in self._disk.list(self._directory) if name.endswith(".log")]
         for index, name in enumerate(names):
             file = _File(int(name[:-4]), f"{self._directory}/{name}")
@@ -208,8 +208,12 @@ class SegmentPartition:
         for file, batch, _ in rows:
             by_file.setdefault(file.path, []).append(batch)
         disk = self._disk
+        made = self._made
+        self._made = True
 
         def job(sync: bool) -> None:
+            if not made:
+                disk.make_directory(self._directory)
             for path, buffers in by_file.items():
                 disk.append(path, buffers)
                 if sync:

@@ -123,7 +123,8 @@ class ShardStore:
         self.delayed = DelayedMessages(self._lookups)
         self._memory: dict[bytes, MemoryPartition] = {}
         self._memory_bytes = 0
-        self._partitions: list[PartitionLog] = []
+        self._partitions: dict[int, PartitionLog] = {}
+        self._unwritten: dict[int, PartitionLog] = {}
         self._sync_wanted = False
         self._checkpointed_at = 0
         self._partition_ends: dict[str, int] = {}
@@ -269,7 +270,8 @@ class ShardStore:
         committer)."""
         pending = self._log.take_pending()
         end = self._log.end_position
-        written = [(log, log.write()) for log in self._partitions]
+        written = [(log, log.write()) for log in self._unwritten.values()]
+        self._unwritten.clear()
         partitions = [(log, write) for log, write in written if write is not None]
         self._note_topics(self._new_topics)
         self._new_topics.clear()
@@ -435,27 +437,49 @@ class ShardStore:
 
     # -- declared topics ---------------------------------------------------------------------------
 
+    def stored_partitions(self) -> list[str]:
+        """Names of the partitions that have a directory."""
+        return self._disk.list(f"{self._directory}/segments")
+
+    def note_end(self, name: str, end_offset: int) -> None:
+        """Recovery: a marker behind the checkpoint says where a partition ends."""
+        self._partition_ends[name] = end_offset
+
+    def keep_ends(self, living: Callable[[str], bool]) -> None:
+        """Recovery: forget where partitions end whose topics are gone."""
+        self._partition_ends = {
+            name: end for name, end in self._partition_ends.items() if living(name)
+        }
+
     def open_partition(
-        self, name: str, engine_name: str, settings: PartitionSettings, marked_end: int | None
+        self, name: str, engine_name: str, settings: PartitionSettings
     ) -> PartitionLog:
-        """Open the log of a partition of a declared topic. `marked_end` is where the last marker
-        behind the checkpoint says that it ends."""
+        """Open the log of a partition of a declared topic."""
         log = engine(engine_name)(f"{self._directory}/segments/{name}", self._disk, settings)
         for offset, length in log.quarantined:
             self._corruption(offset, length)
-        end = self._partition_ends.get(name, 0) if marked_end is None else marked_end
         if not self._damaged:
             # In a damaged log a marker may be missing: then nothing is cut.
-            log.resume_at(end)
-        self._partitions.append(log)
+            log.resume_at(self._partition_ends.get(name, 0))
+        self._partitions[id(log)] = log
         self._partition_names[id(log)] = name
         return log
 
+    def append_partition(self, log: PartitionLog, batch: bytearray) -> int:
+        """Append a batch to an open partition, patched in place; its base offset."""
+        self._unwritten[id(log)] = log
+        return log.append(batch, self.leader_epoch)
+
     def drop_partition(self, log: PartitionLog) -> None:
         """The partition is deleted: its files go on the storage thread, behind what it writes."""
-        self._partitions.remove(log)
-        del self._partition_names[id(log)]
+        del self._partitions[id(log)]
+        self._unwritten.pop(id(log), None)
+        self._partition_ends.pop(self._partition_names.pop(id(log)), None)
         self._committer.submit(log.delete)
+
+    def forget_partition(self, name: str) -> None:
+        """A partition is deleted that was not opened."""
+        self._partition_ends.pop(name, None)
 
     # -- checkpoints -------------------------------------------------------------------------------
 
@@ -473,8 +497,10 @@ class ShardStore:
         dump += crc32c(dump).to_bytes(4, "little")
         name = f"index-{position:016x}"
         sources = self._lasting_sources()
-        ends = {self._partition_names[id(log)]: log.end_offset for log in self._partitions}
-        point = Checkpoint(position, name, sources, self.leader_epoch, ends)
+        ends = self._partition_ends
+        for number, log in self._partitions.items():
+            ends[self._partition_names[number]] = log.end_offset
+        point = Checkpoint(position, name, sources, self.leader_epoch, dict(ends))
         kept = {_MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
         self.flush(True)
         disk, kv, directory = self._disk, self._kv, self._directory
@@ -501,6 +527,6 @@ class ShardStore:
 
     def close(self) -> None:
         """Close LevelDB; what was not flushed is lost."""
-        for log in self._partitions:
+        for log in self._partitions.values():
             log.close()
         self._kv.close()

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from robustmq import names
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.groups.classic import ClassicGroup, GroupSettings
@@ -150,6 +151,11 @@ class FakeGateway:
         declared = [info for info in self.topics.values() if info.declared]
         light = [info for info in self.topics.values() if not info.declared]
         return resolved(declared + light[:light_limit])
+
+    def alike(self, name: str) -> str | None:
+        shown = [names.to_kafka(info.name) or "" for info in self.topics.values() if info.declared]
+        folded = name.replace(".", "_")
+        return next((o for o in shown if o != name and o.replace(".", "_") == folded), None)
 
     def produce(
         self,

@@ -172,14 +172,14 @@ def test_recovery_says_which_retained_messages_the_key_value_store_may_lack() ->
 def test_records_of_a_partition_without_a_marker_are_cut() -> None:
     machine = Machine(StoreSettings())
     partition = PartitionSettings(segment_bytes=500)
-    log = machine.store.open_partition("topic-0", "segment", partition, None)
+    log = machine.store.open_partition("topic-0", "segment", partition)
     for number in range(5):
-        log.append(bytearray(batch(b"%d" % number)), 1)
+        machine.store.append_partition(log, bytearray(batch(b"%d" % number)))
     machine.store.append(DECLARED_MARKER, b"marks", 0, 0, NOW_MS)
     machine.commit()
     machine.store.checkpoint([])
     machine.committer.kick()
-    log.append(bytearray(batch(b"5")), 1)
+    machine.store.append_partition(log, bytearray(batch(b"5")))
     machine.store.append(DECLARED_MARKER, b"marks", 0, 0, NOW_MS)
     written = sum(map(len, machine.disk.files.values()))
     machine.disk.crash_after = len(batch(b"5"))
@@ -189,7 +189,7 @@ def test_records_of_a_partition_without_a_marker_are_cut() -> None:
         machine.disk.crash_after = None
     assert sum(map(len, machine.disk.files.values())) > written
     machine.open()
-    log = machine.store.open_partition("topic-0", "segment", partition, None)
+    log = machine.store.open_partition("topic-0", "segment", partition)
     assert log.end_offset == 5
     data = b"".join(map(bytes, log.read(0, 1).buffers))
     assert values_of(data, 0) == [b"0"]
@@ -197,8 +197,8 @@ def test_records_of_a_partition_without_a_marker_are_cut() -> None:
 
 def test_nothing_is_cut_from_a_partition_when_markers_may_be_lost() -> None:
     machine = Machine(StoreSettings())
-    log = machine.store.open_partition("topic-0", "segment", PartitionSettings(), None)
-    log.append(bytearray(batch(b"kept")), 1)
+    log = machine.store.open_partition("topic-0", "segment", PartitionSettings())
+    machine.store.append_partition(log, bytearray(batch(b"kept")))
     machine.store.append(DECLARED_MARKER, b"marks", 0, 0, NOW_MS)
     machine.store.append(MACHINE, b"behind", 0, 0, NOW_MS)
     machine.commit()
@@ -206,5 +206,5 @@ def test_nothing_is_cut_from_a_partition_when_markers_may_be_lost() -> None:
     machine.disk.files[name][20] ^= 1
     machine.open()
     assert machine.heard.corrupt
-    log = machine.store.open_partition("topic-0", "segment", PartitionSettings(), None)
+    log = machine.store.open_partition("topic-0", "segment", PartitionSettings())
     assert log.end_offset == 1
