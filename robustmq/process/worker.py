@@ -361,7 +361,7 @@ class Worker:
 
     def _adopt_kafka(self, sock: socket.socket, address: str) -> None:
         connection = KafkaConnection(
-            self._broker.gateway, self._settings.limits, address, self._row.add
+            self._broker.kafka.gateway, self._settings.limits, address, self._row.add
         )
         self._kafka.add(connection)
         spawn(

@@ -29,12 +29,10 @@ from robustmq.shard.dealing import Dealing
 from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.exclusive import Exclusive, Holders
-from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
+from robustmq.shard.kafka_parts import KafkaParts
 from robustmq.shard.left_behind import LeftBehind
-from robustmq.shard.local_log import LocalLogs
-from robustmq.shard.machines import group_kind
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
@@ -53,7 +51,6 @@ from robustmq.shard.recovery import (
 from robustmq.shard.retained import pages
 from robustmq.shard.router import FAULTS, Router
 from robustmq.shard.rpc import Rpc
-from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.sessions import Sessions, bounds_of, capabilities_of
 from robustmq.shard.share_delivery import ShareDelivery
 from robustmq.shard.slow import SlowSubscriptions
@@ -61,7 +58,6 @@ from robustmq.shard.strategies import Dice
 from robustmq.shard.surroundings import Surroundings
 from robustmq.shard.sys_events import SysEvents
 from robustmq.shard.telling import Telling
-from robustmq.shard.waits import AppendWaits
 from robustmq.shard.writing import Writing
 from robustmq.storage.shard_store import ShardStore
 
@@ -129,7 +125,9 @@ class Broker:
         self.inbox = Inbox(self.stores)
         self._open_delivery()
         self._open_messages()
-        self._open_kafka()
+        self.rpc = Rpc(self.worker_id, self.around.bus, self._on_message)
+        self.kafka = KafkaParts(self)
+        self.commits.committed = self._committed
         self._watch_clients()
         cluster.on_change = self._cluster_changed
         self._recover(open_store)
@@ -248,52 +246,6 @@ class Broker:
         self.retain_alone = bool(self.owner.max_retained or self.owner.max_retained_bytes)
         self.placement.forget_routes()
 
-    def _open_kafka(self) -> None:
-        """What Kafka's requests meet: groups, logs, waits, the gateway."""
-        around = self.around
-        self.rpc = Rpc(self.worker_id, around.bus, self._on_message)
-        self.machines = MachineRuntime(
-            (group_kind(self.settings.kafka),),
-            self.placement,
-            self.stores,
-            self.commits,
-            self.wheel,
-            around.monotonic_ms,
-            around.wall_ms,
-        )
-        self.logs = LocalLogs(
-            self.limits.max_message_bytes,
-            self.placement,
-            self.stores,
-            self.partitions,
-            self.owner,
-            self.commits,
-            self.cluster.shard_epoch,
-            around.wall_ms,
-        )
-        self.waits = AppendWaits(
-            self.wheel, around.monotonic_ms, self.placement.shard, self.logs.high_watermark
-        )
-        self.commits.committed = self._committed
-        self.logs.behind = self.pressure.must_wait
-        self.commits.awaited = self.waits.awaited
-        self.waits.began = self.commits.hurry
-        self.gateway = KafkaGateway(
-            self.settings,
-            self.placement,
-            self.cluster,
-            self.logs,
-            self.machines,
-            self.waits,
-            self.rpc,
-            around.monotonic_ms,
-            around.wall_ms,
-            around.unique,
-            around.count,
-            around.unique().int & 0x3FFFFFFF | 1,
-            self.turn,
-        )
-
     def _watch_clients(self) -> None:
         """Who may come, and stay, and how fast it may send."""
         self.rates = Rates()
@@ -312,7 +264,7 @@ class Broker:
 
     def _recover(self, open_store: Callable[[int, Recovery], ShardStore]) -> None:
         recovery = Recovery(
-            self.machines,
+            self.kafka.machines,
             self.sessions,
             self.delivery,
             self.owner,
@@ -329,7 +281,7 @@ class Broker:
         self.partitions.declared()
         recovery.finish(self.stores)
         self.dealing.begin()
-        self.machines.resume()
+        self.kafka.machines.resume()
         self.left_behind.recovered(self.worker_id)
         self.sessions.resume_all()
         self._all_heard()
@@ -394,7 +346,7 @@ class Broker:
         self.pressure.steer(self.draining)
 
     def _committed(self, shard: int) -> None:
-        self.waits.committed(shard)
+        self.kafka.waits.committed(shard)
         if self.pressure.committed():
             self.turn()
 
@@ -413,9 +365,9 @@ class Broker:
         for key in self.wheel.due(now):
             kind, *rest = key
             if kind == "wait":
-                self.waits.fire(int(rest[0]))
+                self.kafka.waits.fire(int(rest[0]))
             elif kind == "machine":
-                self.machines.fire(rest[0].encode(), rest[1], rest[2])
+                self.kafka.machines.fire(rest[0].encode(), rest[1], rest[2])
             elif kind == "session":
                 self.sessions.fire(rest[0])
 
@@ -446,7 +398,7 @@ class Broker:
                     return
 
     def _machines(self, shard: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-        for kind, key, records in self.machines.snapshot(shard):
+        for kind, key, records in self.kafka.machines.snapshot(shard):
             yield kind, key, encode_records(records)
         for client_id, records in self.sessions.snapshot(shard):
             yield SESSION_KIND, client_id, encode_records(records)
@@ -614,7 +566,7 @@ class Broker:
                 return self._told(pages(self.stores, message, self.wall_ms()))
         if self._on_notice(worker, message):
             return None
-        return self.gateway.serve(message)
+        return self.kafka.gateway.serve(message)
 
     def _on_notice(self, worker: int, message: wire.Message) -> bool:
         """True when the message was one that is not answered."""
@@ -695,8 +647,8 @@ class Broker:
 
     def _topic_dropped(self, topic: bytes) -> None:
         self.placement.forget_routes()
-        self.logs.forget(topic)
-        self.machines.tell(GROUP_KIND, ForgetTopic(topic))
+        self.kafka.logs.forget(topic)
+        self.kafka.machines.tell(GROUP_KIND, ForgetTopic(topic))
 
     def reload(self, settings: Settings) -> None:
         """Take over what can change while running: limits, and what CONNACK promises."""
@@ -709,7 +661,7 @@ class Broker:
         self.shares.reload()
         self.router.high_water_bytes = self.limits.max_bus_bytes
         self.pressure.limits = self.limits
-        self.logs.max_message_bytes = self.limits.max_message_bytes
+        self.kafka.logs.max_message_bytes = self.limits.max_message_bytes
         self._bound_topics()
         self.sessions.reload()
         self.admission.reload()

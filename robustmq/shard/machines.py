@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from robustmq.config import KafkaSettings
 from robustmq.groups.classic import ClassicGroup, GroupSettings
 from robustmq.groups.contract import Machine
 from robustmq.groups.records import decode_record, encode_record
@@ -24,6 +23,7 @@ from robustmq.kafka.group_events import (
     encode_event,
     encode_reply,
 )
+from robustmq.kafka_settings import KafkaSettings
 from robustmq.shard.placement import GROUP_KIND
 
 

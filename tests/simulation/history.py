@@ -145,7 +145,7 @@ class History:
         values: list[bytes] = []
         epoch = 0
         while True:
-            result = broker.logs.read(*partition, len(values), 1 << 20, -1)
+            result = broker.kafka.logs.read(*partition, len(values), 1 << 20, -1)
             data = b"".join(bytes(buffer) for buffer in result.buffers)
             if not data:
                 break

@@ -1,0 +1,96 @@
+"""Settings of the Kafka listener, of the topics it makes and of its groups: section [kafka]."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from robustmq.limits import Backlog, bound, choice, text
+
+
+class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The Kafka listener, the topics it makes and its groups."""
+
+    bind: Annotated[
+        tuple[str, ...],
+        choice(
+            "Addresses to listen on. Other than loopback needs security.allow_anonymous = true."
+        ),
+    ] = ("127.0.0.1",)
+    port: Annotated[
+        int,
+        bound(
+            "port",
+            "Bootstrap port, shared by all workers; 0 lets the system choose.",
+            0,
+            65_535,
+            reloadable=False,
+        ),
+    ] = 9092
+    worker_port_base: Annotated[
+        int,
+        bound(
+            "port",
+            "Worker n also listens on this + n. 0: ports that the system chooses, and keeps.",
+            0,
+            65_535,
+            reloadable=False,
+        ),
+    ] = 0
+    advertised_host: Annotated[
+        str,
+        text("Host that clients are sent to. Empty: the bound address; host name if that is any."),
+    ] = ""
+    single_port: Annotated[
+        bool,
+        choice("Advertise the bootstrap port only (behind NAT); costs a hop inside the node."),
+    ] = False
+    backlog: Backlog = 1_024
+    auto_create: Annotated[
+        bool,
+        choice("Make a topic when a client asks for it by name, as Kafka does.", reloadable=True),
+    ] = True
+    default_partitions: Annotated[
+        int,
+        bound("partitions", "Partitions of a topic that is created without a number.", 1, 1_000),
+    ] = 1
+    listed_light_topics: Annotated[
+        int,
+        bound(
+            "topics",
+            "How many topics made by MQTT a full topic list shows; by name each is found.",
+            0,
+            1_000_000,
+        ),
+    ] = 1_000
+    group_min_session_timeout_ms: Annotated[
+        int,
+        bound(
+            "ms", "Shortest session timeout of a consumer; Kafka's name and default.", 1, 3_600_000
+        ),
+    ] = 6_000
+    group_max_session_timeout_ms: Annotated[
+        int,
+        bound(
+            "ms", "Longest session timeout of a consumer; Kafka's name and default.", 1, 86_400_000
+        ),
+    ] = 1_800_000
+    group_initial_rebalance_delay_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "How long the first rebalance waits for more members. Kafka waits 3000.",
+            0,
+            60_000,
+        ),
+    ] = 100
+    group_max_size: Annotated[
+        int, bound("members", "Members of one consumer group.", 1, 1_000_000)
+    ] = 10_000
+    offsets_retention_s: Annotated[
+        int,
+        bound(
+            "s", "Offsets of a group without members are kept so long; Kafka keeps them 7 days.", 1
+        ),
+    ] = 7 * 86_400

@@ -1,0 +1,64 @@
+"""What Kafka's requests meet on a worker, put together: the durable machines, the logs, the readers
+that wait, and the gateway before them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustmq.shard.gateway import KafkaGateway
+from robustmq.shard.local_log import LocalLogs
+from robustmq.shard.machines import group_kind
+from robustmq.shard.runtime import MachineRuntime
+from robustmq.shard.waits import AppendWaits
+
+if TYPE_CHECKING:
+    from robustmq.shard.broker import Broker
+
+
+class KafkaParts:
+    """The Kafka side of one worker's broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        """The broker has its placement, stores, commits, owner and bus already."""
+        around, placement = broker.around, broker.placement
+        self.machines = MachineRuntime(
+            (group_kind(broker.settings.kafka),),
+            placement,
+            broker.stores,
+            broker.commits,
+            broker.wheel,
+            around.monotonic_ms,
+            around.wall_ms,
+        )
+        self.logs = LocalLogs(
+            broker.limits.max_message_bytes,
+            placement,
+            broker.stores,
+            broker.partitions,
+            broker.owner,
+            broker.commits,
+            broker.cluster.shard_epoch,
+            around.wall_ms,
+        )
+        self.logs.behind = broker.pressure.must_wait
+        self.waits = AppendWaits(
+            broker.wheel, around.monotonic_ms, placement.shard, self.logs.high_watermark
+        )
+        self.waits.began = broker.commits.hurry
+        broker.commits.awaited = self.waits.awaited
+        self.gateway = KafkaGateway(
+            broker.settings,
+            placement,
+            broker.cluster,
+            self.logs,
+            self.machines,
+            self.waits,
+            broker.rpc,
+            around.monotonic_ms,
+            around.wall_ms,
+            around.unique,
+            around.count,
+            around.unique().int & 0x3FFFFFFF | 1,
+            broker.turn,
+        )
