@@ -11,21 +11,26 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from robustmq.errors import KafkaCode
+from robustmq.errors import BrokerError, KafkaCode
+from robustmq.names import validate_filter
 
-BOOLEAN, STRING, INT, LONG, LIST = 1, 2, 3, 5, 7
+BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
 _INT_MAX = (1 << 31) - 1
 _LONG_MAX = (1 << 63) - 1
+_MIB = 1024 * 1024
+_DAY_MS = 86_400_000
 
 
 class TopicSetting(msgspec.Struct, frozen=True):
-    """One setting; `accepts` says whether a text is a value of it."""
+    """One setting; `accepts` says whether a text is a value of it, `broker_names` what a broker's
+    default for it is called."""
 
     name: str
     kind: int
     default: str
     accepts: Callable[[str], bool]
     documentation: str
+    broker_names: tuple[str, ...] = ()
 
 
 def _whole(low: int, high: int) -> Callable[[str], bool]:
@@ -47,6 +52,31 @@ def _cleanup(text: str) -> bool:
     return len(set(parts)) == len(parts) and all(part in ("delete", "compact") for part in parts)
 
 
+def _ratio(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+def _filter(text: str) -> bool:
+    """An MQTT filter that may feed a stream, or nothing."""
+    if not text:
+        return True
+    try:
+        validate_filter(text.encode())
+    except BrokerError:
+        return False
+    return not text.startswith("$")
+
+
+def _fixed(
+    name: str, kind: int, value: str, documentation: str, *broker_names: str
+) -> TopicSetting:
+    """What is done in one way: that is its only value."""
+    return TopicSetting(name, kind, value, _one_of(value), documentation, broker_names)
+
+
 _ROWS = (
     TopicSetting(
         "cleanup.policy",
@@ -54,27 +84,90 @@ _ROWS = (
         "delete",
         _cleanup,
         "delete: old segments go. compact: the newest record of each key stays.",
+        ("log.cleanup.policy",),
     ),
     TopicSetting(
         "retention.ms",
         LONG,
-        "604800000",
+        str(7 * _DAY_MS),
         _whole(-1, _LONG_MAX),
-        "How long records are kept at least; -1 for ever.",
+        "How long records are kept at least, with cleanup.policy delete; -1 for ever.",
+        ("log.retention.ms",),
     ),
     TopicSetting(
         "retention.bytes",
         LONG,
         "-1",
         _whole(-1, _LONG_MAX),
-        "Bytes of a partition beyond which old segments go; -1 no bound.",
+        "Bytes of a partition beyond which old segments go, with cleanup.policy delete; -1 no"
+        " bound.",
+        ("log.retention.bytes",),
     ),
     TopicSetting(
         "segment.bytes",
         INT,
-        "67108864",
-        _whole(1 << 20, _INT_MAX),
-        "Bytes of a segment file; a closed segment is the unit of deletion.",
+        str(64 * _MIB),
+        _whole(_MIB, _INT_MAX),
+        "Bytes of a segment file; a closed segment is the unit of deletion and compaction.",
+        ("log.segment.bytes",),
+    ),
+    TopicSetting(
+        "segment.ms",
+        LONG,
+        str(7 * _DAY_MS),
+        _whole(1, _LONG_MAX),
+        "A segment is closed by a record that is younger than its first by more than this.",
+        ("log.roll.ms",),
+    ),
+    TopicSetting(
+        "segment.index.bytes",
+        INT,
+        str(10 * _MIB),
+        _whole(1024, _INT_MAX),
+        "A segment is closed when its index, 8 bytes an entry, has this size.",
+        ("log.index.size.max.bytes",),
+    ),
+    TopicSetting(
+        "index.interval.bytes",
+        INT,
+        "4096",
+        _whole(1024, 16 * _MIB),
+        "Bytes of a segment between two entries of its index.",
+        ("log.index.interval.bytes",),
+    ),
+    TopicSetting(
+        "delete.retention.ms",
+        LONG,
+        str(_DAY_MS),
+        _whole(0, _LONG_MAX),
+        "How long a tombstone, or the marker of a transaction without records, outlives the first"
+        " compaction that meets it.",
+        ("log.cleaner.delete.retention.ms",),
+    ),
+    TopicSetting(
+        "min.compaction.lag.ms",
+        LONG,
+        "0",
+        _whole(0, _LONG_MAX),
+        "A record younger than this is not compacted.",
+        ("log.cleaner.min.compaction.lag.ms",),
+    ),
+    TopicSetting(
+        "max.compaction.lag.ms",
+        LONG,
+        str(_LONG_MAX),
+        _whole(1, _LONG_MAX),
+        "A record older than this is compacted, whatever min.cleanable.dirty.ratio says.",
+        ("log.cleaner.max.compaction.lag.ms",),
+    ),
+    TopicSetting(
+        "min.cleanable.dirty.ratio",
+        DOUBLE,
+        "0.5",
+        _ratio,
+        "The share of a log's closed segments that no compaction has seen, from which on one is"
+        " made.",
+        ("log.cleaner.min.cleanable.ratio",),
     ),
     TopicSetting(
         "max.message.bytes",
@@ -82,6 +175,7 @@ _ROWS = (
         "1048588",
         _whole(0, _INT_MAX),
         "Bytes of the largest record batch that is taken.",
+        ("message.max.bytes",),
     ),
     TopicSetting(
         "message.timestamp.type",
@@ -89,6 +183,7 @@ _ROWS = (
         "CreateTime",
         _one_of("CreateTime"),
         "Records keep the time their producer gave them.",
+        ("log.message.timestamp.type",),
     ),
     TopicSetting(
         "compression.type",
@@ -96,13 +191,7 @@ _ROWS = (
         "producer",
         _one_of("producer"),
         "Batches are stored as they came.",
-    ),
-    TopicSetting(
-        "min.insync.replicas",
-        INT,
-        "1",
-        _one_of("1"),
-        "Replicas that must have a record before acks=all is answered.",
+        ("compression.type",),
     ),
     TopicSetting(
         "robustmq.storage.mode",
@@ -110,6 +199,83 @@ _ROWS = (
         "hybrid",
         _one_of("memory", "hybrid", "persistent"),
         "memory: lost on restart. hybrid: acked after the commit. persistent: after fdatasync.",
+    ),
+    TopicSetting(
+        "robustmq.mqtt.filter",
+        STRING,
+        "",
+        _filter,
+        "An MQTT filter: what is published to the topics it matches goes to this topic, with the"
+        " MQTT topic as key.",
+    ),
+    _fixed("compression.gzip.level", INT, "-1", "Nothing is compressed anew but by compaction."),
+    _fixed("compression.lz4.level", INT, "9", "Nothing is compressed anew but by compaction."),
+    _fixed("compression.zstd.level", INT, "3", "Nothing is compressed anew but by compaction."),
+    _fixed(
+        "file.delete.delay.ms",
+        LONG,
+        "0",
+        "Files are removed at once: who reads one keeps it until the read is done.",
+        "log.segment.delete.delay.ms",
+    ),
+    _fixed(
+        "flush.messages",
+        LONG,
+        str(_LONG_MAX),
+        "When records reach the disk is said by robustmq.storage.mode.",
+        "log.flush.interval.messages",
+    ),
+    _fixed(
+        "flush.ms",
+        LONG,
+        str(_LONG_MAX),
+        "When records reach the disk is said by robustmq.storage.mode.",
+        "log.flush.interval.ms",
+    ),
+    _fixed(
+        "follower.replication.throttled.replicas", LIST, "", "There is one replica, no follower."
+    ),
+    _fixed("leader.replication.throttled.replicas", LIST, "", "There is one replica, no follower."),
+    _fixed(
+        "min.insync.replicas",
+        INT,
+        "1",
+        "Replicas that must have a record before acks=all is answered.",
+        "min.insync.replicas",
+    ),
+    _fixed(
+        "preallocate",
+        BOOLEAN,
+        "false",
+        "A file is as large as its records.",
+        "log.preallocate",
+    ),
+    _fixed("segment.jitter.ms", LONG, "0", "segment.ms holds exactly.", "log.roll.jitter.ms"),
+    _fixed(
+        "unclean.leader.election.enable",
+        BOOLEAN,
+        "false",
+        "There is one replica: nobody else can be elected.",
+        "unclean.leader.election.enable",
+    ),
+    _fixed("remote.storage.enable", BOOLEAN, "false", "Records are kept on the local disk alone."),
+    _fixed(
+        "remote.log.copy.disable", BOOLEAN, "false", "Records are kept on the local disk alone."
+    ),
+    _fixed(
+        "remote.log.delete.on.disable",
+        BOOLEAN,
+        "false",
+        "Records are kept on the local disk alone.",
+    ),
+    _fixed(
+        "local.retention.ms", LONG, "-2", "As retention.ms: records are kept on the local disk."
+    ),
+    _fixed(
+        "local.retention.bytes",
+        LONG,
+        "-2",
+        "As retention.bytes: records are kept on the local disk.",
     ),
 )
 TOPIC_SETTINGS = {row.name: row for row in _ROWS}

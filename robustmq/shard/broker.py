@@ -633,17 +633,18 @@ class Broker:
 
     def _cluster_changed(self, names: set[bytes]) -> None:
         """Declared topics came, went or changed."""
+        streams = False
         for name in names:
             topic = self.cluster.declared(name)
             if topic is None:
-                self.placement.forget(name)
+                streams |= self.placement.forget(name)
                 self.partitions.drop(name)
                 self._topic_dropped(name)
                 continue
-            self.placement.declare(topic)
+            streams |= self.placement.declare(topic)
             mode = self.placement.mode(name)
             self.partitions.open(topic, mode)
-        self.sessions.rehome(names)
+        self.sessions.rehome(names, streams)
 
     def _topic_dropped(self, topic: bytes) -> None:
         self.placement.forget_routes()

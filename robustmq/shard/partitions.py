@@ -19,11 +19,15 @@ from robustmq.config import StorageSettings
 from robustmq.core import blocks
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
+from robustmq.kafka.topic_configs import effective
 from robustmq.shard.cluster_view import Declared
 from robustmq.shard.placement import ENTRY_DECLARED, Placement
 from robustmq.shard.received import GENERATION_AT
 from robustmq.storage.engine import PartitionLog, PartitionSettings
 from robustmq.storage.shard_store import ShardStore
+
+MAX_SETTINGS = 1024
+"""Topics that are set alike share their settings; so many kinds are remembered."""
 
 
 class MarkedAppend(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -73,6 +77,7 @@ class Partitions:
         self._marked: dict[str, tuple[bytes, int, int]] = {}
         # What is on disk from before the start, by topic id: (shard, partition).
         self._stored: dict[bytes, list[tuple[int, int]]] = {}
+        self._made: dict[tuple[str, ...], PartitionSettings] = {}
 
     def recovered(self) -> None:
         """All shards are open, and no partition yet."""
@@ -88,6 +93,9 @@ class Partitions:
 
     def declared(self) -> None:
         """All topics that were there at the start are open."""
+        for topic_id, rows in self._stored.items():
+            for shard, partition in rows:
+                self._stores[shard].remove_stored(partition_name(topic_id, partition))
         self._stored.clear()
         ids = {topic.topic_id.hex for topic in self._topics.values()}
         for store in self._stores.values():
@@ -100,28 +108,70 @@ class Partitions:
             self.drop(topic.name)
             known = None
         settings = self._settings(topic, mode)
+        engine = "memory" if mode == "memory" else "segment"
         if known is None:
-            engine = "memory" if mode == "memory" else "segment"
             known = _Topic(topic.topic_id, topic.partitions, engine, settings, {})
             self._topics[topic.name] = known
-            for _, partition in self._stored.pop(topic.topic_id.bytes, ()):
-                self.get(topic.name, partition)
+            for shard, partition in self._stored.pop(topic.topic_id.bytes, ()):
+                if engine == "memory":
+                    name = partition_name(topic.topic_id.bytes, partition)
+                    self._stores[shard].remove_stored(name)
+                else:
+                    self.get(topic.name, partition)
             return
         known.partitions, known.settings = topic.partitions, settings
-        known.engine = "memory" if mode == "memory" else "segment"
+        if known.engine != engine:
+            known.engine = engine
+            self._move(topic.name, known)
         for log in known.logs.values():
             log.configure(settings)
+
+    def _move(self, topic: bytes, known: _Topic) -> None:
+        """The open partitions go over to another engine."""
+        for partition, log in known.logs.items():
+            store = self._stores[self._placement.shard(topic, partition)]
+            known.logs[partition] = store.move_partition(log, known.engine, known.settings)
 
     def __len__(self) -> int:
         return self._opened
 
     def _settings(self, topic: Declared, mode: str) -> PartitionSettings:
-        segment_bytes = int(topic.configs.get("segment.bytes", self._defaults.segment_bytes))
+        """Topics that are set alike share one object."""
+        alike = (mode, *(f"{name}={value}" for name, value in sorted(topic.configs.items())))
+        made = self._made.get(alike)
+        if made is None:
+            if len(self._made) >= MAX_SETTINGS:
+                self._made.clear()
+            made = self._made[alike] = self._made_settings(topic, mode)
+        return made
+
+    def _made_settings(self, topic: Declared, mode: str) -> PartitionSettings:
+        broker = {
+            "segment.bytes": str(self._defaults.segment_bytes),
+            "index.interval.bytes": str(self._defaults.index_interval_bytes),
+        }
+
+        def text(name: str) -> str:
+            return effective(topic.configs, broker, name)
+
+        def number(name: str) -> int:
+            return int(text(name))
+
         return PartitionSettings(
-            segment_bytes,
-            self._defaults.index_interval_bytes,
-            self._defaults.memory_bytes,
-            mode == "persistent",
+            segment_bytes=number("segment.bytes"),
+            index_interval_bytes=number("index.interval.bytes"),
+            memory_bytes=self._defaults.memory_bytes,
+            sync=mode == "persistent",
+            segment_ms=number("segment.ms"),
+            segment_index_bytes=number("segment.index.bytes"),
+            delete="delete" in text("cleanup.policy"),
+            retention_ms=number("retention.ms"),
+            retention_bytes=number("retention.bytes"),
+            compact="compact" in text("cleanup.policy"),
+            delete_retention_ms=number("delete.retention.ms"),
+            min_compaction_lag_ms=number("min.compaction.lag.ms"),
+            max_compaction_lag_ms=number("max.compaction.lag.ms"),
+            min_cleanable_dirty_ratio=float(text("min.cleanable.dirty.ratio")),
         )
 
     def drop(self, topic: bytes) -> None:

@@ -36,6 +36,7 @@ ENTRY_DUP = 128
 
 SYS_PREFIX = b"$SYS/"
 MODE_SETTING = "robustmq.storage.mode"
+FILTER_SETTING = "robustmq.mqtt.filter"
 
 SESSION_KIND = b"session"
 GROUP_KIND = gateway.GROUP
@@ -88,19 +89,37 @@ class Placement:
         for number, (filter_, mode) in enumerate(rules):
             self._rules.insert(filter_.encode(), number)
             self._rule_modes.append(mode)
-        self._streams = FilterTrie()
-        self._stream_topics: list[bytes] = []
-        for number, (filter_, topic) in enumerate(streams):
-            self._streams.insert(filter_.encode(), number)
-            self._stream_topics.append(topic)
+        self._configured = list(streams)
+        self._filters: dict[bytes, str] = {}
+        """Of the declared topics that are streams by their setting."""
+        self._make_streams()
 
     @property
     def has_streams(self) -> bool:
-        """True when any stream is configured."""
+        """True when there is any stream."""
         return bool(self._stream_topics)
 
-    def declare(self, topic: Declared) -> None:
-        """A declared topic is as told now."""
+    def _make_streams(self) -> None:
+        """Of two filters that match one topic the first holds: those of the configuration in their
+        order, then those of topics by name."""
+        self._streams = FilterTrie()
+        self._stream_topics: list[bytes] = []
+        own = [(filter_, topic) for topic, filter_ in sorted(self._filters.items())]
+        for number, (filter_, topic) in enumerate([*self._configured, *own]):
+            self._streams.insert(filter_.encode(), number)
+            self._stream_topics.append(topic)
+
+    def _set_filter(self, topic: bytes, filter_: str) -> bool:
+        if self._filters.get(topic, "") == filter_:
+            return False
+        self._filters.pop(topic, None)
+        if filter_:
+            self._filters[topic] = filter_
+        self._make_streams()
+        return True
+
+    def declare(self, topic: Declared) -> bool:
+        """A declared topic is as told now; True when MQTT topics may have other homes for it."""
         mode = topic.configs.get(MODE_SETTING, "")
         shown = to_kafka(topic.name)
         if shown is not None and topic.name not in self.declared:
@@ -111,10 +130,12 @@ class Placement:
         self.max_message_bytes.pop(topic.name, None)
         if "max.message.bytes" in topic.configs:
             self.max_message_bytes[topic.name] = int(topic.configs["max.message.bytes"])
+        moved = self._set_filter(topic.name, topic.configs.get(FILTER_SETTING, ""))
         self.forget_routes()
+        return moved
 
-    def forget(self, topic: bytes) -> None:
-        """A declared topic is gone."""
+    def forget(self, topic: bytes) -> bool:
+        """A declared topic is gone; True when it was a stream by its setting."""
         shown = to_kafka(topic)
         if shown is not None and topic in self.declared:
             folded = shown.replace(".", "_")
@@ -124,7 +145,9 @@ class Placement:
         self.declared.pop(topic, None)
         self.compacted.discard(topic)
         self.max_message_bytes.pop(topic, None)
+        moved = self._set_filter(topic, "")
         self.forget_routes()
+        return moved
 
     def alike(self, shown: str) -> str | None:
         """A declared topic whose Kafka name differs from this one in `.` and `_` alone."""

@@ -402,14 +402,15 @@ class Subscribing:
         broker.stores[home].append(CURSOR, payload, 0, 0, broker.wall_ms())
         broker.commits.mark(home)
 
-    def rehome(self, topics: set[bytes]) -> None:
-        """Topics may have other owners now: tell those who wants them by name."""
+    def rehome(self, topics: set[bytes], streams: bool) -> None:
+        """Topics may have other owners now (with `streams` whatever a filter matches): tell those
+        who wants them by name."""
         changes = _Changes()
         for filter_, flags in self._interest.items():
-            if self._is_one_of(filter_, topics):
+            if self._is_one_of(filter_, topics, streams):
                 changes.filters[filter_] = flags
         for share in self._broker.shares.members():
-            if self._is_one_of(share[1], topics):
+            if self._is_one_of(share[1], topics, streams):
                 changes.shares.add(share)
         if changes.filters or changes.shares:
             start(self._rehome(changes))
@@ -426,10 +427,11 @@ class Subscribing:
             self._note_cursors(home, ends)
         self._broker.turn()
 
-    def _is_one_of(self, filter_: bytes, topics: set[bytes]) -> bool:
-        """Names a filter one of these declared topics, or one that such a stream carries?"""
+    def _is_one_of(self, filter_: bytes, topics: set[bytes], streams: bool) -> bool:
+        """Names a filter one of these declared topics, or one that such a stream carries (or may
+        have carried)?"""
         return not is_wildcard(filter_) and (
-            filter_ in topics or self._broker.placement.stream_of(filter_) in topics
+            streams or filter_ in topics or self._broker.placement.stream_of(filter_) in topics
         )
 
     def interest_of(self, worker: int) -> wire.InterestReset:

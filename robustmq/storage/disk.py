@@ -46,6 +46,18 @@ class Disk(Protocol):
         """Bytes of a file; fewer at its end."""
         ...
 
+    def read_apart(self, path: str, offset: int, length: int) -> bytes:
+        """The same, from any thread: nothing of it is kept open."""
+        ...
+
+    def rename(self, path: str, to: str) -> None:
+        """Give a file that is synced another name, which lasts."""
+        ...
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a directory with all that is in it, if it is there."""
+        ...
+
     def replace(self, path: str, data: Buffer) -> None:
         """Write a whole file so that a crash leaves the old one or the new one."""
         ...
@@ -136,6 +148,39 @@ class RealDisk:
                 return b""
             file = self._keep(self._readers, path, opened)
         return os.pread(file, length, offset)
+
+    def read_apart(self, path: str, offset: int, length: int) -> bytes:
+        """Open, pread, close."""
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(file, length, offset)
+        finally:
+            os.close(file)
+
+    def rename(self, path: str, to: str) -> None:
+        """rename; the new name is made to last."""
+        file = self._writers.pop(path, None)
+        if file is not None:
+            os.close(file)
+        self._unnamed.discard(path)
+        os.rename(path, to)
+        _sync_directory(os.path.dirname(to))
+
+    def remove_directory(self, path: str) -> None:
+        """Its files one by one, so that no descriptor outlives its file."""
+        for name in self.list(path):
+            inside = f"{path}/{name}"
+            if os.path.isdir(inside):
+                self.remove_directory(inside)
+            else:
+                self.remove(inside)
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            return
 
     def replace(self, path: str, data: Buffer) -> None:
         """Write beside, sync, rename."""
@@ -248,6 +293,21 @@ class MemoryDisk:
     def read(self, path: str, offset: int, length: int) -> bytes:
         """Bytes of a file."""
         return bytes(self.files.get(path, b"")[offset : offset + length])
+
+    def read_apart(self, path: str, offset: int, length: int) -> bytes:
+        """Bytes of a file."""
+        return self.read(path, offset, length)
+
+    def rename(self, path: str, to: str) -> None:
+        """The file has another name."""
+        self._maybe_fail()
+        self.files[to] = self.files.pop(path)
+        self.synced[to] = self.synced.pop(path, 0)
+
+    def remove_directory(self, path: str) -> None:
+        """All files below a path."""
+        for name in [one for one in self.files if one.startswith(path.rstrip("/") + "/")]:
+            self.remove(name)
 
     def replace(self, path: str, data: Buffer) -> None:
         """Write a whole file at once."""

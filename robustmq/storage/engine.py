@@ -9,7 +9,7 @@ commits at once. Further engines register under the entry point group `robustmq.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -29,6 +29,25 @@ class PartitionSettings(msgspec.Struct, frozen=True):
     memory_bytes: int = 64 * 1024 * 1024
     sync: bool = False
     log_append_time: bool = False
+    segment_ms: int = 7 * 86_400_000
+    segment_index_bytes: int = 10 * 1024 * 1024
+    delete: bool = True
+    """Old records go, by the two that follow; -1: never."""
+    retention_ms: int = -1
+    retention_bytes: int = -1
+    compact: bool = False
+    """Of each key the newest record stays; see `storage.compaction` for what follows."""
+    delete_retention_ms: int = 86_400_000
+    min_compaction_lag_ms: int = 0
+    max_compaction_lag_ms: int = (1 << 63) - 1
+    min_cleanable_dirty_ratio: float = 0.5
+
+    @property
+    def roll_ms(self) -> int:
+        """A file takes no record that is younger than its first by more than this."""
+        if self.compact:
+            return min(self.segment_ms, self.max_compaction_lag_ms)
+        return self.segment_ms
 
 
 class ReadResult(msgspec.Struct, frozen=True):
@@ -94,6 +113,29 @@ class PartitionLog(Protocol):
     @property
     def quarantined(self) -> list[tuple[int, int]]:
         """(first offset that is missing, bytes) of what was found corrupt when it was opened."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        ...
+
+    def take_over(self, log: PartitionLog) -> None:
+        """Just opened: hold the records of another engine's log, at their offsets, or as many of
+        the newest as there is room for."""
+        ...
+
+    def tail(self, max_bytes: int) -> Iterator[bytes | memoryview]:
+        """The newest batches, oldest first, committed or not: those of so many bytes, or more."""
+        ...
+
+    def trim(self, offset: int) -> None:
+        """The log begins at `offset`, which is not beyond its end; `write` makes it last."""
+        ...
+
+    def retain(self, now_ms: int) -> int:
+        """Let go of what the settings let go at this wall time; the bytes freed. `write` has the
+        disk follow."""
         ...
 
     def configure(self, settings: PartitionSettings) -> None:

@@ -67,6 +67,47 @@ class MemoryPartition:
         self.start_offset = self._offsets[self._first] if held else self.end_offset
         return freed
 
+    def take_over(self, log: PartitionLog) -> None:
+        """The newest batches of another engine's log."""
+        self.resume_at(log.start_offset)
+        for batch in log.tail(self._settings.memory_bytes):
+            data = bytearray(batch)
+            self.end_offset = int.from_bytes(data[:8], "big")
+            self.append(data, int.from_bytes(data[12:16], "big"))
+        self.end_offset = log.end_offset
+        if self._first < len(self._offsets):
+            self.start_offset = max(self._offsets[self._first], log.start_offset)
+        else:
+            self.start_offset = log.end_offset
+
+    def tail(self, max_bytes: int) -> Iterator[bytes | memoryview]:
+        """All that is held."""
+        yield from self._batches[self._first :]
+
+    def trim(self, offset: int) -> None:
+        """The log begins at `offset` now."""
+        while self._first < len(self._offsets):
+            following = self._first + 1
+            end = self._offsets[following] if following < len(self._offsets) else self.end_offset
+            if end > offset:
+                break
+            self.drop_first()
+        self.start_offset = max(self.start_offset, offset)
+
+    def retain(self, now_ms: int) -> int:
+        """Let go of the oldest batches that the settings let go."""
+        settings = self._settings
+        freed = 0
+        while settings.delete and self._first < len(self._offsets):
+            batch = self._batches[self._first]
+            age_ms = now_ms - batches.validate(batch, 0, len(batch), False).max_timestamp
+            by_time = 0 <= settings.retention_ms < age_ms
+            by_size = 0 <= settings.retention_bytes <= self._size - len(batch)
+            if not (by_time or by_size):
+                break
+            freed += self.drop_first()
+        return freed
+
     def read(self, offset: int, max_bytes: int, committed: bool = True) -> ReadResult:
         """Whole batches from an offset on."""
         if not self.start_offset <= offset <= self.end_offset:

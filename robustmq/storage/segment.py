@@ -6,6 +6,10 @@ by its base offset. Beside it in memory stands a sparse index of (offset, positi
 stamp so far), rebuilt from the batch headers when the partition is opened. Appends gather in memory
 until the storage thread writes them; readers of committed data never see them before. A torn batch
 at the end of the last file is cut; a bad one elsewhere answers its readers with CORRUPT_MESSAGE.
+
+There is always a last file, so that its name says where the log ends when all else has gone. What
+retention lets go leaves the table of files at once, and the disk with the next job. Where a
+compaction took records out, offsets are missing: `PartitionState.gaps_until` says up to where.
 """
 
 from __future__ import annotations
@@ -14,60 +18,30 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+import msgspec
+
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError
+from robustmq.storage import partition_state
 from robustmq.storage.disk import Buffer, Disk
 from robustmq.storage.engine import ENGINES, PartitionLog, PartitionSettings, ReadResult
 from robustmq.storage.memory import find_time
+from robustmq.storage.partition_state import PartitionState
+from robustmq.storage.retention import SegmentRow, below, expired
+from robustmq.storage.segment_file import (
+    CLEANED,
+    HEADER_BYTES,
+    LOG,
+    SegmentFile,
+    base_of,
+    claimed_length,
+    file_name,
+    generation_of,
+    next_sound,
+)
 
-HEADER_BYTES = 61
-MAGIC_AT = 16
 SCAN_BYTES = 4 * 1024 * 1024
-
-
-class _File:
-    """One segment file with its sparse index."""
-
-    __slots__ = ("bad", "base_offset", "max_times", "offsets", "path", "positions", "size")
-
-    def __init__(self, base_offset: int, path: str) -> None:
-        self.base_offset = base_offset
-        self.path = path
-        self.size = 0
-        self.offsets: list[int] = []
-        self.positions: list[int] = []
-        self.max_times: list[int] = []
-        self.bad: list[tuple[int, int]] = []
-        """Areas that are set aside, as (begin, end)."""
-
-    def cut(self, size: int) -> None:
-        """The file ends at `size` now."""
-        self.size = size
-        keep = bisect_left(self.positions, size)
-        del self.offsets[keep:], self.positions[keep:], self.max_times[keep:]
-        self.bad = [area for area in self.bad if area[1] <= size]
-
-    def sound_from(self, position: int) -> int:
-        """The first position at or behind this one that is not set aside."""
-        for begin, end in self.bad:
-            if begin <= position < end:
-                return end
-        return position
-
-    def sound_until(self, position: int) -> int:
-        """Where the next area begins that is set aside, or the file ends."""
-        return min((begin for begin, _ in self.bad if begin >= position), default=self.size)
-
-    def note(self, base_offset: int, position: int, max_timestamp: int, interval: int) -> None:
-        """Index a batch if the last indexed one is far enough away."""
-        if not self.offsets or position - self.positions[-1] >= interval:
-            before = self.max_times[-1] if self.max_times else -1
-            self.offsets.append(base_offset)
-            self.positions.append(position)
-            self.max_times.append(max(before, max_timestamp))
-        elif max_timestamp > self.max_times[-1]:
-            self.max_times[-1] = max_timestamp
 
 
 class SegmentPartition:
@@ -77,8 +51,15 @@ class SegmentPartition:
         self._directory = directory
         self._disk = disk
         self._settings = settings
-        self._files: list[_File] = []
-        self._new: list[tuple[_File, bytes, int]] = []
+        self.files: list[SegmentFile] = []
+        self.state = PartitionState()
+        self.compacting = False
+        """While it is, no file goes: a compaction reads them."""
+        self.deleted = False
+        self._state_changed = False
+        self._to_make: list[str] = []
+        self._to_remove: list[str] = []
+        self._new: list[tuple[SegmentFile, bytes, int]] = []
         self._writing_to: deque[int] = deque()
         self._unwritten = 0
         self._made = False
@@ -91,16 +72,49 @@ class SegmentPartition:
     # -- opening -----------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        names = [name for name in self._disk.list(self._directory) if name.endswith(".log")]
+        found = self._disk.list(self._directory)
+        if partition_state.NAME in found:
+            state = partition_state.load(self._directory, self._disk)
+            if state is None:
+                self.quarantined.append((0, 0))
+                state = PartitionState(gaps_until=1 << 62)
+            self.state = state
+        names = self._names(found)
         for index, name in enumerate(names):
-            file = _File(int(name[:-4]), f"{self._directory}/{name}")
-            self._files.append(file)
+            file = SegmentFile(base_of(name), f"{self._directory}/{name}")
+            if self.files and file.base_offset < self.end_offset:
+                # A compaction has written its records into the file before.
+                self._disk.remove(file.path)
+                continue
+            self.files.append(file)
             self._scan_file(file, index == len(names) - 1)
-        if self._files:
-            self.start_offset = self._files[0].base_offset
+        self._begin_at_start()
         self.high_watermark = self.end_offset
 
-    def _scan_file(self, file: _File, last: bool) -> None:
+    def _names(self, found: list[str]) -> list[str]:
+        """The files that count, in order; what a compaction left is finished or dropped."""
+        done = self.state.replaced if self.state.made in found else ()
+        for name in found:
+            if name.endswith(CLEANED) or name in done:
+                self._disk.remove(f"{self._directory}/{name}")
+        names = [name for name in found if name.endswith(LOG) and name not in done]
+        # Of two with one base offset the later compaction's stands first.
+        return sorted(names, key=lambda name: (base_of(name), -generation_of(name)))
+
+    def _begin_at_start(self) -> None:
+        """Files wholly below the log's start go; the last one stays, or is made."""
+        start_offset = self.state.start_offset
+        while self.files and (
+            self.end_offset < start_offset
+            if len(self.files) == 1
+            else self.files[1].base_offset <= start_offset
+        ):
+            self._disk.remove(self.files.pop(0).path)
+        if not self.files:
+            self.end_offset = max(self.end_offset, start_offset)
+        self.start_offset = max(start_offset, self.files[0].base_offset if self.files else 0)
+
+    def _scan_file(self, file: SegmentFile, last: bool) -> None:
         """Read the headers of a file. Bad bytes with a sound batch behind them are set aside and
         stepped over; at the end of the last file they are a torn batch, and are cut."""
         size = self._disk.size(file.path)
@@ -110,7 +124,7 @@ class SegmentPartition:
             data = self._disk.read(file.path, position, min(SCAN_BYTES, size - position))
             used, sound = self._scan_chunk(file, position, data, last)
             if not used:
-                length = _claimed_length(data)
+                length = claimed_length(data)
                 if sound and HEADER_BYTES <= length <= size - position and length > len(data):
                     data = self._disk.read(file.path, position, length)
                     used, sound = self._scan_chunk(file, position, data, last)
@@ -118,7 +132,7 @@ class SegmentPartition:
             if sound and used:
                 continue
             bad = self._disk.read(file.path, position, size - position)
-            behind = _next_sound(bad, self.end_offset)
+            behind = next_sound(bad, self.end_offset)
             if behind is None and last:
                 self._disk.truncate(file.path, position)
                 size = position
@@ -128,20 +142,27 @@ class SegmentPartition:
                 position += stop
         file.size = size
 
-    def _set_aside(self, file: _File, position: int, data: bytes) -> None:
+    def _set_aside(self, file: SegmentFile, position: int, data: bytes) -> None:
         directory = f"{self._directory}/quarantine"
         self._disk.make_directory(directory)
         self._disk.replace(f"{directory}/{self.end_offset:020d}.bad", data)
         self.quarantined.append((self.end_offset, len(data)))
         file.bad.append((position, position + len(data)))
 
-    def _scan_chunk(self, file: _File, position: int, data: bytes, check: bool) -> tuple[int, bool]:
+    def _scan_chunk(
+        self, file: SegmentFile, position: int, data: bytes, check: bool
+    ) -> tuple[int, bool]:
         used = 0
         stepped_over = bool(file.bad) and file.bad[-1][1] == position
         try:
             for begin, info in batches.headers(data, 0, len(data), check):
                 gap = info.base_offset - self.end_offset
-                if not info.crc_ok or gap < 0 or (gap and not (stepped_over and not used)):
+                known = gap and self.end_offset < self.state.gaps_until
+                if (
+                    not info.crc_ok
+                    or gap < 0
+                    or not (not gap or known or (stepped_over and not used))
+                ):
                     return used, False
                 interval = 0 if stepped_over and not used else self._settings.index_interval_bytes
                 file.note(info.base_offset, position + begin, info.max_timestamp, interval)
@@ -153,19 +174,24 @@ class SegmentPartition:
 
     def resume_at(self, end_offset: int) -> None:
         """Cut what lies behind the last committed record."""
+        if end_offset > self.end_offset and not self.files:
+            # What stood here was kept in memory: its offsets are not used again.
+            self.start_offset = self.end_offset = self.high_watermark = end_offset
+            self.change(start_offset=end_offset)
         if end_offset >= self.end_offset:
             return
-        while self._files and self._files[-1].base_offset >= end_offset:
-            self._disk.remove(self._files.pop().path)
+        end_offset = max(end_offset, self.start_offset)
+        while self.files and self.files[-1].base_offset >= end_offset:
+            self._disk.remove(self.files.pop().path)
         self.end_offset = self.start_offset
-        if self._files:
-            file = self._files[-1]
+        if self.files:
+            file = self.files[-1]
             position, self.end_offset = self._place_of(file, end_offset)
             self._disk.truncate(file.path, position)
             file.cut(position)
         self.high_watermark = self.end_offset
 
-    def _place_of(self, file: _File, offset: int) -> tuple[int, int]:
+    def _place_of(self, file: SegmentFile, offset: int) -> tuple[int, int]:
         """Where the first batch at or behind an offset begins, and the offset behind the last one
         before it."""
         at = max(0, bisect_right(file.offsets, offset) - 1)
@@ -187,20 +213,38 @@ class SegmentPartition:
         base_offset = self.end_offset
         batches.set_base(batch, 0, base_offset, leader_epoch)
         info = batches.validate(batch, 0, len(batch), False)
-        file = self._files[-1] if self._files else None
-        if file is None or (file.size and file.size + len(batch) > self._settings.segment_bytes):
-            file = _File(base_offset, f"{self._directory}/{base_offset:020d}.log")
-            self._files.append(file)
+        file = self.files[-1] if self.files else self._begin_file()
+        if file.size and self._is_full(file, len(batch), info):
+            file = self._begin_file()
         file.note(base_offset, file.size, info.max_timestamp, self._settings.index_interval_bytes)
         file.size += len(batch)
         self.end_offset = base_offset + info.last_offset_delta + 1
         self._new.append((file, bytes(batch), base_offset))
         return base_offset
 
+    def _is_full(self, file: SegmentFile, size: int, info: BatchInfo) -> bool:
+        """Must a batch go into a new file, by size, index or time?"""
+        settings = self._settings
+        if file.size + size > settings.segment_bytes:
+            return True
+        if 8 * len(file.offsets) >= settings.segment_index_bytes:
+            return True
+        return 0 <= file.first_time < info.max_timestamp - settings.roll_ms
+
+    def _begin_file(self) -> SegmentFile:
+        file = SegmentFile(self.end_offset, self._path(file_name(self.end_offset) + LOG))
+        self.files.append(file)
+        return file
+
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{name}"
+
     def write(self) -> Callable[[bool], None] | None:
-        """A job that writes what is new."""
-        if self._unwritten == len(self._new):
+        """A job that writes what is new, and then removes what has gone."""
+        changed = self._state_changed or bool(self._to_make or self._to_remove)
+        if self._unwritten == len(self._new) and not changed:
             return None
+        after = self._changes() if changed else None
         rows = self._new[self._unwritten :]
         self._unwritten = len(self._new)
         self._writing_to.append(self.end_offset)
@@ -218,8 +262,29 @@ class SegmentPartition:
                 disk.append(path, buffers)
                 if sync:
                     disk.sync(path)
+            if after is not None:
+                after()
 
         return job
+
+    def _changes(self) -> Callable[[], None]:
+        """What becomes of the directory, behind what is written."""
+        made, self._to_make = self._to_make, []
+        removed, self._to_remove = self._to_remove, []
+        state = self.state if self._state_changed else None
+        self._state_changed = False
+        disk, directory = self._disk, self._directory
+
+        def change() -> None:
+            for path in made:
+                disk.append(path, [])
+                disk.sync(path)
+            if state is not None:
+                partition_state.save(directory, disk, state)
+            for path in removed:
+                disk.remove(path)
+
+        return change
 
     def committed(self) -> None:
         """What the oldest job has written is visible; later ones may still run."""
@@ -241,12 +306,22 @@ class SegmentPartition:
             return ReadResult(
                 self.high_watermark, self.start_offset, self._from_memory(offset, max_bytes, end)
             )
-        at = bisect_right(self._files, offset, key=lambda file: file.base_offset) - 1
         try:
-            found = self._from_file(self._files[at], offset, max_bytes, end)
+            found = self._from_files(offset, max_bytes, end)
         except BrokerError as error:
             return ReadResult(self.high_watermark, self.start_offset, [], False, error.fault.kafka)
         return ReadResult(self.high_watermark, self.start_offset, found)
+
+    def _from_files(self, offset: int, max_bytes: int, end: int) -> list[bytes | memoryview]:
+        """From the file that holds `offset`; from the next ones where a compaction took out all
+        that lay behind it."""
+        at = bisect_right(self.files, offset, key=lambda file: file.base_offset) - 1
+        while at < len(self.files) and self.files[at].base_offset < end:
+            found = self._from_file(self.files[at], offset, max_bytes, end)
+            if found:
+                return found
+            at += 1
+        return self._from_memory(offset, max_bytes, end) if self._new else []
 
     def _from_memory(self, offset: int, max_bytes: int, end: int) -> list[bytes | memoryview]:
         found: list[bytes | memoryview] = []
@@ -262,7 +337,7 @@ class SegmentPartition:
         return found
 
     def _from_file(
-        self, file: _File, offset: int, max_bytes: int, end: int
+        self, file: SegmentFile, offset: int, max_bytes: int, end: int
     ) -> list[bytes | memoryview]:
         """Whole batches from the one that holds `offset`, or the next one if that is lost."""
         entry = bisect_right(file.offsets, offset) - 1
@@ -276,7 +351,7 @@ class SegmentPartition:
         return []
 
     def _from_area(
-        self, file: _File, position: int, until: int, offset: int, max_bytes: int, end: int
+        self, file: SegmentFile, position: int, until: int, offset: int, max_bytes: int, end: int
     ) -> list[bytes | memoryview] | None:
         """Batches of an area without gaps; none when it ends before `offset`, None at `end`."""
         wanted = max_bytes + self._settings.index_interval_bytes
@@ -289,7 +364,7 @@ class SegmentPartition:
                 if stop >= 0 or position + at >= until:
                     break
                 # The batch that holds the offset is larger than what was read, or lies behind it.
-                claimed = _claimed_length(self._disk.read(file.path, position + at, 12))
+                claimed = claimed_length(self._disk.read(file.path, position + at, 12))
                 size = max(claimed, min(wanted, until - position - at))
                 data = self._disk.read(file.path, position + at, size)
                 position, at = position + at, 0
@@ -309,7 +384,7 @@ class SegmentPartition:
             at += length
         return [memoryview(data)[begin:stop]] if begin >= 0 else []
 
-    def _infos(self, files: Iterable[_File], position: int = 0) -> Iterator[BatchInfo]:
+    def _infos(self, files: Iterable[SegmentFile], position: int = 0) -> Iterator[BatchInfo]:
         """The headers of the batches of files, in order; of the first one from a position on."""
         for file in files:
             new = [row for row in self._new if row[0] is file]
@@ -321,11 +396,11 @@ class SegmentPartition:
                 yield batches.validate(batch, 0, len(batch), False)
             position = 0
 
-    def _stored(self, file: _File, position: int) -> Iterator[BatchInfo]:
+    def _stored(self, file: SegmentFile, position: int) -> Iterator[BatchInfo]:
         while position < file.size:
             until = file.sound_until(position)
             data = self._disk.read(file.path, position, min(SCAN_BYTES, until - position))
-            length = _claimed_length(data)
+            length = claimed_length(data)
             if len(data) < length <= until - position:
                 data = self._disk.read(file.path, position, length)
             used = 0
@@ -338,7 +413,7 @@ class SegmentPartition:
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         """The first batch at or after a time; -3: the greatest time stamp."""
-        files = [file for file in self._files if file.max_times]
+        files = [file for file in self.files if file.max_times]
         if timestamp_ms == -3 and files:
             timestamp_ms = max(file.max_times[-1] for file in files)
         for file in files:
@@ -352,11 +427,118 @@ class SegmentPartition:
 
     def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:
         """Headers of the batches in the last bytes, from an indexed one on."""
-        if not self._files:
+        if not self.files:
             return []
-        file = self._files[-1]
+        file = self.files[-1]
         at = max(0, bisect_left(file.positions, file.size - max_bytes) - 1)
         return list(self._infos([file], file.positions[at] if file.positions else 0))
+
+    # -- retention ---------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, what is not written yet included."""
+        return sum(file.size for file in self.files)
+
+    def take_over(self, log: PartitionLog) -> None:
+        """All records of another engine's log."""
+        # What may lie in the directory is being removed: an engine in memory held the partition.
+        self.files.clear()
+        self.start_offset = self.end_offset = self.high_watermark = log.start_offset
+        for batch in log.tail(1 << 62):
+            data = bytearray(batch)
+            self.end_offset = int.from_bytes(data[:8], "big")
+            self.append(data, int.from_bytes(data[12:16], "big"))
+        self.end_offset = log.end_offset
+        first = self.files[0].base_offset if self.files else log.start_offset
+        self.start_offset = max(first, log.start_offset)
+        self.change(start_offset=self.start_offset, gaps_until=self.end_offset)
+
+    def tail(self, max_bytes: int) -> Iterator[bytes | memoryview]:
+        """The batches of the last files, read piece by piece."""
+        at = len(self.files)
+        size = 0
+        while at > 0 and size < max_bytes:
+            at -= 1
+            size += self.files[at].size
+        offset = max(self.start_offset, self.files[at].base_offset) if self.files else 0
+        while self.files and offset < self.end_offset:
+            batch_bytes = b"".join(map(bytes, self.read(offset, SCAN_BYTES, False).buffers))
+            if not batch_bytes:
+                return
+            for begin, info in batches.headers(batch_bytes, 0, len(batch_bytes), False):
+                yield batch_bytes[begin : begin + info.length]
+                offset = info.base_offset + info.last_offset_delta + 1
+
+    def trim(self, offset: int) -> None:
+        """The log begins at `offset` now, as far as the next job makes it last."""
+        assert offset <= self.end_offset, "a log begins before it ends"
+        if offset <= self.start_offset:
+            return
+        self.start_offset = offset
+        self.change(start_offset=offset)
+        if not self.compacting:
+            self._drop(below(self._rows(0), offset))
+
+    def change(self, **changes: int | str | tuple[str, ...]) -> None:
+        """Another state, which the next job keeps."""
+        self.state = msgspec.structs.replace(self.state, **changes)
+        self._state_changed = True
+
+    def retain(self, now_ms: int) -> int:
+        """Let go of the files that the settings let go; the bytes that they have."""
+        settings = self._settings
+        if self.compacting or not self.files:
+            return 0
+        rows = self._rows(now_ms)
+        count = below(rows, self.start_offset)
+        if settings.delete:
+            count = max(
+                count,
+                expired(
+                    rows,
+                    now_ms,
+                    settings.retention_ms,
+                    settings.retention_bytes,
+                    self.high_watermark,
+                ),
+            )
+        return self._drop(count)
+
+    def _rows(self, now_ms: int) -> list[SegmentRow]:
+        rows = []
+        for number, file in enumerate(self.files):
+            last = number == len(self.files) - 1
+            end = self.end_offset if last else self.files[number + 1].base_offset
+            time_ms = file.max_time
+            if time_ms < 0:
+                if file.written_ms < 0:
+                    file.written_ms = now_ms
+                time_ms = file.written_ms
+            rows.append(SegmentRow(file.size, end, time_ms))
+        return rows
+
+    def _drop(self, count: int) -> int:
+        if not count:
+            return 0
+        if count == len(self.files):
+            self.roll()
+        gone = self.files[:count]
+        del self.files[:count]
+        self._to_remove += [file.path for file in gone]
+        self.start_offset = max(self.start_offset, self.files[0].base_offset)
+        return sum(file.size for file in gone)
+
+    def roll(self) -> None:
+        """Begin a new file, which the next job makes."""
+        if self.files and self.files[-1].size:
+            self._to_make.append(self._begin_file().path)
+
+    def exchange(self, made: SegmentFile, replaced: list[SegmentFile]) -> None:
+        """A compaction's file takes the place of those that it was made of."""
+        at = self.files.index(replaced[0])
+        assert self.files[at : at + len(replaced)] == replaced, "they lie side by side"
+        self.files[at : at + len(replaced)] = [made]
 
     # -- the rest ----------------------------------------------------------------------------------
 
@@ -364,40 +546,23 @@ class SegmentPartition:
         """Take over new settings."""
         self._settings = settings
 
+    @property
+    def settings(self) -> PartitionSettings:
+        """Those in force."""
+        return self._settings
+
+    @property
+    def directory(self) -> str:
+        """Where the files are."""
+        return self._directory
+
     def delete(self) -> None:
-        """Remove the files."""
-        for file in self._files:
-            self._disk.remove(file.path)
-        self._files.clear()
-        self._new.clear()
-        self._unwritten = 0
+        """Remove the directory with all that is in it."""
+        self.deleted = True
+        self._disk.remove_directory(self._directory)
 
     def close(self) -> None:
         """The disk closes its files."""
-
-
-def _next_sound(data: bytes, end_offset: int) -> int | None:
-    """The first sound batch behind the bad one that `data` begins with: proven by its checksum, and
-    an offset that can follow."""
-    at = data.find(b"\2", MAGIC_AT + 1)
-    while at >= 0:
-        begin = at - MAGIC_AT
-        length = _claimed_length(data[begin : begin + 12])
-        base_offset = int.from_bytes(data[begin : begin + 8], "big")
-        near = end_offset <= base_offset < end_offset + 2**31
-        if near and HEADER_BYTES <= length <= len(data) - begin:
-            try:
-                info = batches.validate(data, begin, begin + length)
-            except BrokerError:
-                info = None
-            if info is not None and info.crc_ok:
-                return begin
-        at = data.find(b"\2", at + 1)
-    return None
-
-
-def _claimed_length(data: bytes | memoryview) -> int:
-    return int.from_bytes(data[8:12], "big") + 12 if len(data) >= 12 else 0
 
 
 def _open(directory: str, disk: Disk, settings: PartitionSettings) -> PartitionLog:

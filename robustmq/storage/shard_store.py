@@ -455,15 +455,40 @@ class ShardStore:
         self, name: str, engine_name: str, settings: PartitionSettings
     ) -> PartitionLog:
         """Open the log of a partition of a declared topic."""
-        log = engine(engine_name)(f"{self._directory}/segments/{name}", self._disk, settings)
+        log = self._open_log(name, engine_name, settings)
         for offset, length in log.quarantined:
             self._corruption(offset, length)
         if not self._damaged:
             # In a damaged log a marker may be missing: then nothing is cut.
             log.resume_at(self._partition_ends.get(name, 0))
+        self._keep(log, name)
+        return log
+
+    def _open_log(self, name: str, engine_name: str, settings: PartitionSettings) -> PartitionLog:
+        return engine(engine_name)(f"{self._directory}/segments/{name}", self._disk, settings)
+
+    def _keep(self, log: PartitionLog, name: str) -> None:
         self._partitions[id(log)] = log
         self._partition_names[id(log)] = name
-        return log
+
+    def move_partition(
+        self, log: PartitionLog, engine_name: str, settings: PartitionSettings
+    ) -> PartitionLog:
+        """Another engine takes a partition over, with its offsets, and with as many of its newest
+        records as it can hold; the next commit makes that last."""
+        name = self._partition_names[id(log)]
+        del self._partitions[id(log)], self._partition_names[id(log)]
+        self._unwritten.pop(id(log), None)
+        # What the old one was still to write is written before its files go.
+        write = log.write()
+        if write is not None:
+            self._committer.submit(lambda: write(False)).when_settled(log.committed)
+        fresh = self._open_log(name, engine_name, settings)
+        fresh.take_over(log)
+        self._committer.submit(log.delete)
+        self._keep(fresh, name)
+        self._unwritten[id(fresh)] = fresh
+        return fresh
 
     def append_partition(self, log: PartitionLog, batch: bytearray) -> int:
         """Append a batch to an open partition, patched in place; its base offset."""
@@ -480,6 +505,11 @@ class ShardStore:
     def forget_partition(self, name: str) -> None:
         """A partition is deleted that was not opened."""
         self._partition_ends.pop(name, None)
+
+    def remove_stored(self, name: str) -> None:
+        """Recovery: a partition has a directory and its topic is gone."""
+        disk, path = self._disk, f"{self._directory}/segments/{name}"
+        self._committer.submit(lambda: disk.remove_directory(path))
 
     # -- checkpoints -------------------------------------------------------------------------------
 
