@@ -12,7 +12,10 @@ from uuid import UUID
 
 import msgspec
 
+from robustmq.acls import AclBinding
 from robustmq.bans import Ban
+from robustmq.credentials import ScramCredential
+from robustmq.quotas import QuotaEntity, QuotaSetting
 
 
 class CreateTopic(msgspec.Struct, frozen=True, tag="create_topic", array_like=True):
@@ -106,6 +109,28 @@ class ExpireBans(msgspec.Struct, frozen=True, tag="expire_bans", array_like=True
     """Remove the bans that are over; Result.value says how many there were."""
 
 
+class ChangeAcls(msgspec.Struct, frozen=True, tag="change_acls", array_like=True):
+    """Make access rules and remove others; what is there, or is not, already stays so."""
+
+    added: tuple[AclBinding, ...] = ()
+    removed: tuple[AclBinding, ...] = ()
+
+
+class ChangeScram(msgspec.Struct, frozen=True, tag="change_scram", array_like=True):
+    """Set credentials of users, and remove others, named as credentials.credential_key does.
+    RESOURCE_NOT_FOUND when one that is to be removed is not there; then nothing changes."""
+
+    credentials: tuple[ScramCredential, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class ChangeQuotas(msgspec.Struct, frozen=True, tag="change_quotas", array_like=True):
+    """Set bounds of one entity; None takes one away."""
+
+    entity: QuotaEntity
+    changes: dict[str, float | None]
+
+
 Command = (
     CreateTopic
     | DeleteTopic
@@ -120,6 +145,9 @@ Command = (
     | AddBan
     | RemoveBan
     | ExpireBans
+    | ChangeAcls
+    | ChangeScram
+    | ChangeQuotas
 )
 
 
@@ -216,6 +244,26 @@ class BanRemoved(msgspec.Struct, frozen=True, tag="ban_removed", array_like=True
     value: str
 
 
+class AclsChanged(msgspec.Struct, frozen=True, tag="acls_changed", array_like=True):
+    """Access rules that are in force now, and some that are no more."""
+
+    added: tuple[AclBinding, ...]
+    removed: tuple[AclBinding, ...]
+
+
+class ScramChanged(msgspec.Struct, frozen=True, tag="scram_changed", array_like=True):
+    """Credentials that count now, and the keys of some that are gone."""
+
+    credentials: tuple[ScramCredential, ...]
+    removed: tuple[str, ...]
+
+
+class QuotaChanged(msgspec.Struct, frozen=True, tag="quota_changed", array_like=True):
+    """The bounds of an entity are as told; none at all: it has no quota."""
+
+    setting: QuotaSetting
+
+
 Delta = (
     TopicSet
     | TopicRemoved
@@ -226,6 +274,9 @@ Delta = (
     | ShardsSet
     | BanSet
     | BanRemoved
+    | AclsChanged
+    | ScramChanged
+    | QuotaChanged
 )
 
 

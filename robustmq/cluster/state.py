@@ -12,8 +12,11 @@ from uuid import UUID
 
 import msgspec
 
+from robustmq.acls import AclBinding
 from robustmq.bans import MAX_PATTERNS, Ban, key
+from robustmq.cluster import access
 from robustmq.cluster.commands import (
+    AclsChanged,
     AddBan,
     AllocateProducerIds,
     AlterResource,
@@ -21,6 +24,9 @@ from robustmq.cluster.commands import (
     BanRemoved,
     BanSet,
     Change,
+    ChangeAcls,
+    ChangeQuotas,
+    ChangeScram,
     Command,
     CreatePartitions,
     CreateTopic,
@@ -30,10 +36,12 @@ from robustmq.cluster.commands import (
     ExpireBans,
     OwnShards,
     ProducerIdsSet,
+    QuotaChanged,
     RegisterWorker,
     RemoveBan,
     ResourceSet,
     Result,
+    ScramChanged,
     SetShardMap,
     ShardOwner,
     ShardsSet,
@@ -44,7 +52,9 @@ from robustmq.cluster.commands import (
     WorkerRemoved,
     WorkerSet,
 )
+from robustmq.credentials import ScramCredential, credential_key
 from robustmq.errors import KafkaCode
+from robustmq.quotas import QuotaSetting
 
 REMEMBERED_RESULTS = 1024
 MAX_PRODUCER_ID = 2**63 - 1
@@ -69,6 +79,11 @@ class ClusterState(msgspec.Struct):
     """By `bans.key`."""
     resources: dict[str, dict[str, str]] = {}
     """Settings of what is no topic, by `resource_key`."""
+    acls: dict[AclBinding, None] = {}
+    scram: dict[str, ScramCredential] = {}
+    """By `credentials.credential_key`."""
+    quotas: dict[str, QuotaSetting] = {}
+    """By `quotas.entity_key`."""
 
     def topic(self, name: bytes) -> DeclaredTopic | None:
         """A declared topic by name."""
@@ -129,6 +144,12 @@ def apply(state: ClusterState, command: Command, now_ms: int) -> Decision:
             return _set_shard_map(state, command)
         case AddBan() | RemoveBan() | ExpireBans():
             return _change_bans(state, command, now_ms)
+        case ChangeAcls():
+            return access.change_acls(state.acls, command)
+        case ChangeScram():
+            return access.change_scram(state.scram, command)
+        case ChangeQuotas():
+            return access.change_quotas(state.quotas, command)
 
 
 def advance(state: ClusterState, change: Change) -> bool:
@@ -171,6 +192,8 @@ def difference(old: ClusterState, new: ClusterState) -> list[Delta]:
     gone = (old.bans[name] for name in old.bans if name not in new.bans)
     deltas += [BanRemoved(ban.kind, ban.value) for ban in gone]
     deltas += [BanSet(ban) for name, ban in new.bans.items() if old.bans.get(name) != ban]
+    deltas += access.difference(old.acls, new.acls, old.scram, new.scram)
+    deltas += access.quota_difference(old.quotas, new.quotas)
     if old.next_producer_id != new.next_producer_id:
         deltas.append(ProducerIdsSet(new.next_producer_id))
     return deltas
@@ -203,6 +226,20 @@ def _take(state: ClusterState, delta: Delta) -> None:
             state.bans[key(delta.ban.kind, delta.ban.value)] = delta.ban
         case BanRemoved():
             state.bans.pop(key(delta.kind, delta.value), None)
+        case AclsChanged():
+            for rule in delta.removed:
+                state.acls.pop(rule, None)
+            state.acls.update(dict.fromkeys(delta.added))
+        case ScramChanged():
+            for removed in delta.removed:
+                state.scram.pop(removed, None)
+            state.scram.update(
+                {credential_key(one.user, one.mechanism): one for one in delta.credentials}
+            )
+        case QuotaChanged():
+            state.quotas[delta.setting.entity.key] = delta.setting
+            if not delta.setting.values:
+                del state.quotas[delta.setting.entity.key]
 
 
 def _refused(code: KafkaCode, message: str) -> Decision:
