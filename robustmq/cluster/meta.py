@@ -114,6 +114,7 @@ class Meta:
             results=dict(state.results),
             topic_names=dict(state.topic_names),
             bans=dict(state.bans),
+            resources=dict(state.resources),
             acls=dict(state.acls),
             scram=dict(state.scram),
             quotas=dict(state.quotas),
