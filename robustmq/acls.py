@@ -16,12 +16,12 @@ WILDCARD = "*"
 """As a literal name: every resource of the type. As a host: every host."""
 ANY_USER = "User:*"
 CLUSTER_NAME = "kafka-cluster"
-"""The one resource of type CLUSTER."""
+"""The name of the one resource of type CLUSTER."""
 USER_PREFIX = "User:"
 ANONYMOUS = "User:ANONYMOUS"
 
 
-class ResourceType(enum.IntEnum):
+class Resource(enum.IntEnum):
     """What is guarded."""
 
     UNKNOWN = 0
@@ -74,8 +74,8 @@ class Permission(enum.IntEnum):
     ALLOW = 3
 
 
-OPERATIONS: dict[ResourceType, frozenset[Operation]] = {
-    ResourceType.TOPIC: frozenset(
+OPERATIONS: dict[Resource, frozenset[Operation]] = {
+    Resource.TOPIC: frozenset(
         {
             Operation.READ,
             Operation.WRITE,
@@ -87,7 +87,7 @@ OPERATIONS: dict[ResourceType, frozenset[Operation]] = {
             Operation.ALTER_CONFIGS,
         }
     ),
-    ResourceType.GROUP: frozenset(
+    Resource.GROUP: frozenset(
         {
             Operation.READ,
             Operation.DELETE,
@@ -96,7 +96,7 @@ OPERATIONS: dict[ResourceType, frozenset[Operation]] = {
             Operation.ALTER_CONFIGS,
         }
     ),
-    ResourceType.CLUSTER: frozenset(
+    Resource.CLUSTER: frozenset(
         {
             Operation.CREATE,
             Operation.ALTER,
@@ -107,11 +107,11 @@ OPERATIONS: dict[ResourceType, frozenset[Operation]] = {
             Operation.IDEMPOTENT_WRITE,
         }
     ),
-    ResourceType.TRANSACTIONAL_ID: frozenset(
+    Resource.TRANSACTIONAL_ID: frozenset(
         {Operation.WRITE, Operation.DESCRIBE, Operation.TWO_PHASE_COMMIT}
     ),
-    ResourceType.DELEGATION_TOKEN: frozenset({Operation.DESCRIBE}),
-    ResourceType.USER: frozenset({Operation.CREATE_TOKENS, Operation.DESCRIBE_TOKENS}),
+    Resource.DELEGATION_TOKEN: frozenset({Operation.DESCRIBE}),
+    Resource.USER: frozenset({Operation.CREATE_TOKENS, Operation.DESCRIBE_TOKENS}),
 }
 """Which operations a resource knows; `authorized operations` of an answer are of these."""
 
@@ -131,6 +131,19 @@ IMPLIED_BY: dict[int, frozenset[int]] = {
     ),
 }
 """What allows an operation beside itself and ALL. Denials imply nothing."""
+
+
+Verdicts = dict[tuple[int, int, str], bool]
+"""By operation, resource and name."""
+
+
+class Asker(msgspec.Struct):
+    """Who asks, and what it was told before: one a connection."""
+
+    principal: str
+    host: str
+    epoch: int = -1
+    verdicts: Verdicts = {}
 
 
 class AclBinding(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -159,7 +172,7 @@ class AclBinding(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class AclFilter(msgspec.Struct, frozen=True):
     """Which rules are meant: ANY and None match everything."""
 
-    resource_type: int = ResourceType.ANY
+    resource_type: int = Resource.ANY
     resource_name: str | None = None
     pattern_type: int = PatternType.ANY
     principal: str | None = None
@@ -170,7 +183,7 @@ class AclFilter(msgspec.Struct, frozen=True):
     def matches(self, rule: AclBinding) -> bool:
         """Is this rule meant?"""
         return (
-            self.resource_type in (ResourceType.ANY, rule.resource_type)
+            self.resource_type in (Resource.ANY, rule.resource_type)
             and self.operation in (Operation.ANY, rule.operation)
             and self.permission in (Permission.ANY, rule.permission)
             and self.principal in (None, rule.principal)
@@ -196,7 +209,7 @@ def problem_of(rule: AclBinding) -> str | None:
     """Why a rule cannot be made, in words for people; None when it can."""
     if rule.resource_type not in OPERATIONS:
         return "the resource type is not one to make rules for"
-    known = OPERATIONS[ResourceType(rule.resource_type)]
+    known = OPERATIONS[Resource(rule.resource_type)]
     rules = (
         (
             rule.pattern_type in (PatternType.LITERAL, PatternType.PREFIXED),
@@ -210,7 +223,7 @@ def problem_of(rule: AclBinding) -> str | None:
         (bool(rule.resource_name), "the resource name is empty"),
         (bool(rule.host), "the host is empty"),
         (
-            rule.resource_type != ResourceType.CLUSTER or rule.resource_name == CLUSTER_NAME,
+            rule.resource_type != Resource.CLUSTER or rule.resource_name == CLUSTER_NAME,
             f"the only resource of type CLUSTER is {CLUSTER_NAME}",
         ),
         (rule.principal.find(":") > 0, "a principal is type:name"),

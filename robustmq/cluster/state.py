@@ -52,7 +52,7 @@ from robustmq.cluster.commands import (
     WorkerRemoved,
     WorkerSet,
 )
-from robustmq.credentials import ScramCredential, credential_key
+from robustmq.credentials import ScramCredential
 from robustmq.errors import KafkaCode
 from robustmq.quotas import QuotaSetting
 
@@ -144,12 +144,8 @@ def apply(state: ClusterState, command: Command, now_ms: int) -> Decision:
             return _set_shard_map(state, command)
         case AddBan() | RemoveBan() | ExpireBans():
             return _change_bans(state, command, now_ms)
-        case ChangeAcls():
-            return access.change_acls(state.acls, command)
-        case ChangeScram():
-            return access.change_scram(state.scram, command)
-        case ChangeQuotas():
-            return access.change_quotas(state.quotas, command)
+        case ChangeAcls() | ChangeScram() | ChangeQuotas():
+            return access.decide(state, command)
 
 
 def advance(state: ClusterState, change: Change) -> bool:
@@ -192,8 +188,7 @@ def difference(old: ClusterState, new: ClusterState) -> list[Delta]:
     gone = (old.bans[name] for name in old.bans if name not in new.bans)
     deltas += [BanRemoved(ban.kind, ban.value) for ban in gone]
     deltas += [BanSet(ban) for name, ban in new.bans.items() if old.bans.get(name) != ban]
-    deltas += access.difference(old.acls, new.acls, old.scram, new.scram)
-    deltas += access.quota_difference(old.quotas, new.quotas)
+    deltas += access.difference(old, new)
     if old.next_producer_id != new.next_producer_id:
         deltas.append(ProducerIdsSet(new.next_producer_id))
     return deltas
@@ -226,20 +221,8 @@ def _take(state: ClusterState, delta: Delta) -> None:
             state.bans[key(delta.ban.kind, delta.ban.value)] = delta.ban
         case BanRemoved():
             state.bans.pop(key(delta.kind, delta.value), None)
-        case AclsChanged():
-            for rule in delta.removed:
-                state.acls.pop(rule, None)
-            state.acls.update(dict.fromkeys(delta.added))
-        case ScramChanged():
-            for removed in delta.removed:
-                state.scram.pop(removed, None)
-            state.scram.update(
-                {credential_key(one.user, one.mechanism): one for one in delta.credentials}
-            )
-        case QuotaChanged():
-            state.quotas[delta.setting.entity.key] = delta.setting
-            if not delta.setting.values:
-                del state.quotas[delta.setting.entity.key]
+        case AclsChanged() | ScramChanged() | QuotaChanged():
+            access.take(state, delta)
 
 
 def _refused(code: KafkaCode, message: str) -> Decision:

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from robustmq import names
 from robustmq.acls import (
     ANY_USER,
@@ -27,25 +25,14 @@ from robustmq.acls import (
     WILDCARD,
     AclBinding,
     AclFilter,
+    Asker,
     PatternType,
     Permission,
-    ResourceType,
+    Resource,
 )
 
 MAX_REMEMBERED = 4_096
 """Verdicts that one connection keeps."""
-Verdicts = dict[tuple[int, int, str], bool]
-
-
-class Asker(msgspec.Struct):
-    """Who asks, and what it was told before: one a connection."""
-
-    principal: str
-    host: str
-    epoch: int = -1
-    verdicts: Verdicts = {}
-
-
 Rules = dict[AclBinding, None]
 """A set that keeps its order."""
 
@@ -170,7 +157,7 @@ class Authorizer:
         if self._open:
             return True
         name = names.to_kafka(topic) or topic.decode("utf-8", "replace").replace("/", ".")
-        return self.allowed(asker, operation, ResourceType.TOPIC, name)
+        return self.allowed(asker, operation, Resource.TOPIC, name)
 
     def decide(
         self, principal: str, host: str, operation: int, resource_type: int, name: str
@@ -222,7 +209,7 @@ class Authorizer:
             for rule in rules
         )
 
-    def operations(self, asker: Asker, resource_type: ResourceType, name: str) -> int:
+    def operations(self, asker: Asker, resource_type: Resource, name: str) -> int:
         """The operations that are allowed, one bit each, as answers carry them (KIP-430)."""
         return sum(
             1 << operation

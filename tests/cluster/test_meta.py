@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from robustmq.acls import AclBinding
 from robustmq.cluster.commands import (
     AllocateProducerIds,
     AlterResource,
     AlterTopicConfig,
     Change,
+    ChangeAcls,
+    ChangeQuotas,
+    ChangeScram,
     CreatePartitions,
     CreateTopic,
     DeleteTopic,
@@ -23,9 +27,15 @@ from robustmq.cluster.commands import (
 from robustmq.cluster.meta import Meta
 from robustmq.cluster.meta_log import MetaCorrupt, MetaLog
 from robustmq.cluster.state import ClusterState, apply
+from robustmq.credentials import ScramCredential
 from robustmq.errors import KafkaCode
+from robustmq.quotas import entity_of
 
 ID = uuid.UUID(int=7)
+RULE = AclBinding(2, "t", 3, "User:a", "*", 3, 3)
+OTHER_RULE = AclBinding(2, "t", 3, "User:b", "*", 3, 3)
+CREDENTIAL = ScramCredential("a:b", "SCRAM-SHA-256", 4096, b"salt", b"stored", b"server")
+ENTITY = entity_of({"client-id": None, "user": "a"})
 
 
 def commands() -> list[object]:
@@ -44,6 +54,12 @@ def commands() -> list[object]:
         DeleteTopic(b"none"),
         AlterResource(32, "g/1", {"a": "1", "b": "2"}),
         AlterResource(32, "g/1", {"a": None}),
+        ChangeAcls((RULE, OTHER_RULE)),
+        ChangeAcls((RULE,), (OTHER_RULE,)),
+        ChangeScram((CREDENTIAL,)),
+        ChangeScram((), ("SCRAM-SHA-512:nobody",)),
+        ChangeQuotas(ENTITY, {"producer_byte_rate": 1.0, "request_percentage": 2.5}),
+        ChangeQuotas(ENTITY, {"producer_byte_rate": None}),
     ]
 
 
@@ -51,7 +67,7 @@ def test_every_command_is_decided_and_survives_a_restart(tmp_path: Path) -> None
     meta = Meta(tmp_path, "cluster")
     results = meta.propose([(b"%d" % n, c) for n, c in enumerate(commands())], 5)  # type: ignore[misc]
     exists, invalid = int(KafkaCode.TOPIC_ALREADY_EXISTS), int(KafkaCode.INVALID_PARTITIONS)
-    assert [r.error for r in results] == [0, exists, 0, invalid, 0, 0, 0, 0, 0, 0, 3, 0, 0]
+    assert [r.error for r in results] == [0, exists, 0, invalid, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 91, 0, 0]
     assert [r.value for r in results[5:7]] == [0, 1000]
     assert (results[8].value, results[9].value) == (1, 2)
     meta.close()
@@ -60,6 +76,8 @@ def test_every_command_is_decided_and_survives_a_restart(tmp_path: Path) -> None
     topic = state.topic_by_id(ID)
     assert topic is not None and (topic.partitions, topic.configs) == (6, {"y": "2"})
     assert state.resource(32, "g/1") == {"b": "2"} and state.resource_names(32) == ["g/1"]
+    assert list(state.acls) == [RULE] and state.scram == {"SCRAM-SHA-256:a:b": CREDENTIAL}
+    assert state.quotas[ENTITY.key].values == {"request_percentage": 2.5}
     assert state == meta.state and state.cluster_id == "cluster"
     assert [state.shards[n].worker_id for n in (0, 1)] == [0, 1]
     assert again.propose([(b"x", AllocateProducerIds(1))], 6)[0].value == 2000
