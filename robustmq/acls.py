@@ -209,7 +209,6 @@ def problem_of(rule: AclBinding) -> str | None:
     """Why a rule cannot be made, in words for people; None when it can."""
     if rule.resource_type not in OPERATIONS:
         return "the resource type is not one to make rules for"
-    known = OPERATIONS[Resource(rule.resource_type)]
     rules = (
         (
             rule.pattern_type in (PatternType.LITERAL, PatternType.PREFIXED),
@@ -217,8 +216,8 @@ def problem_of(rule: AclBinding) -> str | None:
         ),
         (rule.permission in (Permission.ALLOW, Permission.DENY), "the permission is unknown"),
         (
-            rule.operation == Operation.ALL or rule.operation in known,
-            "the resource type does not know this operation",
+            rule.operation in set(Operation) - {Operation.UNKNOWN, Operation.ANY},
+            "the operation is unknown",
         ),
         (bool(rule.resource_name), "the resource name is empty"),
         (bool(rule.host), "the host is empty"),

@@ -281,6 +281,14 @@ class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             reloadable=True,
         ),
     ] = ""
+    super_users: Annotated[
+        tuple[str, ...],
+        choice("Who may do everything, whatever the access rules say: User:name.", reloadable=True),
+    ] = ()
+    allow_if_no_acl: Annotated[
+        bool,
+        choice("Whether what no access rule names is open to all who come in.", reloadable=True),
+    ] = True
 
 
 class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

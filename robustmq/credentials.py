@@ -29,6 +29,16 @@ class ScramCredential(msgspec.Struct, frozen=True, array_like=True, gc=False):
     server_key: bytes
 
 
+class SaltedPassword(msgspec.Struct, frozen=True, gc=False):
+    """What AlterUserScramCredentials brings; the credential is made of it."""
+
+    user: str
+    mechanism: ScramName
+    iterations: int
+    salt: bytes
+    salted_password: bytes
+
+
 def credential_key(user: str, mechanism: str) -> str:
     """What two credentials may not share; a mechanism has no colon in it."""
     return f"{mechanism}:{user}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from robustmq.acls import ANONYMOUS, Asker
 from robustmq.errors import BrokerError
 from robustmq.limits import Limits
 
@@ -20,7 +21,6 @@ Handler = Callable[[Any, "RequestContext", "Gateway"], Awaitable[Any]]
 """Answers a decoded request with a response struct, or None where there is no answer."""
 Handlers = dict[int, Handler]
 """The handlers of a module by API key; robustmq.kafka.dispatch has them all."""
-ANONYMOUS = "User:ANONYMOUS"
 
 NO_OPERATIONS = -(1 << 31)
 """Authorized operations that were not asked for."""
@@ -37,12 +37,31 @@ class ConnectionState(msgspec.Struct):
 
     client_host: str
     limits: Limits = Limits()
-    principal: str = ANONYMOUS
-    """Who the client is, as access rules name it: `User:` and a name."""
+    listener: str = ""
+    """The name of the listener that it came by."""
+    known_as: Asker | None = None
+    """Who the client is, and what it was told; `asker` makes it."""
     client_software_name: str = ""
     client_software_version: str = ""
     closed: bool = False
     """The client is gone: nobody reads what is still being answered."""
+
+    @property
+    def asker(self) -> Asker:
+        """Who the client is to the access rules; anonymous until it proves more."""
+        known = self.known_as
+        if known is None:
+            known = self.known_as = Asker(ANONYMOUS, self.client_host)
+        return known
+
+    @property
+    def principal(self) -> str:
+        """Who the client is, as access rules name it: `User:` and a name."""
+        return self.asker.principal
+
+    def is_known_as(self, principal: str) -> None:
+        """The client has proven who it is."""
+        self.known_as = Asker(principal, self.client_host)
 
 
 class RequestContext(msgspec.Struct, frozen=True):

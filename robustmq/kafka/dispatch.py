@@ -18,6 +18,7 @@ from typing import Any
 
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka import (
+    acls_api,
     api_versions,
     apis,
     codec,
@@ -29,7 +30,9 @@ from robustmq.kafka import (
     offsets,
     produce,
     producers_api,
+    quotas_api,
     topics_api,
+    users_api,
 )
 from robustmq.kafka.context import ConnectionState, Handlers, RequestContext
 from robustmq.kafka.gateway import Gateway
@@ -49,6 +52,7 @@ COUNTERS = (
 """Every counter that the handlers add to."""
 
 _MODULES = (
+    acls_api,
     api_versions,
     configs_api,
     fetch,
@@ -58,7 +62,9 @@ _MODULES = (
     offsets,
     produce,
     producers_api,
+    quotas_api,
     topics_api,
+    users_api,
 )
 HANDLERS: Handlers = {
     key: handler for module in _MODULES for key, handler in module.HANDLERS.items()

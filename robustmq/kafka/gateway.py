@@ -26,7 +26,7 @@ from robustmq.promises import Promise
 
 if TYPE_CHECKING:
     from robustmq.core.batches import BatchInfo
-    from robustmq.kafka.access import Operation, Resource
+    from robustmq.kafka.access import Access, Operation, Resource
     from robustmq.kafka.context import RequestContext
     from robustmq.kafka.fetch_sessions import FetchSessions
     from robustmq.kafka.group_events import GroupEvent, GroupListing, GroupReply
@@ -177,6 +177,8 @@ class Gateway(Protocol):
     """kafka.listed_light_topics: how many light topics a Metadata request for all topics shows."""
     topic_defaults: dict[str, str]
     """Topic settings whose default is one of the broker's own settings."""
+    access: Access
+    """Rules, credentials and quotas."""
     fetch_sessions: FetchSessions
     """The fetch sessions of this worker (FetchSessions(capacity, first_id)); made once by the
     worker.

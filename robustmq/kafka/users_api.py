@@ -1,17 +1,18 @@
-"""Users who are made at run time (KIP-554), and delegation tokens (KIP-48), of which there are none.
+"""Users who are made at run time (KIP-554), and delegation tokens (KIP-48): there are none.
 
 DescribeUserScramCredentials needs DESCRIBE on the cluster, AlterUserScramCredentials ALTER; else
 31. A request that is wrong in one of a user's changes changes nothing of that user. Salted
 passwords come over the wire, so clients do this over TLS; only what proves them is kept.
 
-Without a secret key for them, delegation tokens are answered as a Kafka broker without one does:
-61.
+Delegation tokens are answered as by a Kafka broker that has no secret key for them: 61, and 64 to
+who has not proven who it is.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from robustmq.acls import ANONYMOUS
 from robustmq.credentials import (
     MAX_ITERATIONS,
     MIN_ITERATIONS,
@@ -26,7 +27,6 @@ from robustmq.kafka.acls_api import DENIED, may
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import Gateway
 
-NO_TOKENS = int(KafkaCode.DELEGATION_TOKEN_AUTH_DISABLED)
 NUMBERS = {name: number for number, name in SCRAM_NUMBERS.items()}
 
 
@@ -136,18 +136,24 @@ def _altered(results: dict[str, Changed]) -> Any:
     )
 
 
+def _no_tokens(context: RequestContext) -> int:
+    if context.connection.principal == ANONYMOUS:
+        return int(KafkaCode.DELEGATION_TOKEN_REQUEST_NOT_ALLOWED)
+    return int(KafkaCode.DELEGATION_TOKEN_AUTH_DISABLED)
+
+
 async def handle_create_token(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one CreateDelegationToken."""
     kind, _, name = context.connection.principal.partition(":")
     return messages.CreateDelegationTokenResponse(
-        error_code=NO_TOKENS,
+        error_code=_no_tokens(context),
         principal_type=kind,
         principal_name=name,
         token_requester_principal_type=kind,
         token_requester_principal_name=name,
-        issue_timestamp_ms=-1,
-        expiry_timestamp_ms=-1,
-        max_timestamp_ms=-1,
+        issue_timestamp_ms=0,
+        expiry_timestamp_ms=0,
+        max_timestamp_ms=0,
         token_id="",
         hmac=b"",
     )
@@ -155,17 +161,21 @@ async def handle_create_token(request: Any, context: RequestContext, gateway: Ga
 
 async def handle_renew_token(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one RenewDelegationToken."""
-    return messages.RenewDelegationTokenResponse(error_code=NO_TOKENS, expiry_timestamp_ms=-1)
+    return messages.RenewDelegationTokenResponse(
+        error_code=_no_tokens(context), expiry_timestamp_ms=0
+    )
 
 
 async def handle_expire_token(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one ExpireDelegationToken."""
-    return messages.ExpireDelegationTokenResponse(error_code=NO_TOKENS, expiry_timestamp_ms=-1)
+    return messages.ExpireDelegationTokenResponse(
+        error_code=_no_tokens(context), expiry_timestamp_ms=0
+    )
 
 
 async def handle_describe_tokens(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one DescribeDelegationToken."""
-    return messages.DescribeDelegationTokenResponse(error_code=NO_TOKENS, tokens=[])
+    return messages.DescribeDelegationTokenResponse(error_code=_no_tokens(context), tokens=[])
 
 
 HANDLERS: Handlers = {

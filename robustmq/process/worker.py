@@ -41,6 +41,7 @@ from robustmq.net.listeners import (
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.net.ways_in import WaysIn
 from robustmq.observability import logs
+from robustmq.process.access import AccessControl
 from robustmq.process.authentication import Authentication
 from robustmq.process.cluster_view import MetaView
 from robustmq.process.context import WorkerContext
@@ -177,6 +178,7 @@ class Worker:
             self._disk_full,
         )
         self._authenticator = Authentication(settings, loop)
+        self._access = AccessControl(settings, self._meta)
         self._bus = BusLink(
             context.worker_id,
             context.worker_count,
@@ -205,6 +207,7 @@ class Worker:
             clock.monotonic_us,
             lambda delay_us, run: loop.call_later(delay_us / 1e6, run),
             self._meters,
+            self._access,
         )
         self._broker = Broker(
             settings,
@@ -379,6 +382,7 @@ class Worker:
             self._authenticator.reload(settings or self._settings)
         except PasswordFileError as error:
             log.error("the passwords stay as they were", reason=str(error))
+        self._access.reload(settings or self._settings)
         self._ways_in.reload(settings or self._settings)
         if settings is None:
             return

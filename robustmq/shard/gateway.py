@@ -16,7 +16,7 @@ import msgspec
 from robustmq.config import Settings
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
-from robustmq.kafka.access import Operation, Resource
+from robustmq.kafka.access import Access, Operation, Resource
 from robustmq.kafka.context import RequestContext
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
@@ -66,6 +66,7 @@ class KafkaGateway(Directory):
         count: Callable[[str, int], None],
         first_session_id: int,
         turn: Callable[[], None],
+        access: Access,
     ) -> None:
         super().__init__(settings, placement, cluster, rpc, unique)
         self.cluster_id = cluster.cluster_id
@@ -77,6 +78,7 @@ class KafkaGateway(Directory):
             "segment.bytes": str(settings.storage.segment_bytes),
             "robustmq.storage.mode": settings.storage.default_mode,
         }
+        self.access = access
         self.fetch_sessions = FetchSessions(settings.limits.max_fetch_sessions, first_session_id)
         self._logs = logs
         self._machines = machines
@@ -106,8 +108,8 @@ class KafkaGateway(Directory):
     def authorized(
         self, context: RequestContext, operation: Operation, resource: Resource, name: str
     ) -> bool:
-        """There are no access rules yet: whoever is let in may do everything."""
-        return True
+        """What the access rules say."""
+        return self.access.allowed(context.connection.asker, operation, resource, name)
 
     # -- records -----------------------------------------------------------------------------------
 

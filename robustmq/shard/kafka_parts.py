@@ -61,4 +61,5 @@ class KafkaParts:
             around.count,
             around.unique().int & 0x3FFFFFFF | 1,
             broker.turn,
+            around.access,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
+from robustmq.kafka.access import Access, Unguarded
 from robustmq.shard.metering import Meters, NoMeters
 from robustmq.shard.rpc import Bus
 from robustmq.shard.sessions import Authenticator
@@ -29,6 +30,7 @@ class Surroundings:
         monotonic_us: Callable[[], int],
         call_later: Callable[[int, Callable[[], None]], object],
         meters: Meters | None = None,
+        access: Access | None = None,
     ) -> None:
         """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
         **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
@@ -45,3 +47,4 @@ class Surroundings:
         self.monotonic_us = monotonic_us
         self.call_later = call_later
         self.meters: Meters = NoMeters() if meters is None else meters
+        self.access: Access = Unguarded() if access is None else access

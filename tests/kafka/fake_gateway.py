@@ -16,7 +16,7 @@ from robustmq.core.batches import BatchInfo
 from robustmq.groups.classic import ClassicGroup, GroupSettings
 from robustmq.groups.producers import ProducerTable
 from robustmq.kafka import group_events as events
-from robustmq.kafka.access import Operation, Resource
+from robustmq.kafka.access import Access, Operation, Resource, Unguarded
 from robustmq.kafka.context import RequestContext
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
@@ -82,6 +82,7 @@ class FakeGateway:
         self.topic_defaults: dict[str, str] = {}
         self.default_partitions = 3
         self.listed_light_topics = 10
+        self.access: Access = Unguarded()
         self.fetch_sessions = FetchSessions(capacity=4, first_id=100)
         self.time_ms = 0
         self.counters: dict[str, int] = {}

@@ -15,6 +15,7 @@ import pytest
 from robustmq.kafka.apis import APIS
 from tests.broker import BrokerProcess
 from tests.kafka.kio_wire import KioClient, kio_class
+from tests.kafka.security_calls import SECURITY_CALLS
 from tests.kafka.wire import batch
 
 TOPIC = "every.version"
@@ -395,6 +396,7 @@ def describe_cluster(world: World, version: int) -> None:
 
 
 CALLS: dict[str, Callable[[World, int], None]] = {
+    **SECURITY_CALLS,
     "Produce": produce,
     "Fetch": fetch,
     "ListOffsets": list_offsets,
