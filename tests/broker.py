@@ -102,10 +102,9 @@ class BrokerProcess:
         lines = self.log.splitlines()
         return sum(words in line and f'"127.0.0.1:{port}"' in line for line in lines)
 
-    def start(self) -> None:
-        """Start, and wait until all listen. A port that was given to us once is kept."""
-        environment = {
-            **os.environ,
+    def environment(self) -> dict[str, str]:
+        """The settings as the environment has them."""
+        return {
             "ROBUSTMQ_NODE__DATA_DIR": str(self.data),
             "ROBUSTMQ_NODE__WORKERS": str(self.workers),
             "ROBUSTMQ_MQTT__PORT": str(self.mqtt),
@@ -113,7 +112,11 @@ class BrokerProcess:
             "ROBUSTMQ_METRICS__PORT": str(self.metrics),
             **{f"ROBUSTMQ_{name}": value for name, value in self.settings.items()},
         }
+
+    def start(self) -> None:
+        """Start, and wait until all listen. A port that was given to us once is kept."""
         command = [sys.executable, "-m", "robustmq.cli.main", "start", "--config", str(self.config)]
+        environment = {**os.environ, **self.environment()}
         with self.log_file.open("a") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True

@@ -10,6 +10,9 @@ from robustmq.config import Settings
 from robustmq.net.ways_in import Prepared
 from robustmq.observability.counters import Counters, Row
 
+UNREADABLE = 78
+"""The exit code (EX_CONFIG) of a worker whose data this version cannot read: no restart helps."""
+
 
 @dataclass(frozen=True)
 class WorkerContext:

@@ -30,7 +30,7 @@ from robustmq.observability import logs
 from robustmq.observability.counters import Counters
 from robustmq.process import admin, meta
 from robustmq.process.children import HANDLED, Child
-from robustmq.process.context import WorkerContext
+from robustmq.process.context import UNREADABLE, WorkerContext
 from robustmq.process.reloading import Reloading
 from robustmq.process.surroundings import (
     StartError,
@@ -103,6 +103,7 @@ class Supervisor:
         ]
         self._said = b""
         self._stopping = False
+        self._code = 0
 
     @property
     def _settings(self) -> Settings:
@@ -151,7 +152,7 @@ class Supervisor:
             self._wait(self._delay_s())
             self._start_due()
         self._stop()
-        return 0
+        return self._code
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -189,6 +190,9 @@ class Supervisor:
                 if child.pid == pid:
                     if place < self._worker_count:
                         self._counters.row(place).set("ready", 0)
+                    if os.waitstatus_to_exitcode(status) == UNREADABLE:
+                        log.error("stopping: what must be done is said above", name=child.name)
+                        self._stopping, self._code = True, UNREADABLE
                     if self._stopping:
                         child.pid = 0
                     else:

@@ -44,7 +44,7 @@ from robustmq.observability import logs
 from robustmq.process.access import AccessControl
 from robustmq.process.authentication import Authentication
 from robustmq.process.cluster_view import MetaView
-from robustmq.process.context import WorkerContext
+from robustmq.process.context import UNREADABLE, WorkerContext
 from robustmq.process.housekeeping import Housekeeping
 from robustmq.process.meta import socket_path
 from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
@@ -56,7 +56,7 @@ from robustmq.shard.placement import MODE_SETTING
 from robustmq.shard.recovery import Recovery
 from robustmq.shard.surroundings import Surroundings
 from robustmq.storage.committer import ThreadCommitter
-from robustmq.storage.data_directory import shard_directory
+from robustmq.storage.data_directory import DataDirectoryError, shard_directory
 from robustmq.storage.disk import RealDisk, free_bytes
 from robustmq.storage.kv import LevelDb
 from robustmq.storage.shard_store import ShardStore, StoreSettings
@@ -73,6 +73,9 @@ def main(context: WorkerContext) -> int:
     """The body of a worker process; the exit code."""
     try:
         return uvloop.run(Worker(context).run())
+    except DataDirectoryError as error:
+        log.error("the data cannot be read", worker=context.worker_id, reason=str(error))
+        return UNREADABLE
     except Exception:
         log.exception("worker ended", worker=context.worker_id)
         return 1

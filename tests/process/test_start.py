@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+
+import pytest
+from crc32c import crc32c
+from paho.mqtt import publish
 
 from tests.broker import BrokerProcess, until
 
@@ -73,3 +78,27 @@ def test_a_mistake_is_answered_with_what_to_do(tmp_path: Path) -> None:
     code, told = start(ROBUSTMQ_MQTT__PROT="1")
     assert code == 2 and "ROBUSTMQ_MQTT__PROT" in told
     assert list(tmp_path.iterdir()) == [], "nothing was made"
+
+
+@pytest.mark.parametrize("profile", ["server", "edge"])
+def test_a_log_of_another_version_ends_the_node_with_advice(tmp_path: Path, profile: str) -> None:
+    with BrokerProcess(tmp_path, NODE__PROFILE=profile) as broker:
+        publish.single("kept", b"x", qos=1, port=broker.mqtt)
+        broker.kill()
+        log = max(broker.data.glob("*/log/*"), key=lambda path: path.stat().st_size)
+        written = bytearray(log.read_bytes())
+        written[9] += 1
+        (length,) = struct.unpack_from("<I", written)
+        struct.pack_into("<I", written, 4, crc32c(written[8:length]))
+        log.write_bytes(written)
+        done = subprocess.run(
+            [sys.executable, "-m", "robustmq.cli.main", "start", "--config", str(broker.config)],
+            env={**os.environ, **broker.environment()},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 78
+    assert "run that version, or choose another node.data_dir" in done.stderr
+    assert log.read_bytes() == written
