@@ -221,6 +221,16 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             reloadable=False,
         ),
     ] = 64 * MIB
+    retention_check_s: Annotated[
+        int,
+        bound(
+            "s",
+            "How often a worker looks for segments whose retention is over, and for logs to"
+            " compact.",
+            1,
+            86_400,
+        ),
+    ] = 5
     checkpoint_bytes: Annotated[
         int,
         bound(

@@ -9,17 +9,24 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from robustmq.errors import KafkaCode
+from robustmq import names
+from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
+from robustmq.kafka.access import CLUSTER_NAME, Operation, Resource
 from robustmq.kafka.admin_results import refuse
 from robustmq.kafka.config_resources import (
+    BROKER,
+    BROKER_LOGGER,
+    CLIENT_METRICS,
     FROM_DEFAULT,
+    GROUP,
     RESOURCES,
+    TOPIC,
     Changes,
     ConfigResource,
     ConfigRow,
 )
-from robustmq.kafka.context import Handlers, RequestContext
+from robustmq.kafka.context import Handlers, RequestContext, settled
 from robustmq.kafka.gateway import AdminResult, Gateway
 from robustmq.kafka.topic_configs import LIST
 
@@ -118,8 +125,8 @@ async def _alter(asked: Any, validate_only: bool, gateway: Gateway, changes_of: 
     rows = await resource.describe(asked.resource_name, gateway)
     if isinstance(rows, AdminResult):
         return rows
-    names = Counter(config.name for config in asked.configs)
-    if any(times > 1 for times in names.values()):
+    times = Counter(config.name for config in asked.configs)
+    if any(count > 1 for count in times.values()):
         return refuse(KafkaCode.INVALID_REQUEST, "a setting is named twice")
     changes = changes_of(asked.configs, rows, resource)
     if isinstance(changes, AdminResult):
@@ -177,7 +184,41 @@ def _null(name: str) -> AdminResult:
     return refuse(KafkaCode.INVALID_REQUEST, f"null is no value of {name}")
 
 
+async def handle_list_config_resources(
+    request: Any, context: RequestContext, gateway: Gateway
+) -> Any:
+    """Answer one ListConfigResources (KIP-1142): what could be described, by type; version 0 asks
+    for subscriptions of client metrics alone."""
+    if not gateway.authorized(context, Operation.DESCRIBE_CONFIGS, Resource.CLUSTER, CLUSTER_NAME):
+        return messages.ListConfigResourcesResponse(
+            error_code=int(KafkaCode.CLUSTER_AUTHORIZATION_FAILED), config_resources=[]
+        )
+    types = [CLIENT_METRICS]
+    if context.api_version:
+        types = sorted(set(request.resource_types)) or sorted(RESOURCES)
+    if not set(types) <= {*RESOURCES, CLIENT_METRICS, BROKER_LOGGER, GROUP}:
+        return messages.ListConfigResourcesResponse(
+            error_code=int(KafkaCode.UNSUPPORTED_VERSION), config_resources=[]
+        )
+    found = []
+    for kind in types:
+        for name in await _resource_names(kind, gateway):
+            found.append(messages.ConfigResource(resource_name=name, resource_type=kind))
+    return messages.ListConfigResourcesResponse(error_code=0, config_resources=found)
+
+
+async def _resource_names(kind: int, gateway: Gateway) -> list[str]:
+    if kind == TOPIC:
+        listed = await settled(gateway.list_topics(0))
+        infos = [] if isinstance(listed, BrokerError) else listed
+        return [name for name in (names.to_kafka(info.name) for info in infos) if name]
+    if kind == BROKER:
+        return [str(node.node_id) for node in gateway.nodes()]
+    return gateway.resource_names(kind)
+
+
 HANDLERS: Handlers = {
+    74: handle_list_config_resources,
     32: handle_describe_configs,
     33: handle_alter_configs,
     44: handle_incremental_alter_configs,

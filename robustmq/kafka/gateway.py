@@ -152,6 +152,21 @@ class NewTopic(msgspec.Struct, frozen=True):
     configs: dict[str, str] = {}
 
 
+class DeletedRecords(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where a partition begins now (DeleteRecords), or why nothing was deleted."""
+
+    error: int = 0
+    low_watermark: int = -1
+
+
+class LogSize(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The bytes on disk (or in memory, in that mode) of a partition of a declared topic."""
+
+    topic: bytes
+    partition: int
+    size: int
+
+
 class AdminResult(msgspec.Struct, frozen=True):
     """The outcome of a change to the cluster metadata; `topic` as it is now (or would be, with
     validate_only).
@@ -329,6 +344,22 @@ class Gateway(Protocol):
         self, name: bytes, changes: dict[str, str | None], validate_only: bool
     ) -> Promise[AdminResult]:
         """Set (value) or reset to the default (None) settings of a declared topic; unknown: 3."""
+
+    def delete_records(self, topic: bytes, partition: int, offset: int) -> Promise[DeletedRecords]:
+        """Have a partition, also a light topic's, begin at `offset`, or with -1 at its high
+        watermark; settles when that lasts. Beyond the high watermark: 1; unknown: 3.
+        """
+
+    def log_sizes(self, broker_wide: bool) -> Promise[list[LogSize]]:
+        """The logs of declared topics that this broker holds, as clients see brokers; with
+        `broker_wide` those of every worker.
+        """
+
+    def metadata_version(self) -> int:
+        """How many changes the cluster's metadata has seen."""
+
+    def disk_space(self) -> tuple[str, int, int]:
+        """The log directory, the bytes of its file system, and those that are free."""
 
     def resource_configs(self, resource_type: int, name: str) -> dict[str, str]:
         """Settings that were set for a resource that is no topic (`config_resources`): a broker, a

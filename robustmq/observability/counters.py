@@ -152,6 +152,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("storage_bytes_written", "Bytes appended to the logs of shards."),
     _counter("storage_commits", "Commits of a shard; those of a turn are written together."),
     _counter("storage_syncs", "Commits of a shard with fdatasync."),
+    _counter("storage_bytes_expired", "Bytes of segments that retention has let go."),
     _counter("storage_corrupt_records", "Bad records found and quarantined."),
     _counter("storage_errors", "Disk errors."),
     _gauge("storage_pending_bytes", "Bytes appended and not yet committed."),

@@ -63,6 +63,11 @@ class MetaView:
         elif isinstance(delta, BanRemoved):
             self.bans.remove(delta.kind, delta.value)
 
+    @property
+    def version(self) -> int:
+        """The version of meta's state, as this worker knows it."""
+        return self._meta.state.version
+
     def shard_owner(self, shard: int) -> int:
         """Shards are dealt out to the workers of a node in turn."""
         return shard % self.worker_count

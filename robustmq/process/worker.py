@@ -57,7 +57,7 @@ from robustmq.shard.recovery import Recovery
 from robustmq.shard.surroundings import Surroundings
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.data_directory import DataDirectoryError, shard_directory
-from robustmq.storage.disk import RealDisk, free_bytes
+from robustmq.storage.disk import RealDisk, free_bytes, total_bytes
 from robustmq.storage.kv import LevelDb
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
@@ -211,6 +211,7 @@ class Worker:
             lambda delay_us, run: loop.call_later(delay_us / 1e6, run),
             self._meters,
             self._access,
+            lambda: (data_dir, total_bytes(data_dir), free_bytes(data_dir)),
         )
         self._broker = Broker(
             settings,

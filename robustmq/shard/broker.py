@@ -22,6 +22,7 @@ from robustmq.listener import Listener
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
 from robustmq.shard.admission import Admission
+from robustmq.shard.cleaning import Cleaning
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.commits import Commits
@@ -122,6 +123,15 @@ class Broker:
         self.commits = Commits(self.stores, around.kick)
         self.commits.wake = self.turn
         self.partitions = Partitions(self.placement, self.stores, settings.storage)
+        self.cleaning = Cleaning(
+            self.partitions,
+            self.stores,
+            self.commits,
+            around.wall_ms,
+            around.monotonic_ms,
+            around.count,
+            settings.storage.retention_check_s * 1000,
+        )
         self.inbox = Inbox(self.stores)
         self._open_delivery()
         self._open_messages()
@@ -358,6 +368,7 @@ class Broker:
         if self.pressure.tick():
             self.turn()
         self.delayed.tick()
+        self.cleaning.tick()
         self.shares.tick()
         now = self.monotonic_ms()
         self.rates.resume(now)
@@ -662,6 +673,7 @@ class Broker:
         self.shares.reload()
         self.router.high_water_bytes = self.limits.max_bus_bytes
         self.pressure.limits = self.limits
+        self.cleaning.interval_ms = settings.storage.retention_check_s * 1000
         self.kafka.logs.max_message_bytes = self.limits.max_message_bytes
         self._bound_topics()
         self.sessions.reload()

@@ -51,6 +51,11 @@ class ClusterView(Protocol):
     on_ban: Callable[[Ban], None]
     """Called with a ban that came while the worker runs; it is in `bans` already."""
 
+    @property
+    def version(self) -> int:
+        """How many changes the cluster's state has seen."""
+        ...
+
     def shard_owner(self, shard: int) -> int:
         """The worker that holds a shard."""
         ...

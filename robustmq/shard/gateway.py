@@ -8,7 +8,7 @@ topic has partitions of its own. Kafka readers see what is committed, in whole s
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,8 +23,10 @@ from robustmq.kafka.gateway import (
     GROUP,
     AppendWait,
     Broker,
+    DeletedRecords,
     EpochEnd,
     ListedOffset,
+    LogSize,
     ProduceResult,
     ReadResult,
 )
@@ -40,6 +42,7 @@ from robustmq.shard import wire
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.directory import Directory
 from robustmq.shard.local_log import LocalLogs
+from robustmq.shard.log_admin import LogAdmin
 from robustmq.shard.placement import Placement
 from robustmq.shard.rpc import Rpc
 from robustmq.shard.runtime import MachineRuntime
@@ -67,6 +70,8 @@ class KafkaGateway(Directory):
         first_session_id: int,
         turn: Callable[[], None],
         access: Access,
+        admin: LogAdmin,
+        space: Callable[[], tuple[str, int, int]],
     ) -> None:
         super().__init__(settings, placement, cluster, rpc, unique)
         self.cluster_id = cluster.cluster_id
@@ -87,6 +92,8 @@ class KafkaGateway(Directory):
         self._wall_ms = wall_ms
         self._count = count
         self._turn = turn
+        self._admin = admin
+        self._space = space
         self._producer_ids: list[int] = []
 
     def now_ms(self) -> int:
@@ -281,6 +288,36 @@ class KafkaGateway(Directory):
                 found.extend(decode_listings(await self._rpc.call(worker, wire.GroupsListCall())))
         return found
 
+    # -- administration ----------------------------------------------------------------------------
+
+    def delete_records(self, topic: bytes, partition: int, offset: int) -> Promise[DeletedRecords]:
+        """Have a partition begin at an offset, at its owner."""
+        worker = self._placement.worker(topic, partition)
+        self._turn()
+        call = wire.DeleteRecordsCall(topic, partition, offset)
+        return start(self._converted(self._rpc.call(worker, call), DeletedRecords))
+
+    def log_sizes(self, broker_wide: bool) -> Promise[list[LogSize]]:
+        """The logs of declared topics that are held here, or anywhere in the node."""
+        alone = not (broker_wide or self._settings.kafka.single_port)
+        workers = [self.node_id] if alone else range(self._cluster.worker_count)
+        return start(self._log_sizes(workers))
+
+    async def _log_sizes(self, workers: Iterable[int]) -> list[LogSize]:
+        found: list[LogSize] = []
+        for worker in workers:
+            rows = await self._rpc.call(worker, wire.LogSizesCall())
+            found.extend(msgspec.convert(rows, list[LogSize]))
+        return found
+
+    def metadata_version(self) -> int:
+        """The version of the cluster's state."""
+        return self._cluster.version
+
+    def disk_space(self) -> tuple[str, int, int]:
+        """The data directory and its file system."""
+        return self._space()
+
     # -- producers ---------------------------------------------------------------------------------
 
     def allocate_producer_id(self) -> Promise[tuple[int, int]]:
@@ -328,6 +365,14 @@ class KafkaGateway(Directory):
                 return self._machines.serve(message.kind, message.key, message.event)
             case wire.GroupsListCall():
                 return resolved(encode_listings(self._listings()))
+        return self._serve_topics(message)
+
+    def _serve_topics(self, message: wire.Message) -> Promise[Any]:
+        match message:
+            case wire.DeleteRecordsCall():
+                return self._admin.delete_records(message.topic, message.partition, message.offset)
+            case wire.LogSizesCall():
+                return resolved(self._admin.sizes())
             case wire.LightTopicCall():
                 return self._logs.light_topic(message.topic, message.action)
             case wire.LightTopicById():

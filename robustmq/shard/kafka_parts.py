@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.local_log import LocalLogs
+from robustmq.shard.log_admin import LogAdmin
 from robustmq.shard.machines import group_kind
 from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.waits import AppendWaits
@@ -62,4 +63,6 @@ class KafkaParts:
             around.unique().int & 0x3FFFFFFF | 1,
             broker.turn,
             around.access,
+            LogAdmin(placement, broker.stores, broker.partitions, broker.commits, around.wall_ms),
+            around.space,
         )

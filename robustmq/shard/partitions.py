@@ -11,6 +11,8 @@ can be repeated.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -44,6 +46,15 @@ class MarkedAppend(msgspec.Struct, frozen=True, array_like=True, gc=False):
     generation: int = 0
     topic_id: bytes = b""
     end_offset: int = 0
+
+
+class HeldLog(NamedTuple):
+    """An open log, and where it belongs."""
+
+    topic: bytes
+    partition: int
+    shard: int
+    log: PartitionLog
 
 
 class _Topic(msgspec.Struct):
@@ -134,6 +145,13 @@ class Partitions:
 
     def __len__(self) -> int:
         return self._opened
+
+    def walk(self) -> Iterator[HeldLog]:
+        """The open logs, one by one; topics may come and go meanwhile."""
+        for topic in list(self._topics):
+            known = self._topics.get(topic)
+            for partition, log in list(known.logs.items()) if known is not None else ():
+                yield HeldLog(topic, partition, self._placement.shard(topic, partition), log)
 
     def _settings(self, topic: Declared, mode: str) -> PartitionSettings:
         """Topics that are set alike share one object."""

@@ -31,10 +31,12 @@ class Surroundings:
         call_later: Callable[[int, Callable[[], None]], object],
         meters: Meters | None = None,
         access: Access | None = None,
+        space: Callable[[], tuple[str, int, int]] = lambda: ("", -1, -1),
     ) -> None:
         """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
         **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
-        run)` is the loop's."""
+        run)` is the loop's; `space` tells the data directory, the bytes of its file system, and
+        those that are free."""
         self.bus = bus
         self.monotonic_ms = monotonic_ms
         self.wall_ms = wall_ms
@@ -48,3 +50,4 @@ class Surroundings:
         self.call_later = call_later
         self.meters: Meters = NoMeters() if meters is None else meters
         self.access: Access = Unguarded() if access is None else access
+        self.space = space

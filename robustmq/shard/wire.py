@@ -266,6 +266,18 @@ class MachineCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     event: bytes
 
 
+class DeleteRecordsCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Have a log begin at an offset; the answer: (error, where it begins)."""
+
+    topic: bytes
+    partition: int
+    offset: int
+
+
+class LogSizesCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The answer: (topic, partition, bytes) of the declared topics' logs held there."""
+
+
 class GroupsListCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """The groups that the receiver coordinates."""
 
@@ -321,6 +333,8 @@ Message = (
     | TransactionPartitionCall
     | MachineCall
     | GroupsListCall
+    | DeleteRecordsCall
+    | LogSizesCall
     | LightTopicCall
     | LightTopicById
     | LightTopicsList

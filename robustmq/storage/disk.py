@@ -225,6 +225,12 @@ def free_bytes(path: str) -> int:
     return state.f_bavail * state.f_frsize
 
 
+def total_bytes(path: str) -> int:
+    """The size of the file system of a path."""
+    state = os.statvfs(path)
+    return state.f_blocks * state.f_frsize
+
+
 def _sync_directory(path: str) -> None:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -10,7 +10,7 @@ and appends extend them. Bounded by
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -131,23 +131,23 @@ class LightReader:
             _, position, next_offset = self._head(position)
         return next_offset
 
-    def read(self, topic: bytes, offset: int, max_bytes: int) -> ReadResult:
-        """Whole committed batches from an offset on."""
+    def read(self, topic: bytes, offset: int, max_bytes: int, start_offset: int = 0) -> ReadResult:
+        """Whole committed batches from an offset on; the topic begins at `start_offset`."""
         found = self._index.lookup(topic)
         end_offset, last_position = found if found is not None else (0, NO_POSITION)
         high_watermark = self.high_watermark(topic)
-        if not 0 <= offset <= end_offset:
-            return ReadResult(high_watermark, 0, [], True)
+        if not start_offset <= offset <= end_offset:
+            return ReadResult(high_watermark, start_offset, [], True)
         if offset >= high_watermark or max_bytes <= 0:
-            return ReadResult(high_watermark, 0)
+            return ReadResult(high_watermark, start_offset)
         try:
             return ReadResult(
                 high_watermark,
-                0,
+                start_offset,
                 self._batches(topic, last_position, offset, max_bytes, high_watermark),
             )
         except BrokerError as error:
-            return ReadResult(high_watermark, 0, [], False, error.fault.kafka)
+            return ReadResult(high_watermark, start_offset, [], False, error.fault.kafka)
 
     def _batches(
         self, topic: bytes, last_position: int, offset: int, max_bytes: int, high_watermark: int
@@ -165,16 +165,18 @@ class LightReader:
             at += 1
         return buffers
 
-    def offset_for_time(self, topic: bytes, timestamp_ms: int) -> tuple[int, int] | None:
+    def offset_for_time(
+        self, topic: bytes, timestamp_ms: int, start_offset: int = 0
+    ) -> tuple[int, int] | None:
         """The first batch at or after a time; -3: the greatest time stamp."""
-        return find_time(self._all(topic, 0), timestamp_ms)
+        return find_time(self._all(topic, start_offset), timestamp_ms)
 
     def _all(self, topic: bytes, first: int) -> Iterable[BatchInfo]:
         found = self._index.lookup(topic)
         if found is None or found[1] == NO_POSITION:
             return
         chain = self._chain(topic, found[1], first)
-        at = bisect_left(chain.offsets, first)
+        at = max(0, bisect_right(chain.offsets, first) - 1)
         for position in chain.positions[at:]:
             batch = self._batch(position)
             yield batches.validate(batch, 0, len(batch), False)

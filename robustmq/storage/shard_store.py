@@ -40,11 +40,12 @@ CURSOR = shard_log.CURSOR
 TOPIC_DELETED = shard_log.TOPIC_DELETED
 TOPIC_CREATED = shard_log.TOPIC_CREATED
 DELAYED_BLOCK = shard_log.DELAYED_BLOCK
+TOPIC_TRIMMED = shard_log.TOPIC_TRIMMED
 DELAYED_OVER = shard_log.DELAYED_OVER
 DEALT = shard_log.DEALT
 RETAINED_BLOCK = shard_log.RETAINED_BLOCK
 
-_TOPIC, _MACHINE, _CHECKPOINT, _APPLIED = b"t", b"m", b"c", b"p"
+_TOPIC, _MACHINE, _CHECKPOINT, _APPLIED, _START = b"t", b"m", b"c", b"p", b"s"
 _MAX_SOURCES = 256
 LASTING_SOURCE = 1 << 62
 """Sources from here on are no workers, whose lives end, but shards: each is remembered."""
@@ -123,6 +124,8 @@ class ShardStore:
         self.delayed = DelayedMessages(self._lookups)
         self._memory: dict[bytes, MemoryPartition] = {}
         self._memory_bytes = 0
+        self._starts: dict[bytes, int] = {}
+        """Where light topics begin that do not begin at 0."""
         self._partitions: dict[int, PartitionLog] = {}
         self._unwritten: dict[int, PartitionLog] = {}
         self._sync_wanted = False
@@ -155,6 +158,8 @@ class ShardStore:
             for key, value in self._kv.range(_MACHINE, after(_MACHINE)):
                 kind, _, name = key[1:].partition(b"\0")
                 listener.on_snapshot(kind, name, value)
+        for key, value in self._kv.range(_START, after(_START)):
+            self._starts[key[1:]] = int.from_bytes(value, "little")
         applied = int.from_bytes(self._kv.get(_APPLIED) or b"", "little")
         new_topics: list[bytes] = []
 
@@ -194,9 +199,12 @@ class ShardStore:
         elif kind == TOPIC_DELETED:
             self._index.remove(data)
             self._lookups.put(_TOPIC + data, None)
+            self._set_start(data, 0)
         elif kind == TOPIC_CREATED:
             self._index.set(data, 0)
             new_topics.append(data)
+        elif kind == TOPIC_TRIMMED:
+            self._set_start(data[8:], int.from_bytes(data[:8], "little"))
         else:
             return False
         return True
@@ -347,6 +355,7 @@ class ShardStore:
             if topic in self._new_topics:
                 self._new_topics.remove(topic)
             self._lookups.put(_TOPIC + topic, None)
+            self._set_start(topic, 0)
             self._log.append(TOPIC_DELETED, topic, 0, 0, timestamp_ms)
 
     def read(self, topic: bytes, offset: int, max_bytes: int) -> ReadResult:
@@ -354,7 +363,7 @@ class ShardStore:
         ring = self._memory.get(topic)
         if ring is not None:
             return ring.read(offset, max_bytes)
-        return self._light.read(topic, offset, max_bytes)
+        return self._light.read(topic, offset, max_bytes, self._starts.get(topic, 0))
 
     def high_watermark(self, topic: bytes) -> int:
         """The end of what is committed of a light topic."""
@@ -364,14 +373,34 @@ class ShardStore:
     def start_offset(self, topic: bytes) -> int:
         """The first offset that is kept of a light topic."""
         ring = self._memory.get(topic)
-        return ring.start_offset if ring is not None else 0
+        return ring.start_offset if ring is not None else self._starts.get(topic, 0)
+
+    def trim_topic(self, topic: bytes, offset: int, timestamp_ms: int) -> int:
+        """Have a light topic begin at an offset, not beyond its end; where it begins now. Its
+        batches stay where they lie in the shard's log."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            ring.trim(offset)
+            return ring.start_offset
+        if offset > self._starts.get(topic, 0):
+            self._set_start(topic, offset)
+            payload = offset.to_bytes(8, "little") + topic
+            self._log.append(TOPIC_TRIMMED, payload, 0, 0, timestamp_ms)
+        return self._starts.get(topic, 0)
+
+    def _set_start(self, topic: bytes, offset: int) -> None:
+        if offset:
+            self._starts[topic] = offset
+            self._lookups.put(_START + topic, offset.to_bytes(8, "little"))
+        elif self._starts.pop(topic, None) is not None:
+            self._lookups.put(_START + topic, None)
 
     def offset_for_time(self, topic: bytes, timestamp_ms: int) -> tuple[int, int] | None:
         """The first batch at or after a time; -3: the greatest time stamp."""
         ring = self._memory.get(topic)
         if ring is not None:
             return ring.offset_for_time(timestamp_ms)
-        return self._light.offset_for_time(topic, timestamp_ms)
+        return self._light.offset_for_time(topic, timestamp_ms, self._starts.get(topic, 0))
 
     def last_batches(self, topic: bytes, max_bytes: int) -> Iterable[BatchInfo]:
         """Headers of the last batches of a light topic, oldest first."""
@@ -494,6 +523,10 @@ class ShardStore:
         """Append a batch to an open partition, patched in place; its base offset."""
         self._unwritten[id(log)] = log
         return log.append(batch, self.leader_epoch)
+
+    def changed(self, log: PartitionLog) -> None:
+        """Something of an open partition is to be written beside records."""
+        self._unwritten[id(log)] = log
 
     def drop_partition(self, log: PartitionLog) -> None:
         """The partition is deleted: its files go on the storage thread, behind what it writes."""

@@ -24,8 +24,10 @@ from robustmq.kafka.gateway import (
     AdminResult,
     AppendWait,
     Broker,
+    DeletedRecords,
     EpochEnd,
     ListedOffset,
+    LogSize,
     NewTopic,
     PartitionInfo,
     ProduceResult,
@@ -307,6 +309,23 @@ class FakeGateway:
         if not validate_only:
             self.topics[name] = msgspec.structs.replace(self.topics[name], configs=kept)
         return resolved(AdminResult(topic=self.topics[name]))
+
+    def delete_records(self, topic: bytes, partition: int, offset: int) -> Promise[DeletedRecords]:
+        log = self.logs.get((topic, partition))
+        if log is None:
+            return resolved(DeletedRecords(3))
+        offset = log.end if offset == -1 else offset
+        return resolved(DeletedRecords(0, offset) if 0 <= offset <= log.end else DeletedRecords(1))
+
+    def log_sizes(self, broker_wide: bool) -> Promise[list[LogSize]]:
+        declared = [name for name, info in self.topics.items() if info.declared]
+        return resolved([LogSize(name, 0, 100) for name in declared])
+
+    def metadata_version(self) -> int:
+        return 7
+
+    def disk_space(self) -> tuple[str, int, int]:
+        return "/data", 1000, 400
 
     def resource_configs(self, resource_type: int, name: str) -> dict[str, str]:
         return self.resources.get((resource_type, name), {})

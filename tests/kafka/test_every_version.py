@@ -14,6 +14,7 @@ import pytest
 
 from robustmq.kafka.apis import APIS
 from tests.broker import BrokerProcess
+from tests.kafka.admin_calls import ADMIN_CALLS
 from tests.kafka.kio_wire import KioClient, kio_class
 from tests.kafka.security_calls import SECURITY_CALLS
 from tests.kafka.wire import batch
@@ -85,7 +86,15 @@ def topic_id(broker: BrokerProcess) -> uuid.UUID:
             "CreateTopics",
             7,
             {
-                "topics": [{"name": TOPIC, "num_partitions": PARTITIONS, "replication_factor": -1}],
+                "topics": [
+                    {
+                        "name": TOPIC,
+                        "num_partitions": PARTITIONS,
+                        "replication_factor": -1,
+                        # Its records are of 1970.
+                        "configs": [{"name": "retention.ms", "value": "-1"}],
+                    }
+                ],
                 "timeout": 5000,
             },
         )
@@ -397,6 +406,7 @@ def describe_cluster(world: World, version: int) -> None:
 
 CALLS: dict[str, Callable[[World, int], None]] = {
     **SECURITY_CALLS,
+    **ADMIN_CALLS,
     "Produce": produce,
     "Fetch": fetch,
     "ListOffsets": list_offsets,

@@ -102,6 +102,11 @@ class SimView:
             self.bans.set(ban)
         cluster.views[worker_id] = self
 
+    @property
+    def version(self) -> int:
+        """Not counted in the simulation."""
+        return 0
+
     def shard_owner(self, shard: int) -> int:
         """Dealt out in turn."""
         return shard % self.worker_count
