@@ -88,6 +88,23 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     group_max_size: Annotated[
         int, bound("members", "Members of one consumer group.", 1, 1_000_000)
     ] = 10_000
+    transaction_max_timeout_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "Longest time-out of a transaction that a producer may ask for; Kafka's name.",
+            1,
+            2_147_483_647,
+        ),
+    ] = 900_000
+    transactional_id_expiration_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "A transactional id without a transaction is forgotten after this time; Kafka's name.",
+            1_000,
+        ),
+    ] = 7 * 86_400_000
     offsets_retention_s: Annotated[
         int,
         bound(

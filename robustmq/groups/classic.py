@@ -31,6 +31,8 @@ from robustmq.groups.records import (
     GroupRecord,
     OffsetDeletedRecord,
     OffsetRecord,
+    OffsetsEndedRecord,
+    PendingOffsetRecord,
 )
 from robustmq.groups.subscriptions import subscribed_topics
 from robustmq.kafka import group_events as events
@@ -126,7 +128,9 @@ class ClassicGroup:
                 self.state = State.EMPTY
             else:
                 self.state = State.STABLE if record.settled else State.PREPARING
-        elif isinstance(record, OffsetRecord | OffsetDeletedRecord):
+        elif isinstance(
+            record, OffsetRecord | PendingOffsetRecord | OffsetsEndedRecord | OffsetDeletedRecord
+        ):
             self.offsets.replay(record)
             if self.state is State.DEAD:
                 self.state = State.EMPTY
@@ -561,7 +565,10 @@ class ClassicGroup:
     def _on_retention_timer(self, now_ms: int, effects: GroupEffects) -> None:
         if self.state is not State.EMPTY or self._retention_deadline_ms is None:
             return
-        if now_ms < self._retention_deadline_ms:
+        if self.offsets.has_pending:
+            self._retention_deadline_ms = None
+            self._set_retention(now_ms, effects)
+        elif now_ms < self._retention_deadline_ms:
             effects.timers.append((self._retention_deadline_ms, "retention"))
         else:
             self._forget()
@@ -599,7 +606,15 @@ class ClassicGroup:
             self._set_retention(now_ms, effects)
         effects.replies.append((token, CommitReply(errors)))
 
+    def _on_end_offsets(
+        self, event: events.EndOffsets, now_ms: int, token: int, effects: GroupEffects
+    ) -> None:
+        effects.records.extend(self.offsets.end(event))
+        effects.replies.append((token, ErrorReply()))
+
     def _refuse_commit(self, event: events.CommitOffsets) -> int:
+        if event.producer_id >= 0:
+            return self._refuse_transactional_commit(event)
         outside = event.generation_id < 0 and not event.member_id
         if outside and event.group_instance_id is None:
             return KafkaCode.UNKNOWN_MEMBER_ID if self.members else KafkaCode.NONE
@@ -614,10 +629,21 @@ class ClassicGroup:
             return KafkaCode.REBALANCE_IN_PROGRESS
         return error
 
+    def _refuse_transactional_commit(self, event: events.CommitOffsets) -> int:
+        """Who says nothing of the membership is let in: older clients cannot (KIP-447)."""
+        if event.generation_id < 0 and not self.members:
+            return KafkaCode.NONE
+        if self.state is State.DEAD:
+            return KafkaCode.ILLEGAL_GENERATION
+        silent = not event.member_id and event.group_instance_id is None
+        if event.generation_id < 0 and silent:
+            return KafkaCode.NONE
+        return self._check_generation(event.member_id, event.group_instance_id, event.generation_id)
+
     def _on_fetch_offsets(
         self, event: events.FetchOffsets, now_ms: int, token: int, effects: GroupEffects
     ) -> None:
-        reply = OffsetsReply(offsets=self.offsets.fetch(event.partitions))
+        reply = OffsetsReply(offsets=self.offsets.fetch(event.partitions, event.require_stable))
         effects.replies.append((token, reply))
 
     def _on_delete_offsets(
@@ -721,6 +747,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.Heartbeat: ClassicGroup._on_heartbeat,
     events.LeaveGroup: ClassicGroup._on_leave,
     events.CommitOffsets: ClassicGroup._on_commit,
+    events.EndOffsets: ClassicGroup._on_end_offsets,
     events.FetchOffsets: ClassicGroup._on_fetch_offsets,
     events.DeleteOffsets: ClassicGroup._on_delete_offsets,
     events.ForgetTopic: ClassicGroup._on_forget_topic,

@@ -47,18 +47,51 @@ class OffsetRecord(msgspec.Struct, frozen=True, tag="offset", array_like=True):
     timestamp_ms: int
 
 
+class PendingOffsetRecord(msgspec.Struct, frozen=True, tag="pending-offset", array_like=True):
+    """An offset of one partition that counts when the transaction of its producer is committed.
+
+    `overtaken`: a later one has been committed since, so it will not count (in snapshots).
+    """
+
+    producer_id: int
+    producer_epoch: int
+    topic: bytes
+    partition: int
+    offset: int
+    leader_epoch: int
+    metadata: str
+    timestamp_ms: int
+    overtaken: bool = False
+
+
+class OffsetsEndedRecord(msgspec.Struct, frozen=True, tag="offsets-ended", array_like=True):
+    """The transaction of a producer has ended: its pending offsets count now, or are gone."""
+
+    producer_id: int
+    producer_epoch: int
+    commit: bool
+
+
 class OffsetDeletedRecord(msgspec.Struct, frozen=True, tag="offset-deleted", array_like=True):
-    """The offset of one partition is gone."""
+    """The offset of one partition is gone; `pending`: those of open transactions, too."""
 
     topic: bytes
     partition: int
+    pending: bool = False
 
 
 class GroupDeletedRecord(msgspec.Struct, frozen=True, tag="group-deleted", array_like=True):
     """The group and all its offsets are gone."""
 
 
-GroupRecord = GenerationRecord | OffsetRecord | OffsetDeletedRecord | GroupDeletedRecord
+GroupRecord = (
+    GenerationRecord
+    | OffsetRecord
+    | PendingOffsetRecord
+    | OffsetsEndedRecord
+    | OffsetDeletedRecord
+    | GroupDeletedRecord
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[GroupRecord] = msgspec.msgpack.Decoder(GroupRecord)

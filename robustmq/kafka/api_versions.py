@@ -15,6 +15,19 @@ from robustmq.kafka.context import Handlers, RequestContext
 from robustmq.kafka.gateway import Gateway
 
 API_VERSIONS = 18
+FEATURES = {
+    name: levels
+    for name, levels, api_key in (
+        ("group.version", (0, 1, 1), 68),
+        ("transaction.version", (0, 2, 2), 26),
+        ("share.version", (0, 1, 1), 78),
+    )
+    if api_key in apis.APIS
+}
+"""Lowest and highest level that is there, and the one in force (KIP-584). Clients look at them:
+with transaction.version 2 a producer has an epoch for each transaction (KIP-890 part 2)."""
+_FROM_ZERO_VERSION = 4
+"""Older clients fail on a feature whose lowest level is 0."""
 _SOFTWARE_VERSION = 3
 _SOFTWARE_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 
@@ -29,7 +42,21 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
             )
         context.connection.client_software_name = name
         context.connection.client_software_version = version
-    return messages.ApiVersionsResponse(api_keys=[_row(api) for api in apis.APIS.values()])
+    return messages.ApiVersionsResponse(
+        api_keys=[_row(api) for api in apis.APIS.values()],
+        supported_features=[
+            messages.SupportedFeatureKey(name=name, min_version=first, max_version=last)
+            for name, (first, last, _) in FEATURES.items()
+            if first or context.api_version >= _FROM_ZERO_VERSION
+        ],
+        finalized_features_epoch=0,
+        finalized_features=[
+            messages.FinalizedFeatureKey(
+                name=name, min_version_level=level, max_version_level=level
+            )
+            for name, (_, _, level) in FEATURES.items()
+        ],
+    )
 
 
 def unknown_version() -> Any:

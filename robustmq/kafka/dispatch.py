@@ -36,6 +36,8 @@ from robustmq.kafka import (
     quotas_api,
     records_api,
     topics_api,
+    transaction_offsets,
+    transactions_api,
     users_api,
 )
 from robustmq.kafka.context import ConnectionState, Handlers, RequestContext
@@ -72,6 +74,8 @@ _MODULES = (
     records_api,
     quotas_api,
     topics_api,
+    transaction_offsets,
+    transactions_api,
     users_api,
 )
 HANDLERS: Handlers = {

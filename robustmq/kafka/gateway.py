@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from robustmq.kafka.context import RequestContext
     from robustmq.kafka.fetch_sessions import FetchSessions
     from robustmq.kafka.group_events import GroupEvent, GroupListing, GroupReply
+    from robustmq.kafka.transaction_events import TransactionListing
 
 GROUP = b"group"
 TRANSACTION = b"transaction"
@@ -323,6 +324,12 @@ class Gateway(Protocol):
     def list_groups(self) -> Promise[list[GroupListing]]:
         """The groups coordinated by this broker, as clients see brokers."""
 
+    def list_transactions(self) -> Promise[list[TransactionListing]]:
+        """The transactional ids coordinated by this broker, as clients see brokers."""
+
+    def offsets_partition(self, group_id: str) -> int:
+        """A number for where the offsets of a group are, as `__consumer_offsets` would have it."""
+
     def create_topic(
         self, topic: NewTopic, validate_only: bool, timeout_ms: int
     ) -> Promise[AdminResult]:
@@ -413,7 +420,8 @@ class Gateway(Protocol):
         With `add` it is added (Produce v12+), else only looked for.
 
         Settles with 0 when the coordinator has it committed, else with the code of
-        AddPartitionsToTxn: 47, 48, 49, 51, 90, 14, 15, 16. A promise fails only with BrokerError.
+        AddPartitionsToTxn: 42, 49, 51, 90, 15; 120 when it is looked for and not there. A promise
+        fails only with BrokerError.
         """
 
     def allocate_producer_id(self) -> Promise[tuple[int, int]]:

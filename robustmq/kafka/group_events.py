@@ -81,7 +81,8 @@ class OffsetToCommit(msgspec.Struct, frozen=True, array_like=True):
 
 class CommitOffsets(msgspec.Struct, frozen=True, tag="commit", array_like=True):
     """Store offsets. generation_id -1 with an empty member id: from outside of the group's
-    membership.
+    membership. With a producer id they are part of its transaction, and count when that is
+    committed (TxnOffsetCommit, KIP-447).
     """
 
     member_id: str
@@ -89,12 +90,27 @@ class CommitOffsets(msgspec.Struct, frozen=True, tag="commit", array_like=True):
     generation_id: int
     offsets: list[OffsetToCommit]
     timestamp_ms: int
+    producer_id: int = -1
+    producer_epoch: int = -1
+
+
+class EndOffsets(msgspec.Struct, frozen=True, tag="end-offsets", array_like=True):
+    """The transaction of a producer has ended: its offsets count from now on, or never. The epoch
+    is that of the marker.
+    """
+
+    producer_id: int
+    producer_epoch: int
+    commit: bool
 
 
 class FetchOffsets(msgspec.Struct, frozen=True, tag="fetch-offsets", array_like=True):
-    """Ask for stored offsets; `partitions` None: all there are."""
+    """Ask for stored offsets; `partitions` None: all there are. `require_stable`: where a
+    transaction is open that may change one, error 88 stands for it (KIP-447).
+    """
 
     partitions: list[tuple[bytes, int]] | None
+    require_stable: bool = False
 
 
 class DescribeGroup(msgspec.Struct, frozen=True, tag="describe", array_like=True):
@@ -133,6 +149,7 @@ GroupEvent = (
     | Heartbeat
     | LeaveGroup
     | CommitOffsets
+    | EndOffsets
     | FetchOffsets
     | DescribeGroup
     | DeleteGroup
@@ -174,7 +191,9 @@ class SyncReply(msgspec.Struct, frozen=True, tag="sync", array_like=True):
 
 
 class ErrorReply(msgspec.Struct, frozen=True, tag="error", array_like=True):
-    """The answer to Heartbeat and DeleteGroup; also to any event whose owner could not take it."""
+    """The answer to Heartbeat, DeleteGroup and EndOffsets; also to any event whose owner could not
+    take it.
+    """
 
     error: int = 0
 
@@ -208,6 +227,7 @@ class CommittedOffset(msgspec.Struct, frozen=True, array_like=True):
     offset: int = -1
     leader_epoch: int = -1
     metadata: str = ""
+    error: int = 0
 
 
 class OffsetsReply(msgspec.Struct, frozen=True, tag="offsets", array_like=True):

@@ -25,13 +25,13 @@ from robustmq.promises import Promise, gather, start
 _TOPIC_ID_VERSION = 10
 _MANY_GROUPS_VERSION = 8
 _ALL_TOPICS_VERSION = 2
-_NO_ID = UUID(int=0)
+NO_ID = UUID(int=0)
 _ONE_SHAPES = (messages.OffsetFetchResponseTopic, messages.OffsetFetchResponsePartition)
 _MANY_SHAPES = (messages.OffsetFetchResponseTopics, messages.OffsetFetchResponsePartitions)
 """OffsetFetch has structs of its own for one group (before version 8) and for many."""
 
 
-class _Topic(msgspec.Struct, frozen=True):
+class AskedTopic(msgspec.Struct, frozen=True):
     """A topic of a request: as it was named, its key (None: not known), how many partitions
     it has."""
 
@@ -41,20 +41,20 @@ class _Topic(msgspec.Struct, frozen=True):
     partitions: int = 0
 
 
-async def _topic(topic: Any, by_id: bool, gateway: Gateway) -> _Topic:
+async def find_topic(topic: Any, by_id: bool, gateway: Gateway) -> AskedTopic:
     """The topic that a request means, looked up."""
     if by_id:
         info = await settled(gateway.topic_by_id(topic.topic_id))
         if info is None or isinstance(info, BrokerError):
-            return _Topic("", topic.topic_id, None)
-        return _Topic("", topic.topic_id, info.name, len(info.partitions))
+            return AskedTopic("", topic.topic_id, None)
+        return AskedTopic("", topic.topic_id, info.name, len(info.partitions))
     key = names.from_kafka(topic.name)
     if not legal_name(topic.name):
-        return _Topic(topic.name, _NO_ID, key)
+        return AskedTopic(topic.name, NO_ID, key)
     info = await settled(gateway.topic(key, False))
     if info is None or isinstance(info, BrokerError):
-        return _Topic(topic.name, _NO_ID, key)
-    return _Topic(topic.name, _NO_ID, key, len(info.partitions))
+        return AskedTopic(topic.name, NO_ID, key)
+    return AskedTopic(topic.name, NO_ID, key, len(info.partitions))
 
 
 # Commit
@@ -64,7 +64,7 @@ async def handle_commit(request: Any, context: RequestContext, gateway: Gateway)
     """Answer one OffsetCommit; partitions that do not exist are refused and the others are
     stored."""
     by_id = context.api_version >= _TOPIC_ID_VERSION
-    looked_up = await gather([start(_topic(topic, by_id, gateway)) for topic in request.topics])
+    looked_up = await gather([start(find_topic(topic, by_id, gateway)) for topic in request.topics])
     asked = [
         (found, topic.partitions) for found, topic in zip(looked_up, request.topics, strict=True)
     ]
@@ -78,7 +78,7 @@ async def handle_commit(request: Any, context: RequestContext, gateway: Gateway)
         )
         for topic, partitions in asked
         for part in partitions
-        if topic.key is not None and not _refused(topic, part.partition_index)
+        if topic.key is not None and not refused(topic, part.partition_index)
     ]
     event = events.CommitOffsets(
         request.member_id,
@@ -97,7 +97,7 @@ async def handle_commit(request: Any, context: RequestContext, gateway: Gateway)
                 partitions=[
                     messages.OffsetCommitResponsePartition(
                         partition_index=part.partition_index,
-                        error_code=_refused(topic, part.partition_index) or int(next(errors)),
+                        error_code=refused(topic, part.partition_index) or int(next(errors)),
                     )
                     for part in partitions
                 ],
@@ -107,7 +107,7 @@ async def handle_commit(request: Any, context: RequestContext, gateway: Gateway)
     )
 
 
-def _refused(topic: _Topic, partition: int) -> int:
+def refused(topic: AskedTopic, partition: int) -> int:
     """Why nothing may be committed for a partition; 0: it may."""
     if topic.key is None:
         return int(KafkaCode.UNKNOWN_TOPIC_ID)
@@ -121,10 +121,11 @@ def _refused(topic: _Topic, partition: int) -> int:
 
 async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one OffsetFetch, for one group or (version 8 and later) for many."""
+    stable = request.require_stable
     if context.api_version >= _MANY_GROUPS_VERSION:
         by_id = context.api_version >= _TOPIC_ID_VERSION
         started = [
-            (group.group_id, start(_fetch(group.group_id, group.topics, by_id, gateway)))
+            (group.group_id, start(_fetch(group.group_id, group.topics, by_id, stable, gateway)))
             for group in request.groups
         ]
         groups = []
@@ -136,7 +137,7 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
                 )
             )
         return messages.OffsetFetchResponse(groups=groups)
-    code, found = await _fetch(request.group_id, request.topics, False, gateway)
+    code, found = await _fetch(request.group_id, request.topics, False, stable, gateway)
     topics = _shaped(found, _ONE_SHAPES)
     if code and context.api_version < _ALL_TOPICS_VERSION:
         for topic in topics:
@@ -145,22 +146,24 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
     return messages.OffsetFetchResponse(topics=topics, error_code=code)
 
 
-_Found = list[tuple[_Topic, list[events.CommittedOffset]]]
+_Found = list[tuple[AskedTopic, list[events.CommittedOffset]]]
 
 
-async def _fetch(group_id: str, topics: Any, by_id: bool, gateway: Gateway) -> tuple[int, _Found]:
+async def _fetch(
+    group_id: str, topics: Any, by_id: bool, stable: bool, gateway: Gateway
+) -> tuple[int, _Found]:
     """An error code, and the offsets of one group by topic; `topics` None: all that there are."""
     if topics is None:
-        return await _fetch_all(group_id, by_id, gateway)
+        return await _fetch_all(group_id, by_id, stable, gateway)
     asked = []
     for topic in topics:
         # By name nothing is looked up: an offset may outlive its topic's name for a moment.
-        known = _Topic(topic.name, _NO_ID, names.from_kafka(topic.name)) if not by_id else None
-        asked.append((known or await _topic(topic, by_id, gateway), topic.partition_indexes))
+        known = AskedTopic(topic.name, NO_ID, names.from_kafka(topic.name)) if not by_id else None
+        asked.append((known or await find_topic(topic, by_id, gateway), topic.partition_indexes))
     wanted = [
         (topic.key, index) for topic, indexes in asked for index in indexes if topic.key is not None
     ]
-    reply = await _ask_offsets(group_id, wanted, gateway)
+    reply = await _ask_offsets(group_id, wanted, stable, gateway)
     none = [events.CommittedOffset(key, index) for key, index in wanted]
     offsets = iter(none if isinstance(reply, int) else reply.offsets)
     found = [
@@ -176,8 +179,10 @@ async def _fetch(group_id: str, topics: Any, by_id: bool, gateway: Gateway) -> t
     return (reply if isinstance(reply, int) else int(reply.error)), found
 
 
-async def _fetch_all(group_id: str, by_id: bool, gateway: Gateway) -> tuple[int, _Found]:
-    reply = await _ask_offsets(group_id, None, gateway)
+async def _fetch_all(
+    group_id: str, by_id: bool, stable: bool, gateway: Gateway
+) -> tuple[int, _Found]:
+    reply = await _ask_offsets(group_id, None, stable, gateway)
     if isinstance(reply, int):
         return reply, []
     by_topic: dict[bytes, list[events.CommittedOffset]] = {}
@@ -188,23 +193,23 @@ async def _fetch_all(group_id: str, by_id: bool, gateway: Gateway) -> tuple[int,
         name = names.to_kafka(key)
         if name is None:
             continue
-        topic_id = _NO_ID
+        topic_id = NO_ID
         if by_id:
             info = await settled(gateway.topic(key, False))
             if info is None or isinstance(info, BrokerError):
                 continue
             topic_id = info.topic_id
-        found.append((_Topic(name, topic_id, key), entries))
+        found.append((AskedTopic(name, topic_id, key), entries))
     return int(reply.error), found
 
 
 async def _ask_offsets(
-    group_id: str, partitions: list[tuple[bytes, int]] | None, gateway: Gateway
+    group_id: str, partitions: list[tuple[bytes, int]] | None, stable: bool, gateway: Gateway
 ) -> events.OffsetsReply | int:
     if not group_id:
         return int(KafkaCode.INVALID_GROUP_ID)
     promise: Promise[events.GroupReply] = start(
-        call(gateway, group_id, events.FetchOffsets(partitions))
+        call(gateway, group_id, events.FetchOffsets(partitions, stable))
     )
     return await reply_of(promise, events.OffsetsReply)
 
@@ -223,7 +228,7 @@ def _shaped(found: _Found, shapes: tuple[Any, Any]) -> list[Any]:
                     committed_offset=entry.offset,
                     committed_leader_epoch=entry.leader_epoch,
                     metadata=entry.metadata,
-                    error_code=unknown,
+                    error_code=unknown or entry.error,
                 )
                 for entry in entries
             ],

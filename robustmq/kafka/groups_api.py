@@ -86,9 +86,6 @@ def _coordinator(key: str, key_type: int, gateway: Gateway) -> Any:
     node = None if kind is None else gateway.coordinator(kind, key)
     if kind is None:
         code, message = KafkaCode.INVALID_REQUEST, f"unknown coordinator type {key_type}"
-    elif node is None and key_type == TRANSACTION:
-        # Retriable codes would keep a transactional producer waiting for what never comes.
-        code, message = KafkaCode.INVALID_REQUEST, "transactions are not offered"
     elif node is None:
         code, message = KafkaCode.COORDINATOR_NOT_AVAILABLE, "no owner at the moment"
     else:

@@ -145,6 +145,12 @@ COUNTERS: tuple[Counter, ...] = (
         "Kafka requests that could not be read or are in a version not offered.",
     ),
     _counter("kafka_batches_refused", "Record batches that were refused."),
+    _counter("kafka_transactions_committed", "Transactions that were committed everywhere."),
+    _counter("kafka_transactions_aborted", "Transactions that were aborted everywhere."),
+    _counter(
+        "kafka_transaction_markers_repeated",
+        "Markers of transactions that had to be sent again: an owner was away, or could not write.",
+    ),
     _gauge("kafka_fetches_parked", "Kafka fetches that wait for records."),
     _gauge("kafka_groups", "Consumer groups."),
     _gauge("topics", "Topics whose log is owned here, light ones included."),

@@ -15,12 +15,14 @@ import msgspec
 
 from robustmq.config import Settings
 from robustmq.core.batches import BatchInfo
-from robustmq.errors import BrokerError, Fault, KafkaCode
+from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.access import Access, Operation, Resource
 from robustmq.kafka.context import RequestContext
+from robustmq.kafka.coordinating import PATIENCE_MS, ask
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
     GROUP,
+    TRANSACTION,
     AppendWait,
     Broker,
     DeletedRecords,
@@ -37,6 +39,13 @@ from robustmq.kafka.group_events import (
     decode_listings,
     encode_listings,
 )
+from robustmq.kafka.transaction_events import (
+    AddPartitions,
+    PartitionsReply,
+    TransactionListing,
+)
+from robustmq.kafka.transaction_events import decode_listings as decode_transactions
+from robustmq.kafka.transaction_events import encode_listings as encode_transactions
 from robustmq.promises import Promise, resolved, start
 from robustmq.shard import wire
 from robustmq.shard.cluster_view import ClusterView
@@ -223,8 +232,22 @@ class KafkaGateway(Directory):
         partition: int,
         add: bool,
     ) -> Promise[int]:
-        """Ask the coordinator of a transactional id about a partition: there is none yet."""
-        return resolved(KafkaCode.COORDINATOR_NOT_AVAILABLE)
+        """Ask the coordinator of a transactional id about a partition."""
+        event = AddPartitions(
+            producer_id,
+            producer_epoch,
+            self._wall_ms(),
+            [(topic, partition)],
+            verify_only=not add,
+            wait_ms=PATIENCE_MS,
+        )
+        return start(self._transaction_partition(transactional_id, event))
+
+    async def _transaction_partition(self, transactional_id: str, event: AddPartitions) -> int:
+        reply = await ask(self, transactional_id, event, PartitionsReply)
+        if isinstance(reply, int):
+            return reply
+        return int(reply.error or reply.errors[0])
 
     def epoch_end(
         self, topic: bytes, partition: int, leader_epoch: int, current_leader_epoch: int
@@ -263,10 +286,8 @@ class KafkaGateway(Directory):
         return self._placement.shard_owner(self._placement.machine_shard(kind, key))
 
     def coordinator(self, kind: str, key: str) -> Broker | None:
-        """Who coordinates a group."""
-        if kind != "group":
-            return None
-        return self._broker_of(self._machine_owner(GROUP, key))
+        """Who coordinates a group or a transactional id."""
+        return self._broker_of(self._machine_owner(kind.encode(), key))
 
     def list_groups(self) -> Promise[list[GroupListing]]:
         """The groups coordinated here: clients ask every broker. Where one address is all that
@@ -317,6 +338,28 @@ class KafkaGateway(Directory):
     def disk_space(self) -> tuple[str, int, int]:
         """The data directory and its file system."""
         return self._space()
+
+    def offsets_partition(self, group_id: str) -> int:
+        """The shard of a group."""
+        return self._placement.machine_shard(GROUP, group_id)
+
+    def list_transactions(self) -> Promise[list[TransactionListing]]:
+        """The transactional ids coordinated here; where clients know one address, all."""
+        if self._settings.kafka.single_port:
+            return start(self._list_transactions())
+        return resolved(self._transaction_listings())
+
+    def _transaction_listings(self) -> list[TransactionListing]:
+        coordinators = self._machines.machines(TRANSACTION).values()
+        return [one.listing() for one in coordinators if not one.disposable]  # type: ignore[attr-defined]
+
+    async def _list_transactions(self) -> list[TransactionListing]:
+        found: list[TransactionListing] = []
+        for worker in range(self._cluster.worker_count):
+            found.extend(
+                decode_transactions(await self._rpc.call(worker, wire.TransactionsListCall()))
+            )
+        return found
 
     # -- producers ---------------------------------------------------------------------------------
 
@@ -373,6 +416,8 @@ class KafkaGateway(Directory):
                 return self._admin.delete_records(message.topic, message.partition, message.offset)
             case wire.LogSizesCall():
                 return resolved(self._admin.sizes())
+            case wire.TransactionsListCall():
+                return resolved(encode_transactions(self._transaction_listings()))
             case wire.LightTopicCall():
                 return self._logs.light_topic(message.topic, message.action)
             case wire.LightTopicById():

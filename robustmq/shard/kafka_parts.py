@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from robustmq.kafka.gateway import TRANSACTION
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.log_admin import LogAdmin
-from robustmq.shard.machines import group_kind
+from robustmq.shard.machines import group_kind, transaction_kind
 from robustmq.shard.runtime import MachineRuntime
+from robustmq.shard.transactions import TransactionMarkers
 from robustmq.shard.waits import AppendWaits
 
 if TYPE_CHECKING:
@@ -24,7 +26,10 @@ class KafkaParts:
         """The broker has its placement, stores, commits, owner and bus already."""
         around, placement = broker.around, broker.placement
         self.machines = MachineRuntime(
-            (group_kind(broker.settings.kafka),),
+            (
+                group_kind(broker.settings.kafka),
+                transaction_kind(broker.settings.kafka, around.wall_ms),
+            ),
             placement,
             broker.stores,
             broker.commits,
@@ -66,3 +71,7 @@ class KafkaParts:
             LogAdmin(placement, broker.stores, broker.partitions, broker.commits, around.wall_ms),
             around.space,
         )
+        self.markers = TransactionMarkers(
+            self.gateway, self.machines, placement, self.waits, broker.cluster.shard_epoch
+        )
+        self.machines.executors[TRANSACTION] = self.markers.carry_out

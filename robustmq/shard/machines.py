@@ -12,9 +12,13 @@ from typing import Any
 
 import msgspec
 
+from robustmq.groups import transaction_records
 from robustmq.groups.classic import ClassicGroup, GroupSettings
 from robustmq.groups.contract import Machine
 from robustmq.groups.records import decode_record, encode_record
+from robustmq.groups.transactions import TransactionCoordinator, TransactionSettings
+from robustmq.kafka import transaction_events
+from robustmq.kafka.gateway import TRANSACTION
 from robustmq.kafka.group_events import (
     Resumed,
     TimerFired,
@@ -87,4 +91,23 @@ def group_kind(kafka: KafkaSettings) -> MachineKind:
         decode_reply,
         Resumed,
         TimerFired,
+    )
+
+
+def transaction_kind(kafka: KafkaSettings, wall_ms: Callable[[], int]) -> MachineKind:
+    """Coordinators of transactional ids."""
+    settings = TransactionSettings(
+        kafka.transaction_max_timeout_ms, kafka.transactional_id_expiration_ms
+    )
+    return MachineKind(
+        TRANSACTION,
+        lambda transactional_id: TransactionCoordinator(transactional_id, settings),
+        transaction_records.encode_record,
+        transaction_records.decode_record,
+        transaction_events.encode_event,
+        transaction_events.decode_event,
+        transaction_events.encode_reply,
+        transaction_events.decode_reply,
+        lambda: transaction_events.Resumed(wall_ms()),
+        lambda timer: transaction_events.TimerFired(timer, wall_ms()),
     )

@@ -117,6 +117,11 @@ class MachineRuntime:
         """The reply of another worker."""
         return self._kinds[kind].decode_reply(reply)
 
+    def post(self, kind: bytes, key: str, event: Any) -> None:
+        """Tell a machine held here of what came of its command; there is no reply."""
+        if key in self._machines[kind]:
+            self._step(kind, key, event, 0)
+
     def tell(self, kind: bytes, event: Any) -> None:
         """Every machine of a kind hears of something; nobody waits for a reply."""
         for key in list(self._machines[kind]):

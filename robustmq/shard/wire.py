@@ -246,18 +246,6 @@ class MarkerCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     transaction_version: int = 0
 
 
-class TransactionPartitionCall(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Is a partition part of the open transaction of a transactional id that the receiver
-    coordinates? With `add` it becomes one; the answer is an error code."""
-
-    transactional_id: str
-    producer_id: int
-    producer_epoch: int
-    topic: bytes
-    partition: int
-    add: bool
-
-
 class MachineCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """An event for a durable machine of the receiver; the answer is its encoded reply."""
 
@@ -280,6 +268,10 @@ class LogSizesCall(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 class GroupsListCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """The groups that the receiver coordinates."""
+
+
+class TransactionsListCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Ask for the transactional ids that the receiver coordinates."""
 
 
 class LightTopicCall(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -330,11 +322,11 @@ Message = (
     | AppendWait
     | OffsetCall
     | MarkerCall
-    | TransactionPartitionCall
     | MachineCall
     | GroupsListCall
     | DeleteRecordsCall
     | LogSizesCall
+    | TransactionsListCall
     | LightTopicCall
     | LightTopicById
     | LightTopicsList

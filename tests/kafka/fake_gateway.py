@@ -15,12 +15,14 @@ from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.groups.classic import ClassicGroup, GroupSettings
 from robustmq.groups.producers import ProducerTable
+from robustmq.groups.transactions import TransactionCoordinator
 from robustmq.kafka import group_events as events
 from robustmq.kafka.access import Access, Operation, Resource, Unguarded
 from robustmq.kafka.context import RequestContext
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
     GROUP,
+    TRANSACTION,
     AdminResult,
     AppendWait,
     Broker,
@@ -35,6 +37,11 @@ from robustmq.kafka.gateway import (
     TopicInfo,
 )
 from robustmq.kafka.markers import end_marker
+from robustmq.kafka.transaction_events import (
+    MarkersWritten,
+    TransactionEvent,
+    TransactionListing,
+)
 from robustmq.promises import Promise, resolved
 
 
@@ -91,6 +98,7 @@ class FakeGateway:
         self.topics: dict[bytes, TopicInfo] = {}
         self.logs: dict[tuple[bytes, int], Log] = {}
         self.groups: dict[str, ClassicGroup] = {}
+        self.transactions: dict[str, TransactionCoordinator] = {}
         self.parked: dict[int, Promise[events.GroupReply]] = {}
         self.waits: list[tuple[int, Sequence[AppendWait], Promise[None]]] = []
         self.resources: dict[tuple[int, str], dict[str, str]] = {}
@@ -272,8 +280,30 @@ class FakeGateway:
         return promise
 
     def machine(self, kind: bytes, key: str, event: Any) -> Promise[Any]:
-        assert kind == GROUP, "there are groups alone"
+        if kind == TRANSACTION:
+            return self.transaction(key, event)
+        assert kind == GROUP, "there are groups and transactions alone"
         return self.group(key, event)
+
+    def transaction(self, key: str, event: TransactionEvent) -> Promise[Any]:
+        """Markers are written at once."""
+        coordinator = self.transactions.setdefault(key, TransactionCoordinator(key))
+        effects = coordinator.handle(event, self.time_ms, 1)
+        for command in effects.commands:
+            ended = MarkersWritten(command.producer_id, command.producer_epoch, 0)
+            coordinator.handle(ended, self.time_ms)
+            for group_id in command.groups:
+                self.group(
+                    group_id,
+                    events.EndOffsets(command.producer_id, command.producer_epoch, command.commit),
+                )
+        return resolved(effects.replies[0][1])
+
+    def list_transactions(self) -> Promise[list[TransactionListing]]:
+        return resolved([one.listing() for one in self.transactions.values() if not one.disposable])
+
+    def offsets_partition(self, group_id: str) -> int:
+        return 7
 
     def list_groups(self) -> Promise[list[events.GroupListing]]:
         return resolved([group.listing() for group in self.groups.values() if not group.disposable])

@@ -17,6 +17,7 @@ from tests.broker import BrokerProcess
 from tests.kafka.admin_calls import ADMIN_CALLS
 from tests.kafka.kio_wire import KioClient, kio_class
 from tests.kafka.security_calls import SECURITY_CALLS
+from tests.kafka.transaction_calls import TRANSACTION_CALLS
 from tests.kafka.wire import batch
 
 TOPIC = "every.version"
@@ -407,6 +408,7 @@ def describe_cluster(world: World, version: int) -> None:
 CALLS: dict[str, Callable[[World, int], None]] = {
     **SECURITY_CALLS,
     **ADMIN_CALLS,
+    **TRANSACTION_CALLS,
     "Produce": produce,
     "Fetch": fetch,
     "ListOffsets": list_offsets,

@@ -1,0 +1,127 @@
+"""The transaction APIs in every version, for tests.kafka.test_every_version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def begin(world: Any) -> tuple[int, int]:
+    """A producer with the transactional id `unique`."""
+    deadline = time.monotonic() + 10
+    while True:
+        answer = world.ask(
+            "InitProducerId",
+            4,
+            transactional_id=world.unique,
+            transaction_timeout=60_000,
+            producer_id=-1,
+            producer_epoch=-1,
+        )
+        if answer.error_code != 51 or time.monotonic() > deadline:
+            assert answer.error_code == 0
+            return answer.producer_id, answer.producer_epoch
+
+
+def add(world: Any, version: int = 3) -> tuple[int, int]:
+    """A transaction with one partition."""
+    pid, epoch = begin(world)
+    one = {
+        "transactional_id": world.unique,
+        "producer_id": pid,
+        "producer_epoch": epoch,
+        "topics": [{"name": world.topic()["name"], "partitions": [1]}],
+    }
+    old = {f"v3_and_below_{name}": value for name, value in one.items()}
+    answer = world.ask("AddPartitionsToTxn", version, transactions=[one], **old)
+    if version >= 4:
+        assert answer.error_code == 0
+        (topic,) = answer.results_by_transaction[0].topic_results
+    else:
+        (topic,) = answer.results_by_topic_v3_and_below
+    (part,) = topic.results_by_partition
+    assert (part.partition_index, part.partition_error_code) == (1, 0)
+    return pid, epoch
+
+
+def add_offsets(world: Any, version: int) -> tuple[int, int]:
+    pid, epoch = begin(world)
+    answer = world.ask(
+        "AddOffsetsToTxn",
+        version,
+        transactional_id=world.unique,
+        producer_id=pid,
+        producer_epoch=epoch,
+        group_id=world.unique,
+    )
+    assert answer.error_code == 0
+    return pid, epoch
+
+
+def end(world: Any, version: int) -> None:
+    for committed in (True, False):
+        pid, epoch = add(world)
+        answer = world.ask(
+            "EndTxn",
+            version,
+            transactional_id=world.unique,
+            producer_id=pid,
+            producer_epoch=epoch,
+            committed=committed,
+        )
+        assert answer.error_code == 0
+        if version >= 5:
+            assert (answer.producer_id, answer.producer_epoch) == (pid, epoch + 1)
+
+
+def commit_offsets(world: Any, version: int) -> None:
+    pid, epoch = add_offsets(world, 3)
+    answer = world.ask(
+        "TxnOffsetCommit",
+        version,
+        transactional_id=world.unique,
+        group_id=world.unique,
+        producer_id=pid,
+        producer_epoch=epoch,
+        generation_id=-1,
+        member_id="",
+        topics=[
+            world.topic(
+                partitions=[
+                    {"partition_index": 1, "committed_offset": 7, "committed_metadata": "note"}
+                ]
+            )
+        ],
+    )
+    assert answer.topics[0].partitions[0].error_code == 0
+
+
+def describe(world: Any, version: int) -> None:
+    pid, epoch = add(world)
+    answer = world.ask("DescribeTransactions", version, transactional_ids=[world.unique])
+    (found,) = answer.transaction_states
+    assert (found.error_code, found.transaction_state) == (0, "Ongoing")
+    assert (found.producer_id, found.producer_epoch) == (pid, epoch)
+    assert [list(topic.partitions) for topic in found.topics] == [[1]]
+
+
+def list_all(world: Any, version: int) -> None:
+    pid, _ = add(world)
+    found = []
+    for port in world.broker.worker_ports:
+        with type(world.client)(port) as client:
+            answer = client.ask("ListTransactions", version, {"state_filters": ["Ongoing"]})
+        assert answer.error_code == 0
+        found += [(one.transactional_id, one.producer_id) for one in answer.transaction_states]
+    assert found.count((world.unique, pid)) == 1
+
+
+TRANSACTION_CALLS: dict[str, Callable[[Any, int], Any]] = {
+    "AddPartitionsToTxn": add,
+    "AddOffsetsToTxn": add_offsets,
+    "EndTxn": end,
+    "TxnOffsetCommit": commit_offsets,
+    "DescribeTransactions": describe,
+    "ListTransactions": list_all,
+}
