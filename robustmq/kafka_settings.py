@@ -105,6 +105,15 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             1_000,
         ),
     ] = 7 * 86_400_000
+    producer_id_expiration_s: Annotated[
+        int,
+        bound(
+            "s",
+            "A producer that writes nothing for so long is forgotten, unless its transaction is"
+            " open; Kafka's default.",
+            1,
+        ),
+    ] = 86_400
     offsets_retention_s: Annotated[
         int,
         bound(

@@ -60,9 +60,7 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         size = await _read_all(targets, max_bytes, request.isolation_level, gateway)
         left_ms = deadline_ms - gateway.now_ms()
         waits = [
-            AppendWait(target.topic, target.wanted.key[1], target.result.high_watermark)
-            for target in targets
-            if target.topic is not None
+            _wait(target, request.isolation_level) for target in targets if target.topic is not None
         ]
         failed = any(target.result.error for target in targets)
         if size >= request.min_bytes or failed or left_ms <= 0 or not waits:
@@ -75,6 +73,14 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         buffers = [buffer for target in targets for buffer in target.result.buffers]
         gateway.count("kafka_records_out", sum(batches.count_records(one) for one in buffers))
     return _response(opened, targets, request.isolation_level, gateway)
+
+
+def _wait(target: _Target, isolation: int) -> AppendWait:
+    """What a partition that was read is waited for: more than its reader can see."""
+    assert target.topic is not None, "a topic that is not known is not waited for"
+    result = target.result
+    seen = result.last_stable_offset if isolation else result.high_watermark
+    return AppendWait(target.topic, target.wanted.key[1], seen, isolation)
 
 
 def _wanted(request: Any, by_id: bool) -> list[FetchPartition]:

@@ -38,6 +38,10 @@ SHARE_GROUP = b"share-group"
 SHARE_PARTITION = b"share-partition"
 """Kinds of durable machines, as their records in the logs name them."""
 
+VERIFIES, ABORTABLE, ADDS = range(3)
+"""Produce up to v10: the partition must have been added to the transaction; v11 also knows the
+error TRANSACTION_ABORTABLE; from v12 on the first batch adds the partition (KIP-890)."""
+
 LATEST_TIMESTAMP = -1
 EARLIEST_TIMESTAMP = -2
 MAX_TIMESTAMP = -3
@@ -100,6 +104,17 @@ class AbortedTransaction(msgspec.Struct, frozen=True, gc=False):
     first_offset: int
 
 
+class ProducerState(msgspec.Struct, frozen=True, gc=False):
+    """A producer of a partition (DescribeProducers); the offset is that of its open transaction."""
+
+    producer_id: int
+    producer_epoch: int
+    last_sequence: int
+    last_timestamp_ms: int
+    coordinator_epoch: int
+    first_offset: int
+
+
 class ReadResult(msgspec.Struct, frozen=True):
     """Whole stored batches from the one that holds the offset. Out of range: error 1 and -1 in all
     three offsets.
@@ -136,11 +151,13 @@ class EpochEnd(msgspec.Struct, frozen=True, gc=False):
 
 
 class AppendWait(msgspec.Struct, frozen=True, gc=False):
-    """A reader that has seen a partition up to `high_watermark` (exclusive) and waits for more."""
+    """A reader that has seen a partition up to `high_watermark` (exclusive; of committed
+    transactions, isolation 1, up to the last stable offset) and waits for more."""
 
     topic: bytes
     partition: int
     high_watermark: int
+    isolation: int = 0
 
 
 class NewTopic(msgspec.Struct, frozen=True):
@@ -259,9 +276,12 @@ class Gateway(Protocol):
         acks: int,
         timeout_ms: int,
         info: BatchInfo,
+        transactional_id: str | None = None,
+        transactions: int = 0,
     ) -> Promise[ProduceResult]:
         """Append one validated batch (CRC and structure are right, `info` is what was read from
-        it).
+        it). A transactional one comes with the id of its producer, and with what the version of
+        its request knows of transactions: `transactions` is VERIFIES, ABORTABLE or ADDS.
 
         Settles when appended (acks 0 and 1) or committed (acks -1). The owner runs the idempotence
         check (robustmq.groups.producers) and answers 3 for an unknown topic or partition: producing
@@ -385,6 +405,9 @@ class Gateway(Protocol):
 
     def broker_configs(self) -> dict[str, str]:
         """Effective settings of this broker under Kafka's names, read only."""
+
+    def producers(self, topic: bytes, partition: int) -> Promise[tuple[int, list[ProducerState]]]:
+        """An error code, and the producers that a partition's owner knows (DescribeProducers)."""
 
     def write_marker(
         self,

@@ -5,7 +5,8 @@
 | null, empty, two batches, magic below 2, a control batch, a broken structure | 87 |
 | CRC does not match | 2 |
 | unknown compression | -1 |
-| transactional batch | 48 |
+| a producer id without a sequence, a transactional batch without a producer id | 87 |
+| transactional batch of a transactional id that may not be used (or is not given) | 53 |
 | acks not -1, 0 or 1 (for every partition) | 21 |
 
 All partitions are handed to the gateway before the first answer is awaited, so that they share a
@@ -25,8 +26,9 @@ from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.kafka import messages
+from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
-from robustmq.kafka.gateway import Gateway, ProduceResult
+from robustmq.kafka.gateway import ADDS, VERIFIES, Gateway, ProduceResult
 from robustmq.promises import Promise, resolved
 
 TOPIC_ID_VERSION = 13
@@ -54,8 +56,10 @@ def check_records(records: bytes | None, max_decompressed: int) -> ProduceResult
             return _refused(KafkaCode.UNKNOWN_SERVER_ERROR, "unknown compression")
         if info.attributes & batches.CONTROL:
             return _refused(KafkaCode.INVALID_RECORD, "clients may not write control batches")
-        if info.attributes & batches.TRANSACTIONAL:
-            return _refused(KafkaCode.INVALID_TXN_STATE, "no transaction is open")
+        if info.producer_id >= 0 and info.base_sequence < 0:
+            return _refused(KafkaCode.INVALID_RECORD, "a producer id without a sequence")
+        if info.producer_id < 0 and info.attributes & batches.TRANSACTIONAL:
+            return _refused(KafkaCode.INVALID_RECORD, "a transactional batch without a producer")
         _check_structure(records, info, max_decompressed)
     except BrokerError as error:
         return _refused(KafkaCode.INVALID_RECORD, error.detail)
@@ -100,7 +104,7 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         else:
             key = names.from_kafka(topic.name)
         partitions = [
-            (part.index, _start(key, part.index, part.records, request, gateway, bound))
+            (part.index, _start(key, part.index, part.records, request, context, gateway, bound))
             for part in topic.partition_data
         ]
         started.append((topic, partitions))
@@ -134,6 +138,7 @@ def _start(
     partition: int,
     records: bytes | memoryview | None,
     request: Any,
+    context: RequestContext,
     gateway: Gateway,
     max_decompressed: int,
 ) -> Promise[ProduceResult]:
@@ -147,9 +152,25 @@ def _start(
         gateway.count("kafka_batches_refused")
         assert isinstance(info, ProduceResult), "records that are not there are refused"
         return resolved(info)
+    transactional_id = None
+    if info.attributes & batches.TRANSACTIONAL:
+        transactional_id = request.transactional_id
+        if transactional_id is None or not gateway.authorized(
+            context, Operation.WRITE, Resource.TRANSACTIONAL_ID, transactional_id
+        ):
+            return resolved(ProduceResult(KafkaCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
     gateway.count("kafka_records_in", info.count)
     gateway.count("kafka_bytes_in", len(batch))
-    return gateway.produce(key, partition, batch, request.acks, request.timeout_ms, info)
+    return gateway.produce(
+        key,
+        partition,
+        batch,
+        request.acks,
+        request.timeout_ms,
+        info,
+        transactional_id,
+        min(max(context.api_version - 10, VERIFIES), ADDS),
+    )
 
 
 async def _answer(index: int, promise: Promise[ProduceResult]) -> Any:

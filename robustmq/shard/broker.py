@@ -45,6 +45,7 @@ from robustmq.shard.recovery import (
     DEALING_KIND,
     LEFT_KIND,
     RECEIVED_KIND,
+    RELEASES_KIND,
     Recovery,
     cursor_snapshot,
     encode_records,
@@ -281,6 +282,8 @@ class Broker:
             self.partitions,
             self.dealing,
             self.left_behind,
+            self.kafka.producers,
+            self.kafka.releases,
         )
         for shard in range(self.placement.shard_count):
             if self.placement.shard_owner(shard) == self.worker_id:
@@ -404,6 +407,7 @@ class Broker:
         """Snapshot the shards that have written enough since their last one; one a call."""
         for shard, store in self.stores.items():
             if force or store.needs_checkpoint:
+                self.kafka.producers.save(shard)
                 store.checkpoint(self._machines(shard))
                 if not force:
                     return
@@ -418,6 +422,7 @@ class Broker:
         yield RECEIVED_KIND, b"", self.owner.received(shard).snapshot()
         yield CURSORS_KIND, b"", cursor_snapshot(self.delivery, shard)
         yield DEALING_KIND, b"", self.dealing.snapshot(shard)
+        yield RELEASES_KIND, b"", self.kafka.releases.snapshot(shard)
         yield LEFT_KIND, b"", self.left_behind.snapshot(shard)
 
     # -- connections -------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import msgspec
 from robustmq.core import batches, blocks
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
-from robustmq.shard.deliverable import deliverable
+from robustmq.shard.deliverable import shown
 from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_QOS2, Placement
@@ -37,6 +37,7 @@ from robustmq.storage.shard_store import (
     DEALT,
     DECLARED_MARKER,
     LASTING_SOURCE,
+    RELEASE,
     ShardStore,
 )
 
@@ -202,11 +203,7 @@ class Dealing:
 
     def _block(self, shard: int, position: int) -> bytes | bytearray:
         kind, payload = self._stores[shard].read_entry(position)
-        return self._shown(kind, payload)
-
-    def _shown(self, kind: int, payload: bytes | memoryview) -> bytes | bytearray:
-        block = self._partitions.read_marker(payload) if kind == DECLARED_MARKER else payload
-        return deliverable(block, self._placement)
+        return shown(kind, payload, self._partitions, self._placement)
 
     # -- what comes back ---------------------------------------------------------------------------
 
@@ -331,7 +328,7 @@ class Dealing:
                     for part in dealt.parts:
                         groups = [*part.passed, *((h.group, h.filter) for h in part.hands)]
                         known.update((part.number, group) for group in groups)
-            elif kind in (BLOCK, DECLARED_MARKER):
+            elif kind in (BLOCK, DECLARED_MARKER, RELEASE):
                 waiting[position] = set()
         for position, known in waiting.items():
             self._give_late(shard, position, known)

@@ -1,9 +1,10 @@
-"""The records of a stream's topic as MQTT subscribers get them.
+"""The records of the log as MQTT subscribers get them.
 
-Stored batches are delivered as they are (the fan-out opens compressed ones and knows control
-batches). Only a record that Kafka wrote to a stream's topic needs a look: it is a message of the
-MQTT topic that its key names, if the stream's filter matches it; any other is a message of the
-stream's own topic.
+Stored batches are delivered as they are (the fan-out opens compressed ones), but for two kinds. A
+record that Kafka wrote to a stream's topic needs a look: it is a message of the MQTT topic that its
+key names, if the stream's filter matches it; any other is a message of the stream's own topic. What
+is part of a transaction is not delivered where it stands, but where the log says that the
+transaction is committed (`releases`); a marker is no message at all.
 """
 
 from __future__ import annotations
@@ -11,28 +12,41 @@ from __future__ import annotations
 from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.records import Record
+from robustmq.shard.partitions import Partitions, is_transactional
 from robustmq.shard.placement import ENTRY_KAFKA, Placement
+from robustmq.storage.shard_store import BLOCK, DECLARED_MARKER, RELEASE
 
-CONTROL = 0x20
 
-
-def deliverable(block: bytes | bytearray | memoryview, placement: Placement) -> bytes | bytearray:
-    """The block with the Kafka entries of streams parted by MQTT topic."""
-    if not placement.has_streams:
+def deliverable(
+    block: bytes | bytearray | memoryview, placement: Placement, committed: bool = False
+) -> bytes | bytearray:
+    """The block with the Kafka entries of streams parted by MQTT topic, and without those of
+    transactions; `committed`: there are none, or their transactions are."""
+    if not placement.has_streams and (committed or not blocks.all_flags(block) & ENTRY_KAFKA):
         return block if isinstance(block, (bytes, bytearray)) else bytes(block)
     shown = bytearray()
     for entry in blocks.entries(block):
         log_topic = entry.log_name or entry.topic
-        if entry.flags & ENTRY_KAFKA and placement.is_stream(log_topic):
-            if not _attributes(block, entry.batch_begin) & CONTROL:
-                shown += _rebuilt(block, entry, placement, log_topic)
+        kafka = entry.flags & ENTRY_KAFKA
+        if kafka and not committed and is_transactional(block, entry.batch_begin):
+            continue
+        if kafka and placement.is_stream(log_topic):
+            shown += _rebuilt(block, entry, placement, log_topic)
         else:
             shown += block[entry.begin : entry.end]
     return shown
 
 
-def _attributes(block: bytes | bytearray | memoryview, batch_begin: int) -> int:
-    return int.from_bytes(block[batch_begin + 21 : batch_begin + 23], "big")
+def shown(
+    kind: int, payload: bytes | memoryview, partitions: Partitions, placement: Placement
+) -> bytes | bytearray:
+    """The block of an entry of a shard's log as subscribers get it; of one that tells nothing an
+    empty one."""
+    if kind == RELEASE:
+        return deliverable(partitions.read_release(payload), placement, True)
+    if kind == DECLARED_MARKER:
+        return deliverable(partitions.read_marker(payload), placement)
+    return deliverable(payload, placement) if kind == BLOCK else b""
 
 
 def _rebuilt(

@@ -23,6 +23,7 @@ from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
     GROUP,
     TRANSACTION,
+    AbortedTransaction,
     AppendWait,
     Broker,
     DeletedRecords,
@@ -30,6 +31,7 @@ from robustmq.kafka.gateway import (
     ListedOffset,
     LogSize,
     ProduceResult,
+    ProducerState,
     ReadResult,
 )
 from robustmq.kafka.group_events import (
@@ -95,6 +97,7 @@ class KafkaGateway(Directory):
         self.access = access
         self.fetch_sessions = FetchSessions(settings.limits.max_fetch_sessions, first_session_id)
         self._logs = logs
+        logs.transaction_partition = self.transaction_partition
         self._machines = machines
         self._waits = waits
         self._monotonic_ms = monotonic_ms
@@ -137,13 +140,19 @@ class KafkaGateway(Directory):
         acks: int,
         timeout_ms: int,
         info: BatchInfo,
+        transactional_id: str | None = None,
+        transactions: int = 0,
     ) -> Promise[ProduceResult]:
         """Append a validated batch at its owner."""
         worker = self._placement.worker(topic, partition)
         self._turn()
         if worker == self.node_id:
-            return self._logs.produce(topic, partition, batch, acks, info)
-        call = wire.ProduceCall(topic, partition, bytes(batch), acks)
+            return self._logs.produce(
+                topic, partition, batch, acks, info, transactional_id, transactions
+            )
+        call = wire.ProduceCall(
+            topic, partition, bytes(batch), acks, transactional_id, transactions
+        )
         return start(self._converted(self._rpc.call(worker, call), ProduceResult))
 
     def read(
@@ -158,25 +167,26 @@ class KafkaGateway(Directory):
         """Whole stored batches from an offset on."""
         worker = self._placement.worker(topic, partition)
         if worker == self.node_id:
-            return self._logs.read(topic, partition, offset, max_bytes, leader_epoch)
+            return self._logs.read(topic, partition, offset, max_bytes, leader_epoch, isolation)
         call = wire.ReadCall(topic, partition, offset, max_bytes, isolation, leader_epoch)
         return start(self._remote_read(self._rpc.call(worker, call)))
 
     async def _remote_read(self, promise: Promise[Any]) -> ReadResult:
-        error, high_watermark, start_offset, buffers = await promise
+        error, high_watermark, stable, start_offset, buffers, rows = await promise
         if error:
             return ReadResult(error)
-        return ReadResult(0, high_watermark, high_watermark, start_offset, buffers)
+        aborted = [AbortedTransaction(*row) for row in rows]
+        return ReadResult(0, high_watermark, stable, start_offset, buffers, aborted)
 
     async def _converted(self, promise: Promise[Any], kind: type[Any]) -> Any:
         return msgspec.convert(await promise, kind)
 
     def wait_for_append(self, waits: Sequence[AppendWait], timeout_ms: int) -> Promise[None]:
         """Wake when a partition has grown beyond what the reader saw, or after the time."""
-        by_worker: dict[int, list[tuple[bytes, int, int]]] = {}
+        by_worker: dict[int, list[tuple[bytes, int, int, int]]] = {}
         for wait in waits:
             worker = self._placement.worker(wait.topic, wait.partition)
-            row = (wait.topic, wait.partition, wait.high_watermark)
+            row = (wait.topic, wait.partition, wait.high_watermark, wait.isolation)
             by_worker.setdefault(worker, []).append(row)
         local = by_worker.pop(self.node_id, [])
         if not by_worker:
@@ -196,9 +206,22 @@ class KafkaGateway(Directory):
         """ListOffsets for one partition, at its owner."""
         worker = self._placement.worker(topic, partition)
         if worker == self.node_id:
-            return resolved(self._logs.list_offset(topic, partition, timestamp_ms, leader_epoch))
-        call = wire.OffsetCall(topic, partition, timestamp_ms, leader_epoch)
+            return resolved(
+                self._logs.list_offset(topic, partition, timestamp_ms, leader_epoch, isolation)
+            )
+        call = wire.OffsetCall(topic, partition, timestamp_ms, leader_epoch, isolation)
         return start(self._converted(self._rpc.call(worker, call), ListedOffset))
+
+    def producers(self, topic: bytes, partition: int) -> Promise[tuple[int, list[ProducerState]]]:
+        """The producers of a partition, from its owner."""
+        call = wire.ProducersCall(topic, partition)
+        return start(self._producers(self._placement.worker(topic, partition), call))
+
+    async def _producers(
+        self, worker: int, call: wire.ProducersCall
+    ) -> tuple[int, list[ProducerState]]:
+        error, rows = await self._rpc.call(worker, call)
+        return error, [msgspec.convert(row, ProducerState) for row in rows]
 
     def write_marker(
         self,
@@ -384,24 +407,21 @@ class KafkaGateway(Directory):
             case wire.ProduceCall():
                 return self._logs.produce_remote(message)
             case wire.ReadCall():
-                result = self._logs.read(
-                    message.topic,
-                    message.partition,
-                    message.offset,
-                    message.max_bytes,
-                    message.leader_epoch,
-                )
-                buffers = [bytes(buffer) for buffer in result.buffers]
-                return resolved(
-                    (result.error, result.high_watermark, result.log_start_offset, buffers)
-                )
+                return resolved(self._served_read(message))
             case wire.AppendWait():
                 return self._waits.wait(message.partitions, message.timeout_ms)
             case wire.OffsetCall():
                 listed = self._logs.list_offset(
-                    message.topic, message.partition, message.timestamp_ms, message.leader_epoch
+                    message.topic,
+                    message.partition,
+                    message.timestamp_ms,
+                    message.leader_epoch,
+                    message.isolation,
                 )
                 return resolved(msgspec.to_builtins(listed))
+            case wire.ProducersCall():
+                error, rows = self._logs.describe_producers(message.topic, message.partition)
+                return resolved((int(error), msgspec.to_builtins(rows)))
             case wire.MarkerCall():
                 return self._logs.write_marker(message)
             case wire.MachineCall():
@@ -425,3 +445,21 @@ class KafkaGateway(Directory):
             case wire.LightTopicsList():
                 return resolved(self._logs.list_light(message.limit))
         raise BrokerError(Fault.IMPLEMENTATION_SPECIFIC, f"no answer to {type(message).__name__}")
+
+    def _served_read(self, call: wire.ReadCall) -> tuple[Any, ...]:
+        result = self._logs.read(
+            call.topic,
+            call.partition,
+            call.offset,
+            call.max_bytes,
+            call.leader_epoch,
+            call.isolation,
+        )
+        return (
+            result.error,
+            result.high_watermark,
+            result.last_stable_offset,
+            result.log_start_offset,
+            [bytes(buffer) for buffer in result.buffers],
+            [(row.producer_id, row.first_offset) for row in result.aborted],
+        )

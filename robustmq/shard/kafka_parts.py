@@ -11,6 +11,8 @@ from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.log_admin import LogAdmin
 from robustmq.shard.machines import group_kind, transaction_kind
+from robustmq.shard.producer_states import ProducerStates
+from robustmq.shard.releases import Releases
 from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.transactions import TransactionMarkers
 from robustmq.shard.waits import AppendWaits
@@ -37,6 +39,23 @@ class KafkaParts:
             around.monotonic_ms,
             around.wall_ms,
         )
+        self.producers = ProducerStates(
+            placement,
+            broker.partitions,
+            around.wall_ms,
+            broker.settings.kafka.producer_id_expiration_s * 1000,
+        )
+        self.releases = Releases(
+            placement,
+            broker.stores,
+            broker.partitions,
+            broker.interest,
+            broker.owner,
+            around.wall_ms,
+            around.call_soon,
+            broker.turn,
+        )
+        broker.telling.completed = self.releases.complete
         self.logs = LocalLogs(
             broker.limits.max_message_bytes,
             placement,
@@ -44,12 +63,14 @@ class KafkaParts:
             broker.partitions,
             broker.owner,
             broker.commits,
+            self.producers,
+            self.releases,
             broker.cluster.shard_epoch,
             around.wall_ms,
         )
         self.logs.behind = broker.pressure.must_wait
         self.waits = AppendWaits(
-            broker.wheel, around.monotonic_ms, placement.shard, self.logs.high_watermark
+            broker.wheel, around.monotonic_ms, placement.shard, self.logs.visible_end
         )
         self.waits.began = broker.commits.hurry
         broker.commits.awaited = self.waits.awaited

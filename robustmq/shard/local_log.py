@@ -1,10 +1,11 @@
 """Kafka's reads and writes of the logs that this worker holds.
 
 A produced batch is stored as it came. Only when an MQTT client wants the topic is it looked into:
-uncompressed, it is delivered as it is; compressed, it is rebuilt once for delivery. Idempotence is
-checked before anything is written; a producer that is met for the first time since the start is
-looked for in the end of the log first, so a restart never takes a batch twice. A
-batch that comes again while the first one is not committed yet is answered when that one is.
+uncompressed, it is delivered as it is; compressed, it is rebuilt once for delivery. Idempotence and
+the state of transactions are checked before anything is written (`producer_states`), so a restart
+never takes a batch twice. A batch that comes again while the first one is not committed yet is
+answered when that one is. The first batch of a transaction waits for the coordinator
+(`verifying`), and its records for their marker before anybody is told of them (`releases`).
 """
 
 from __future__ import annotations
@@ -21,30 +22,31 @@ from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.groups.producers import ProducerTable, SeenBatch
-from robustmq.kafka.gateway import ListedOffset, ProduceResult, ReadResult
-from robustmq.kafka.markers import end_marker
+from robustmq.kafka.gateway import (
+    ADDS,
+    AbortedTransaction,
+    ListedOffset,
+    ProduceResult,
+    ProducerState,
+    ReadResult,
+)
+from robustmq.kafka.markers import Marker, end_marker
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
+from robustmq.shard.batch_ranges import end_of, until
 from robustmq.shard.batch_times import first_at
 from robustmq.shard.commits import Commits
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import (
-    DECLARED,
-    ENTRY_ACK,
-    ENTRY_DECLARED,
-    ENTRY_KAFKA,
-    ENTRY_MEMORY,
-    ENTRY_PERSISTENT,
-    LIGHT,
-    MEMORY,
     Placement,
 )
-from robustmq.storage.engine import ReadResult as StoredRead
+from robustmq.shard.producer_states import ProducerStates
+from robustmq.shard.releases import Release, Releases
+from robustmq.shard.retained import may_retain
+from robustmq.shard.verifying import Verifications, produce_error
 from robustmq.storage.shard_store import ShardStore
 
-REMEMBERED_BYTES = 4 * 1024 * 1024
-MAX_PRODUCER_TABLES = 65536
 MAX_GIVEN_IDS = 65536
 
 _UNKNOWN = ReadResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
@@ -61,6 +63,8 @@ class LocalLogs:
         partitions: Partitions,
         owner: Owner,
         commits: Commits,
+        producers: ProducerStates,
+        releases: Releases,
         shard_epoch: Callable[[int], int],
         wall_ms: Callable[[], int],
     ) -> None:
@@ -74,14 +78,27 @@ class LocalLogs:
         self._commits = commits
         self._shard_epoch = shard_epoch
         self._wall_ms = wall_ms
-        self._producers: OrderedDict[tuple[bytes, int], ProducerTable] = OrderedDict()
+        self.producers = producers
+        self._releases = releases
+        self._verifications = Verifications()
+        self.transaction_partition: Callable[[str, int, int, bytes, int, bool], Promise[int]] = (
+            lambda *asked: resolved(int(KafkaCode.COORDINATOR_NOT_AVAILABLE))
+        )
+        """Asks the coordinator about a partition (`kafka.gateway.Gateway`); set by the gateway."""
         self._unconfirmed: dict[tuple[bytes, int, int], Promise[ProduceResult]] = {}
         self._given_ids: OrderedDict[uuid.UUID, bytes] = OrderedDict()
 
     # -- produce -----------------------------------------------------------------------------------
 
     def produce(
-        self, topic: bytes, partition: int, batch: bytes | memoryview, acks: int, info: BatchInfo
+        self,
+        topic: bytes,
+        partition: int,
+        batch: bytes | memoryview,
+        acks: int,
+        info: BatchInfo,
+        transactional_id: str | None = None,
+        transactions: int = 0,
     ) -> Promise[ProduceResult]:
         """Append one validated batch; settles when appended, with acks -1 when committed."""
         shard = self._placement.shard(topic, partition)
@@ -97,14 +114,87 @@ class LocalLogs:
                     KafkaCode.MESSAGE_TOO_LARGE, message=f"at most {limit} bytes in a batch"
                 )
             )
-        table = self._producer_table(store, topic, partition) if info.producer_id >= 0 else None
-        if table is not None:
-            verdict = table.check(info)
-            if verdict.error:
-                return resolved(ProduceResult(verdict.error))
-            if verdict.repeated is not None:
-                start = self._start(store, topic, partition)
-                return self._repeated(topic, partition, acks, verdict.repeated, start)
+        if info.producer_id < 0:
+            return self._append(store, shard, topic, partition, bytes(batch), acks, info, None)
+        table = self.producers.table(topic, partition)
+        if info.attributes & batches.TRANSACTIONAL:
+            key = (topic, partition, info.producer_id, info.producer_epoch)
+            waiting = self._verifications.is_open(key)
+            if waiting or not table.is_open(info.producer_id, info.producer_epoch):
+                return self._verified(
+                    topic, partition, bytes(batch), acks, info, transactional_id, transactions
+                )
+        return self._checked(store, shard, topic, partition, batch, acks, info, table, False)
+
+    def _verified(
+        self,
+        topic: bytes,
+        partition: int,
+        batch: bytes,
+        acks: int,
+        info: BatchInfo,
+        transactional_id: str | None,
+        transactions: int,
+    ) -> Promise[ProduceResult]:
+        """Append a transactional batch when the coordinator says that its partition is part of the
+        open transaction; one that is there already needs no word of it."""
+        key = (topic, partition, info.producer_id, info.producer_epoch)
+        done: Promise[ProduceResult] = Promise()
+
+        def go(error: int) -> None:
+            if error:
+                code, message = produce_error(error, transactions)
+                done.resolve(ProduceResult(code, message=message))
+                return
+            shard = self._placement.shard(topic, partition)
+            store = self._stores[shard]
+            if not self._is_here(store, topic, partition):
+                done.resolve(ProduceResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION))
+                return
+            table = self.producers.table(topic, partition)
+            strict = transactions >= ADDS
+            appended = self._checked(
+                store, shard, topic, partition, batch, acks, info, table, strict
+            )
+            appended.when_settled(lambda: done.resolve(appended.result()))
+
+        if self._verifications.is_open(key):
+            self._verifications.wait(key, go)
+            return done
+        verdict = self.producers.table(topic, partition).check(info)
+        if verdict.repeated is not None or verdict.error == KafkaCode.INVALID_PRODUCER_EPOCH:
+            go(0)
+            return done
+        question = self.transaction_partition(
+            transactional_id or "",
+            info.producer_id,
+            info.producer_epoch,
+            topic,
+            partition,
+            transactions >= ADDS,
+        )
+        self._verifications.ask(key, question, go)
+        return done
+
+    def _checked(
+        self,
+        store: ShardStore,
+        shard: int,
+        topic: bytes,
+        partition: int,
+        batch: bytes | memoryview,
+        acks: int,
+        info: BatchInfo,
+        table: ProducerTable,
+        strict: bool,
+    ) -> Promise[ProduceResult]:
+        """Append a batch of a producer with an id, if its turn has come."""
+        verdict = table.check(info, strict)
+        if verdict.error:
+            return resolved(ProduceResult(verdict.error))
+        if verdict.repeated is not None:
+            start = self._start(store, topic, partition)
+            return self._repeated(topic, partition, acks, verdict.repeated, start)
         return self._append(store, shard, topic, partition, bytes(batch), acks, info, table)
 
     def _repeated(
@@ -132,15 +222,7 @@ class LocalLogs:
         info: BatchInfo,
         table: ProducerTable | None,
     ) -> Promise[ProduceResult]:
-        mode = self._placement.mode(topic)
-        flags = ENTRY_KAFKA | (ENTRY_ACK if acks else 0)
-        kind = LIGHT
-        if topic in self._placement.declared:
-            kind = DECLARED
-            flags |= ENTRY_DECLARED
-        elif mode == "memory":
-            kind = MEMORY
-        flags |= {"memory": ENTRY_MEMORY, "persistent": ENTRY_PERSISTENT}.get(mode, 0)
+        kind, flags = self._placement.produced(topic, acks)
         done: Promise[ProduceResult] = Promise()
         result = ProduceResult()
 
@@ -151,13 +233,25 @@ class LocalLogs:
         confirm = committed if acks == -1 or self.behind() else None
         try:
             base_offset = self._owner.append_batch(
-                shard, kind, topic, partition, flags, batch, confirm
+                shard,
+                kind,
+                topic,
+                partition,
+                flags,
+                batch,
+                confirm,
+                not info.attributes & batches.TRANSACTIONAL,
             )
         except BrokerError as error:
             return resolved(ProduceResult(error.fault.kafka, message=error.detail or None))
         result = ProduceResult(0, base_offset, -1, self._start(store, topic, partition))
         if table is not None:
             table.record(info, base_offset, self._wall_ms())
+            if info.attributes & batches.TRANSACTIONAL and may_retain(
+                batch, topic in self._placement.compacted
+            ):
+                table.retains(info.producer_id)
+            self.producers.changed(topic, partition)
         if confirm is None:
             done.resolve(result)
         elif table is not None:
@@ -167,7 +261,15 @@ class LocalLogs:
     def produce_remote(self, call: wire.ProduceCall) -> Promise[Any]:
         """A batch that another worker received."""
         info = batches.validate(call.batch, 0, len(call.batch))
-        promise = self.produce(call.topic, call.partition, call.batch, call.acks, info)
+        promise = self.produce(
+            call.topic,
+            call.partition,
+            call.batch,
+            call.acks,
+            info,
+            call.transactional_id,
+            call.transactions,
+        )
         answer: Promise[Any] = Promise()
         promise.when_settled(lambda: answer.resolve(msgspec.to_builtins(promise.result())))
         return answer
@@ -182,42 +284,60 @@ class LocalLogs:
             return resolved(KafkaCode.NOT_LEADER_OR_FOLLOWER)
         if not self._is_here(store, topic, partition):
             return resolved(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
-        batch = end_marker(
-            call.producer_id,
-            call.producer_epoch,
-            call.coordinator_epoch,
-            call.commit,
-            self._wall_ms(),
+        marker = Marker(call.producer_id, call.producer_epoch, call.coordinator_epoch, call.commit)
+        refused = self.producers.table(topic, partition).check_marker(
+            marker, call.transaction_version
         )
-        info = batches.validate(batch, 0, len(batch), False)
-        appended = self._append(store, shard, topic, partition, batch, -1, info, None)
+        if refused:
+            return resolved(int(refused))
+        self._verifications.ended(topic, partition, call.producer_id)
+        batch = end_marker(marker, self._wall_ms())
+        kind, flags = self._placement.produced(topic, -1)
         answer: Promise[Any] = Promise()
-        appended.when_settled(lambda: answer.resolve(appended.result().error))
+        release = self._announced(store, topic, partition, marker) if call.commit else None
+
+        def committed(fault: Fault | None) -> None:
+            if release is not None:
+                self._releases.begin(release)
+            answer.resolve(0 if fault is None else fault.kafka)
+
+        try:
+            offset = self._owner.append_batch(
+                shard, kind, topic, partition, flags, batch, committed, False
+            )
+        except BrokerError as error:
+            if release is not None:
+                self._releases.withdraw(release)
+            return resolved(error.fault.kafka)
+        self.producers.end(topic, partition, marker, offset, self._start(store, topic, partition))
         return answer
+
+    def _announced(
+        self, store: ShardStore, topic: bytes, partition: int, marker: Marker
+    ) -> Release | None:
+        """The transaction that a marker is about to commit, if MQTT must hear of it."""
+        found = self.producers.table(topic, partition).opened(marker.producer_id)
+        if found is None or not self._releases.wanted(topic, found.retains):
+            return None
+        log = self._partitions.get(topic, partition)
+        offset = log.end_offset if log is not None else store.end_offset(topic)
+        return self._releases.announce(
+            topic, partition, marker.producer_id, found.first_offset, offset
+        )
+
+    def describe_producers(self, topic: bytes, partition: int) -> tuple[int, list[ProducerState]]:
+        """An error code, and the producers of a partition."""
+        store = self._stores.get(self._placement.shard(topic, partition))
+        if store is None:
+            return KafkaCode.NOT_LEADER_OR_FOLLOWER, []
+        if not self._is_here(store, topic, partition):
+            return KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, []
+        return 0, self.producers.describe(topic, partition)
 
     def _is_here(self, store: ShardStore, topic: bytes, partition: int) -> bool:
         if topic in self._placement.declared:
             return self._partitions.get(topic, partition) is not None
         return partition == 0 and store.exists(topic)
-
-    def _producer_table(self, store: ShardStore, topic: bytes, partition: int) -> ProducerTable:
-        key = (topic, partition)
-        table = self._producers.get(key)
-        if table is not None:
-            self._producers.move_to_end(key)
-            return table
-        table = self._producers[key] = ProducerTable()
-        for info in self._last_batches(store, topic, partition):
-            table.record(info, info.base_offset, info.max_timestamp)
-        if len(self._producers) > MAX_PRODUCER_TABLES:
-            self._producers.popitem(last=False)
-        return table
-
-    def _last_batches(self, store: ShardStore, topic: bytes, partition: int) -> list[BatchInfo]:
-        log = self._partitions.get(topic, partition)
-        if log is not None:
-            return list(log.last_batches(REMEMBERED_BYTES))
-        return list(store.last_batches(topic, REMEMBERED_BYTES))
 
     def _start(self, store: ShardStore, topic: bytes, partition: int) -> int:
         log = self._partitions.get(topic, partition)
@@ -226,19 +346,41 @@ class LocalLogs:
     # -- read --------------------------------------------------------------------------------------
 
     def read(
-        self, topic: bytes, partition: int, offset: int, max_bytes: int, leader_epoch: int
+        self,
+        topic: bytes,
+        partition: int,
+        offset: int,
+        max_bytes: int,
+        leader_epoch: int,
+        isolation: int = 0,
     ) -> ReadResult:
-        """Whole committed batches from an offset on."""
+        """Whole committed batches from an offset on; with isolation 1 of ended transactions only,
+        and with those that were aborted (KIP-98)."""
         refused = self._epoch_error(topic, partition, leader_epoch)
         if refused:
             return ReadResult(refused)
         log = self._partitions.get(topic, partition)
         if log is not None:
-            return _converted(log.read(offset, max_bytes))
-        store = self._light_store(topic, partition)
-        if store is None:
-            return _UNKNOWN
-        return _converted(store.read(topic, offset, max_bytes))
+            stored = log.read(offset, max_bytes)
+        else:
+            store = self._light_store(topic, partition)
+            if store is None:
+                return _UNKNOWN
+            stored = store.read(topic, offset, max_bytes)
+        error = KafkaCode.OFFSET_OUT_OF_RANGE if stored.out_of_range else stored.error
+        if error:
+            return ReadResult(error)
+        end, start, buffers = stored.high_watermark, stored.start_offset, list(stored.buffers)
+        if not isolation:
+            stable = self.producers.known_stable(topic, partition, end)
+            return ReadResult(0, end, stable, start, buffers)
+        stable = self.producers.last_stable_offset(topic, partition, end)
+        if stable < end:
+            buffers = until(buffers, stable)
+        aborted: list[AbortedTransaction] = []
+        if buffers and self.producers.may_be_aborted(topic, partition, offset):
+            aborted = self.producers.aborted(topic, partition, offset, end_of(buffers))
+        return ReadResult(0, end, stable, start, buffers, aborted)
 
     def high_watermark(self, topic: bytes, partition: int) -> int | None:
         """The end of what is committed; None when the partition is not here."""
@@ -248,10 +390,18 @@ class LocalLogs:
         store = self._light_store(topic, partition)
         return store.high_watermark(topic) if store is not None else None
 
+    def visible_end(self, topic: bytes, partition: int, isolation: int) -> int | None:
+        """Where readers of an isolation stop; None when the partition is not here."""
+        high_watermark = self.high_watermark(topic, partition)
+        if not isolation or high_watermark is None:
+            return high_watermark
+        return self.producers.last_stable_offset(topic, partition, high_watermark)
+
     def list_offset(
-        self, topic: bytes, partition: int, timestamp_ms: int, leader_epoch: int
+        self, topic: bytes, partition: int, timestamp_ms: int, leader_epoch: int, isolation: int = 0
     ) -> ListedOffset:
-        """One row of ListOffsets."""
+        """One row of ListOffsets; with isolation 1 nothing at or behind the last stable offset is
+        there."""
         refused = self._epoch_error(topic, partition, leader_epoch)
         if refused:
             return ListedOffset(refused)
@@ -261,7 +411,8 @@ class LocalLogs:
             return ListedOffset(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
         epoch = self._shard_epoch(self._placement.shard(topic, partition))
         if timestamp_ms == -1:
-            return ListedOffset(0, self.high_watermark(topic, partition) or 0, -1, epoch)
+            end = self.visible_end(topic, partition, isolation)
+            return ListedOffset(0, end or 0, -1, epoch)
         if timestamp_ms in (-2, -4):
             first = log.start_offset if log is not None else store.start_offset(topic)  # type: ignore[union-attr]
             return ListedOffset(0, first, -1, epoch)
@@ -272,6 +423,8 @@ class LocalLogs:
         else:
             found = store.offset_for_time(topic, timestamp_ms)  # type: ignore[union-attr]
         if found is None:
+            return ListedOffset()
+        if isolation and found[0] >= (self.visible_end(topic, partition, isolation) or 0):
             return ListedOffset()
         return self._in_batch(topic, partition, found[0], timestamp_ms, epoch)
 
@@ -329,8 +482,8 @@ class LocalLogs:
 
     def forget(self, topic: bytes) -> None:
         """A topic was deleted: the next one of its name begins with no producers."""
-        for key in [key for key in self._producers if key[0] == topic]:
-            del self._producers[key]
+        self.producers.forget(topic)
+        self._releases.forget(topic)
 
     def light_by_id(self, topic_id: uuid.UUID) -> bytes | None:
         """The light topic of an id that was given out by this worker."""
@@ -349,17 +502,3 @@ class LocalLogs:
         while len(self._given_ids) > MAX_GIVEN_IDS:
             self._given_ids.popitem(last=False)
         return found
-
-
-def _converted(stored: StoredRead) -> ReadResult:
-    """What the storage read, with Kafka's error code."""
-    error = KafkaCode.OFFSET_OUT_OF_RANGE if stored.out_of_range else stored.error
-    if error:
-        return ReadResult(error)
-    return ReadResult(
-        0,
-        stored.high_watermark,
-        stored.high_watermark,
-        stored.start_offset,
-        list(stored.buffers),
-    )

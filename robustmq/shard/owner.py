@@ -164,20 +164,43 @@ class Owner:
         flags: int,
         batch: bytes,
         confirm: Confirm | None,
+        told: bool = True,
     ) -> int:
-        """Append a Kafka batch to a shard held here and deliver it; its base offset. Raises
-        BrokerError."""
+        """Append a Kafka batch to a shard held here and deliver it; its base offset. What is not
+        `told` waits for the end of its transaction. Raises BrokerError."""
         block = bytearray(build_entry(topic, b"", partition, flags, 0, 0, batch))
         position = self._append(self._stores[shard], kind, block, 0, 0)
         commit = Commit(confirm) if confirm is not None else None
         base_offset = blocks.base_offset(block, 0)
+        if not told:
+            self._mark(shard, flags, block, commit)
+            return base_offset
         self._retain_produced(topic, batch, commit)
-        shown = deliverable(block, self._placement)
+        shown = deliverable(block, self._placement, True)
         mask, same = 0, True
         if shown:
             mask, same, _ = blocks.split(shown, self._interest.masks, self._interest.mask)
         self._tell(shard, position, shown, mask, same, flags, commit, block)
         return base_offset
+
+    def retain_released(self, block: bytes | bytearray, done: Callable[[], None]) -> None:
+        """A transaction is committed: what the records of this block change of retained values is
+        changed; then go on."""
+        commit = Commit(lambda fault: done())
+        for entry in blocks.entries(block):
+            self._retain_produced(entry.topic, bytes(block[entry.batch_begin : entry.end]), commit)
+        commit.step()
+
+    def tell_released(
+        self, shard: int, position: int, flags: int, block: bytearray, confirm: Confirm
+    ) -> None:
+        """A transaction is committed: tell of these records of it, by the position of their entry
+        in the log; confirmed as an append is."""
+        shown = deliverable(block, self._placement, True)
+        mask, same = 0, True
+        if shown:
+            mask, same, _ = blocks.split(shown, self._interest.masks, self._interest.mask)
+        self._tell(shard, position, shown, mask, same, flags, Commit(confirm), block)
 
     def _retain_produced(self, topic: bytes, batch: bytes, commit: Commit | None) -> None:
         """What Kafka produced changes retained values, each at the home of its topic; `commit`

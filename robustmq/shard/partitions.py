@@ -11,22 +11,23 @@ can be repeated.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from robustmq.config import StorageSettings
-from robustmq.core import blocks
+from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.topic_configs import effective
 from robustmq.shard.cluster_view import Declared
-from robustmq.shard.placement import ENTRY_DECLARED, Placement
+from robustmq.shard.placement import ENTRY_DECLARED, ENTRY_KAFKA, Placement
 from robustmq.shard.received import GENERATION_AT
 from robustmq.storage.engine import PartitionLog, PartitionSettings
 from robustmq.storage.shard_store import ShardStore
+from robustmq.storage.stored_producers import declared_key
 
 MAX_SETTINGS = 1024
 """Topics that are set alike share their settings; so many kinds are remembered."""
@@ -46,6 +47,8 @@ class MarkedAppend(msgspec.Struct, frozen=True, array_like=True, gc=False):
     generation: int = 0
     topic_id: bytes = b""
     end_offset: int = 0
+    header: bytes = b""
+    """Of a producer with an id: the header of the batch; of a control batch all of it."""
 
 
 class HeldLog(NamedTuple):
@@ -67,6 +70,9 @@ class _Topic(msgspec.Struct):
     logs: dict[int, PartitionLog]
 
 
+_ATTRIBUTES_AT = 22
+_PRODUCER_ID_AT = 43
+
 _marker_encoder = msgspec.msgpack.Encoder()
 _marker_decoder = msgspec.msgpack.Decoder(list[MarkedAppend])
 
@@ -85,6 +91,8 @@ class Partitions:
         self._defaults = defaults
         self._topics: dict[bytes, _Topic] = {}
         self._opened = 0
+        self.read_release: Callable[[bytes | memoryview], bytearray] = lambda payload: bytearray()
+        """The block that an entry of a committed transaction stands for (`releases`)."""
         self._marked: dict[str, tuple[bytes, int, int]] = {}
         # What is on disk from before the start, by topic id: (shard, partition).
         self._stored: dict[bytes, list[tuple[int, int]]] = {}
@@ -200,11 +208,19 @@ class Partitions:
         for partition in range(known.partitions):
             store = self._stores.get(self._placement.shard(topic, partition))
             log = known.logs.get(partition)
-            if log is not None and store is not None:
+            if store is None:
+                continue
+            store.producers.drop(declared_key(known.topic_id.bytes, partition))
+            if log is not None:
                 self._opened -= 1
                 store.drop_partition(log)
-            elif store is not None:
+            else:
                 store.forget_partition(partition_name(known.topic_id.bytes, partition))
+
+    def topic_id(self, topic: bytes) -> bytes | None:
+        """The id of a declared topic."""
+        known = self._topics.get(topic)
+        return None if known is None else known.topic_id.bytes
 
     def get(self, topic: bytes, partition: int) -> PartitionLog | None:
         """The log of a partition held here."""
@@ -256,6 +272,7 @@ class Partitions:
                     block[entry.begin + GENERATION_AT],
                     self._topics[log_topic].topic_id.bytes,
                     log.end_offset,
+                    producer_part(block, entry),
                 )
             )
         return _marker_encoder.encode(marked)
@@ -276,6 +293,9 @@ class Partitions:
         out."""
         block = bytearray()
         for mark in _marker_decoder.decode(payload):
+            if mark.header and is_transactional(mark.header):
+                # Told when its transaction is committed, if it is (`releases`).
+                continue
             log = self.get(mark.log_topic, mark.partition)
             if log is None:
                 continue
@@ -291,6 +311,21 @@ class Partitions:
             blocks.set_base_offset(entry, 0, mark.base_offset)
             block += entry
         return block
+
+
+def producer_part(block: bytes | bytearray, entry: blocks.EntryView) -> bytes:
+    """What recovery must know of a batch that a producer with an id wrote: its header, and all of a
+    control batch. Empty for every other."""
+    begin = entry.batch_begin
+    if not entry.flags & ENTRY_KAFKA or block[begin + _PRODUCER_ID_AT] & 0x80:
+        return b""
+    control = block[begin + _ATTRIBUTES_AT] & batches.CONTROL
+    return bytes(block[begin : entry.end if control else begin + batches.HEADER_SIZE])
+
+
+def is_transactional(header: bytes | bytearray | memoryview, begin: int = 0) -> bool:
+    """Is a batch part of a transaction, or the end of one?"""
+    return bool(header[begin + _ATTRIBUTES_AT] & (batches.TRANSACTIONAL | batches.CONTROL))
 
 
 def partition_name(topic_id: bytes, partition: int) -> str:

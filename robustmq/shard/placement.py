@@ -206,6 +206,15 @@ class Placement:
         matched = self._rules.match(topic) if self._rule_modes else []
         return self._rule_modes[_first(matched)] if matched else self._default_mode
 
+    def produced(self, topic: bytes, acks: int) -> tuple[int, int]:
+        """The class of block and the flags of an entry that Kafka writes to a topic."""
+        mode = self.mode(topic)
+        flags = ENTRY_KAFKA | (ENTRY_ACK if acks else 0)
+        flags |= {"memory": ENTRY_MEMORY, "persistent": ENTRY_PERSISTENT}.get(mode, 0)
+        if topic in self.declared:
+            return DECLARED, flags | ENTRY_DECLARED
+        return (MEMORY if mode == "memory" else LIGHT), flags
+
     def shard(self, topic: bytes, partition: int) -> int:
         """The shard of a partition's log; one that cannot be has an owner too, who refuses it."""
         return topic_hash(topic, max(partition, 0)) % self.shard_count

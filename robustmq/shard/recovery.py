@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from robustmq.core import blocks
 from robustmq.shard.dealing import Dealing
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.inbox import InboxEntry, decode_inbox
@@ -16,8 +17,10 @@ from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.machines import decode_machine_entry
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import ENTRY_QOS2, ENTRY_RETAIN, SESSION_KIND, WILL_KIND
+from robustmq.shard.placement import ENTRY_KAFKA, ENTRY_QOS2, ENTRY_RETAIN, SESSION_KIND, WILL_KIND
+from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.received import packet_name
+from robustmq.shard.releases import Releases
 from robustmq.shard.retained import retain
 from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.sessions import Sessions
@@ -30,13 +33,17 @@ from robustmq.storage.shard_store import (
     DELAYED_BLOCK,
     INBOX,
     MACHINE,
+    RELEASE,
     RETAINED_BLOCK,
+    TOPIC_DELETED,
     ShardStore,
 )
+from robustmq.storage.stored_producers import StoredProducers
 
 CURSORS_KIND = b"cursors"
 DEALING_KIND = b"dealing"
 LEFT_KIND = b"left"
+RELEASES_KIND = b"releases"
 RECEIVED_KIND = b"received"
 
 _records = msgspec.msgpack.Decoder(list[bytes])
@@ -54,6 +61,8 @@ class Recovery:
         partitions: Partitions,
         dealing: Dealing,
         left: LeftBehind,
+        producers: ProducerStates,
+        releases: Releases,
     ) -> None:
         self._machines = machines
         self._sessions = sessions
@@ -62,8 +71,14 @@ class Recovery:
         self._partitions = partitions
         self._dealing = dealing
         self._left = left
+        self._producers = producers
+        self._releases = releases
         self._retained: list[tuple[int, int, bytes]] = []
         self.shard = -1
+
+    def on_open(self, stored: StoredProducers) -> None:
+        """The shard is about to be recovered."""
+        self._producers.opened(self.shard, stored)
 
     def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
         """A machine's snapshot."""
@@ -73,6 +88,8 @@ class Recovery:
             self._owner.received(self.shard).restore(value)
         elif kind == DEALING_KIND:
             self._dealing.restore(self.shard, value)
+        elif kind == RELEASES_KIND:
+            self._releases.restore(value)
         elif kind == LEFT_KIND:
             self._left.restore(self.shard, value)
         else:
@@ -90,25 +107,48 @@ class Recovery:
             self._dealing.on_entry(self.shard, payload)
         elif kind == CURSOR:
             self._cursors(payload)
-        elif kind in (BLOCK, DELAYED_BLOCK):
-            self._owner.received(self.shard).learn(payload)
-            if fresh and kind == BLOCK:
-                self._retained.append((self.shard, kind, payload))
+        elif kind == DECLARED_MARKER:
+            self._declared(payload, fresh)
         elif kind == RETAINED_BLOCK:
             if fresh:
                 self._retained.append((self.shard, kind, payload))
-        elif kind == DECLARED_MARKER:
-            marks = self._partitions.replay_marker(payload)
-            self._owner.received(self.shard).remember(
-                (mark.origin, packet_name(mark.packet_id, mark.generation))
-                for mark in marks
-                if mark.flags & ENTRY_QOS2
-            )
-            if fresh and any(mark.flags & ENTRY_RETAIN for mark in marks):
+        elif kind == RELEASE:
+            self._releases.on_entry(payload)
+        elif kind == TOPIC_DELETED:
+            self._producers.forget(payload)
+            self._releases.forget(payload)
+        else:
+            self._block(kind, payload, fresh)
+
+    def _block(self, kind: int, payload: bytes, fresh: bool) -> None:
+        if kind == DELAYED_BLOCK:
+            self._owner.received(self.shard).learn(payload)
+        elif kind == BLOCK:
+            flags = blocks.all_flags(payload)
+            if flags & ENTRY_KAFKA:
+                self._producers.replay_block(payload)
+            if flags & ENTRY_QOS2:
+                self._owner.received(self.shard).learn(payload)
+            if fresh and flags & ENTRY_RETAIN:
                 self._retained.append((self.shard, kind, payload))
+
+    def _declared(self, payload: bytes, fresh: bool) -> None:
+        marks = self._partitions.replay_marker(payload)
+        for mark in marks:
+            if mark.header:
+                self._producers.replay(mark.log_topic, mark.partition, mark.topic_id, mark.header)
+        self._owner.received(self.shard).remember(
+            (mark.origin, packet_name(mark.packet_id, mark.generation))
+            for mark in marks
+            if mark.flags & ENTRY_QOS2
+        )
+        if fresh and any(mark.flags & ENTRY_RETAIN for mark in marks):
+            self._retained.append((self.shard, DECLARED_MARKER, payload))
 
     def finish(self, stores: dict[int, ShardStore]) -> None:
         """All shards and partitions are open: what the log retains, LevelDB retains."""
+        self._producers.recovered()
+        self._releases.recovered()
         for shard, kind, payload in self._retained:
             marker = kind == DECLARED_MARKER
             block = self._partitions.read_marker(payload) if marker else payload

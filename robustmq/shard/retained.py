@@ -76,6 +76,11 @@ def _expires_ms(record: Record, expiry_s: int) -> int:
     return min(record.timestamp_ms + 1000 * expiry_s, NEVER)
 
 
+def may_retain(batch: bytes, compacted: bool) -> bool:
+    """Can the records of a batch change retained values?"""
+    return compacted or RETAIN.encode() in batch
+
+
 def produced(
     batch: bytes, compacted: bool, topic_of: Callable[[bytes | None], bytes]
 ) -> list[bytes]:
@@ -85,7 +90,7 @@ def produced(
 
     A compressed batch is not opened for it.
     """
-    if not compacted and RETAIN.encode() not in batch:
+    if not may_retain(batch, compacted):
         return []
     last: dict[bytes, Record] = {}
     for record in batches.parse(batch):

@@ -25,12 +25,12 @@ from robustmq.errors import Fault
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
 from robustmq.shard.dealing import Dealing, Given
-from robustmq.shard.deliverable import deliverable
+from robustmq.shard.deliverable import shown
 from robustmq.shard.interest import KEPT, PERSISTENT, SHARED, WANTED, OwnerInterest, bits_of
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_QOS2, Placement
 from robustmq.shard.rpc import Bus
-from robustmq.storage.shard_store import BLOCK, DEALT, DECLARED_MARKER, ShardStore
+from robustmq.storage.shard_store import DEALT, ShardStore
 
 Confirm = Callable[[Fault | None], None]
 
@@ -158,6 +158,8 @@ class Telling:
         self._heard: set[int] = set()
         self._told: set[int] = set()
         self._complete = False
+        self.completed: Callable[[], None] = lambda: None
+        """Called once, when every worker has said what it wants."""
         self._replays: dict[tuple[int, int], _Replay] = {}
         self._resting: set[tuple[int, int]] = set()
         self._holding: dict[int, int] = {}
@@ -423,6 +425,7 @@ class Telling:
         if len(self._told) == len(self._workers) and not self._complete:
             self._complete = True
             self._dealing.complete()
+            self.completed()
 
     def _replay_slice(self, worker: int, shard: int) -> None:
         """Send one slice of what is committed; go on in a later turn until that is all."""
@@ -475,12 +478,9 @@ class Telling:
 
     def _part_of(self, worker: int, kind: int, payload: bytes | memoryview) -> bytes | bytearray:
         """What the persistent sessions of a worker want of a log entry."""
-        block: bytes | bytearray | memoryview = payload
-        if kind == DECLARED_MARKER:
-            block = self._partitions.read_marker(payload)
-        elif kind != BLOCK:
+        block = shown(kind, payload, self._partitions, self._placement)
+        if not block:
             return b""
-        block = deliverable(block, self._placement)
         blocks.split(block, self._interest.masks, self._interest.mask)
         return blocks.select(block, self._interest.masks, bits_of(worker, PERSISTENT))
 

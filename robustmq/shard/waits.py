@@ -1,8 +1,8 @@
 """Readers that wait for an append: Kafka fetches at the end of a log.
 
-A waiting reader is one row here, woken by the commit of a shard that moves a high watermark it
-waits for, or by the time wheel. Nothing else waits: no task, no timer of its own, no connection's
-loop.
+A waiting reader is one row here, woken by the commit of a shard that moves a high watermark (or,
+for readers of committed transactions, a last stable offset) it waits for, or by the time wheel.
+Nothing else waits: no task, no timer of its own, no connection's loop.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable
 from robustmq.groups.timers import TimeWheel
 from robustmq.promises import Promise
 
-HighWatermark = Callable[[bytes, int], "int | None"]
+Row = tuple[bytes, int, int, int]
+"""(topic, partition, the end that was seen, isolation)"""
+VisibleEnd = Callable[[bytes, int, int], "int | None"]
 
 
 class _Waiter:
     __slots__ = ("partitions", "promise", "shards")
 
-    def __init__(self, partitions: list[tuple[bytes, int, int]], shards: set[int]) -> None:
+    def __init__(self, partitions: list[Row], shards: set[int]) -> None:
         self.partitions = partitions
         self.shards = shards
         self.promise: Promise[None] = Promise()
@@ -32,13 +34,14 @@ class AppendWaits:
         wheel: TimeWheel[tuple[str, ...]],
         monotonic_ms: Callable[[], int],
         shard_of: Callable[[bytes, int], int],
-        high_watermark: HighWatermark,
+        visible_end: VisibleEnd,
     ) -> None:
-        """`high_watermark(topic, partition)` is None for a partition that is not held here."""
+        """`visible_end(topic, partition, isolation)` is the high watermark, or with isolation 1 the
+        last stable offset; None for a partition that is not held here."""
         self._wheel = wheel
         self._monotonic_ms = monotonic_ms
         self._shard_of = shard_of
-        self._high_watermark = high_watermark
+        self._visible_end = visible_end
         self._waiters: dict[int, _Waiter] = {}
         self._by_shard: dict[int, dict[int, None]] = {}
         self._next = 1
@@ -51,11 +54,10 @@ class AppendWaits:
         """Does a reader wait for a partition of this shard?"""
         return bool(self._by_shard.get(shard))
 
-    def wait(self, partitions: Iterable[tuple[bytes, int, int]], timeout_ms: int) -> Promise[None]:
-        """(topic, partition, high watermark seen): settles when one is beyond it, or after the
-        time."""
+    def wait(self, partitions: Iterable[Row], timeout_ms: int) -> Promise[None]:
+        """Settles when one has an end beyond the one that was seen, or after the time."""
         rows = list(partitions)
-        waiter = _Waiter(rows, {self._shard_of(topic, number) for topic, number, _ in rows})
+        waiter = _Waiter(rows, {self._shard_of(topic, number) for topic, number, _, _ in rows})
         if timeout_ms <= 0 or self._ready(waiter):
             waiter.promise.resolve(None)
             return waiter.promise
@@ -87,8 +89,8 @@ class AppendWaits:
         waiter.promise.resolve(None)
 
     def _ready(self, waiter: _Waiter) -> bool:
-        for topic, partition, seen in waiter.partitions:
-            high_watermark = self._high_watermark(topic, partition)
-            if high_watermark is None or high_watermark > seen:
+        for topic, partition, seen, isolation in waiter.partitions:
+            end = self._visible_end(topic, partition, isolation)
+            if end is None or end > seen:
                 return True
         return False

@@ -204,6 +204,8 @@ class ProduceCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     partition: int
     batch: bytes
     acks: int
+    transactional_id: str | None = None
+    transactions: int = 0
 
 
 class ReadCall(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -218,9 +220,10 @@ class ReadCall(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 
 class AppendWait(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Answer when one of these partitions has grown past its offset, or after the time."""
+    """Answer when one of these partitions has grown past its offset, as a reader of its isolation
+    sees it, or after the time."""
 
-    partitions: list[tuple[bytes, int, int]]
+    partitions: list[tuple[bytes, int, int, int]]
     timeout_ms: int
 
 
@@ -231,6 +234,14 @@ class OffsetCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     partition: int
     timestamp_ms: int
     leader_epoch: int
+    isolation: int = 0
+
+
+class ProducersCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The producers of a partition that the receiver owns."""
+
+    topic: bytes
+    partition: int
 
 
 class MarkerCall(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -321,6 +332,7 @@ Message = (
     | ReadCall
     | AppendWait
     | OffsetCall
+    | ProducersCall
     | MarkerCall
     | MachineCall
     | GroupsListCall

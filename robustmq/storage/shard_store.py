@@ -31,6 +31,7 @@ from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.retained_values import RetainedValues
 from robustmq.storage.shard_log import ShardLog
+from robustmq.storage.stored_producers import StoredProducers
 
 BLOCK = shard_log.BLOCK
 MACHINE = shard_log.MACHINE
@@ -44,9 +45,11 @@ TOPIC_TRIMMED = shard_log.TOPIC_TRIMMED
 DELAYED_OVER = shard_log.DELAYED_OVER
 DEALT = shard_log.DEALT
 RETAINED_BLOCK = shard_log.RETAINED_BLOCK
+RELEASE = shard_log.RELEASE
 
 _TOPIC, _MACHINE, _CHECKPOINT, _APPLIED, _START = b"t", b"m", b"c", b"p", b"s"
 _MAX_SOURCES = 256
+_HEARD_OF = blocks.QOS2 | blocks.RETAIN | blocks.KAFKA
 LASTING_SOURCE = 1 << 62
 """Sources from here on are no workers, whose lives end, but shards: each is remembered."""
 _BUILT_IN = (_segment,)
@@ -76,13 +79,17 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
 class RecoveryListener(Protocol):
     """Who hears of what recovery finds that is not the storage's own."""
 
+    def on_open(self, producers: StoredProducers) -> None:
+        """The shard is about to be recovered; what it has of producers can be asked for."""
+        ...
+
     def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
         """A machine's snapshot of the last checkpoint."""
         ...
 
     def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
-        """A log entry behind the checkpoint: no block, or one with QoS 2 or retained messages.
-        `fresh`: LevelDB may not know it yet."""
+        """A log entry behind the checkpoint: no block, or one with QoS 2, retained or Kafka's
+        messages. `fresh`: LevelDB may not know it yet."""
         ...
 
 
@@ -122,6 +129,7 @@ class ShardStore:
         self._lookups = Lookups(kv)
         self.retained = RetainedValues(self._lookups)
         self.delayed = DelayedMessages(self._lookups)
+        self.producers = StoredProducers(self._lookups)
         self._memory: dict[bytes, MemoryPartition] = {}
         self._memory_bytes = 0
         self._starts: dict[bytes, int] = {}
@@ -147,6 +155,7 @@ class ShardStore:
 
     def _recover(self, listener: RecoveryListener) -> None:
         self._disk.make_directory(self._directory)
+        listener.on_open(self.producers)
         raw = self._kv.get(_CHECKPOINT)
         position = 0
         if raw is not None:
@@ -166,7 +175,7 @@ class ShardStore:
         def on_entry(
             at: int, kind: int, source: int, sequence: int, timestamp: int, payload: memoryview
         ) -> None:
-            self.last_block = at if kind in (BLOCK, DECLARED_MARKER) else None
+            self.last_block = at if kind in (BLOCK, DECLARED_MARKER, RELEASE) else None
             data = bytes(payload)
             if source & PUBLISHED_DELAYED:
                 if at >= applied:
@@ -176,10 +185,9 @@ class ShardStore:
             if kind == DELAYED_BLOCK and at >= applied:
                 self.delayed.add(at, data)
             if self._index_entry(at, kind, data, new_topics):
-                if kind != BLOCK:
+                if kind == TOPIC_CREATED:
                     return
-                flags = blocks.all_flags(data)
-                if not flags & (blocks.QOS2 | blocks.RETAIN):
+                if kind == BLOCK and not blocks.all_flags(data) & _HEARD_OF:
                     return
             listener.on_entry(kind, at, data, at >= applied)
 
@@ -369,6 +377,14 @@ class ShardStore:
         """The end of what is committed of a light topic."""
         ring = self._memory.get(topic)
         return ring.end_offset if ring is not None else self._light.high_watermark(topic)
+
+    def end_offset(self, topic: bytes) -> int:
+        """The offset that the next record of a light topic gets."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.end_offset
+        known = self._index.lookup(topic)
+        return known[0] if known is not None else 0
 
     def start_offset(self, topic: bytes) -> int:
         """The first offset that is kept of a light topic."""

@@ -33,10 +33,11 @@ from robustmq.kafka.gateway import (
     NewTopic,
     PartitionInfo,
     ProduceResult,
+    ProducerState,
     ReadResult,
     TopicInfo,
 )
-from robustmq.kafka.markers import end_marker
+from robustmq.kafka.markers import Marker, end_marker
 from robustmq.kafka.transaction_events import (
     MarkersWritten,
     TransactionEvent,
@@ -176,6 +177,8 @@ class FakeGateway:
         acks: int,
         timeout_ms: int,
         info: BatchInfo,
+        transactional_id: str | None = None,
+        transactions: int = 0,
     ) -> Promise[ProduceResult]:
         log = self.logs.get((topic, partition))
         if log is None:
@@ -232,6 +235,16 @@ class FakeGateway:
         offset = {-1: log.end, -2: 0, -4: 0}.get(timestamp_ms, -1)
         return resolved(ListedOffset(0, offset, -1, 0))
 
+    def producers(self, topic: bytes, partition: int) -> Promise[tuple[int, list[ProducerState]]]:
+        log = self.logs.get((topic, partition))
+        if log is None:
+            return resolved((3, []))
+        rows = [
+            ProducerState(number, one.epoch, -1, one.seen_ms, one.coordinator_epoch, -1)
+            for number, one in log.producers.producers(1000)
+        ]
+        return resolved((0, rows))
+
     def write_marker(
         self,
         topic: bytes,
@@ -245,7 +258,8 @@ class FakeGateway:
         log = self.logs.get((topic, partition))
         if log is None:
             return resolved(3)
-        batch = end_marker(producer_id, producer_epoch, coordinator_epoch, commit, 1000)
+        marker = Marker(producer_id, producer_epoch, coordinator_epoch, commit)
+        batch = end_marker(marker, 1000)
         log.append(batch, batches.validate(batch, 0, len(batch)))
         return resolved(0)
 

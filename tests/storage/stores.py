@@ -9,6 +9,7 @@ from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.kv import MemoryKeyValue
 from robustmq.storage.shard_store import ShardStore, StoreSettings
+from robustmq.storage.stored_producers import StoredProducers
 
 NOW_MS = 1_700_000_000_000
 
@@ -20,6 +21,9 @@ class Heard:
         self.snapshots: list[tuple[bytes, bytes, bytes]] = []
         self.entries: list[tuple[int, bytes]] = []
         self.corrupt: list[tuple[int, int]] = []
+
+    def on_open(self, producers: StoredProducers) -> None:
+        pass
 
     def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
         self.snapshots.append((kind, key, value))
