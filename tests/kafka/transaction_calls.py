@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from robustmq.core import batches
+from robustmq.records import Record
+
 
 def begin(world: Any) -> tuple[int, int]:
     """A producer with the transactional id `unique`."""
@@ -117,6 +120,58 @@ def list_all(world: Any, version: int) -> None:
     assert found.count((world.unique, pid)) == 1
 
 
+def open_on_partition(world: Any) -> tuple[int, int, int]:
+    """A transaction with one record in partition 1: whose it is, and its offset."""
+    pid, epoch = add(world)
+    records = batches.build([Record(None, b"v")], 1, 0, batches.TRANSACTIONAL, pid, epoch, 0)
+    answer = world.ask(
+        "Produce",
+        8,
+        transactional_id=world.unique,
+        acks=-1,
+        timeout=5000,
+        topic_data=[world.topic(partition_data=[{"index": 1, "records": records}])],
+    )
+    (part,) = answer.responses[0].partition_responses
+    assert part.error_code == 0
+    return pid, epoch, part.base_offset
+
+
+def producers(world: Any, version: int = 0) -> dict[int, Any]:
+    topics = [world.topic(partition_indexes=[1])]
+    answer = world.ask("DescribeProducers", version, topics=topics)
+    (part,) = answer.topics[0].partitions
+    assert part.error_code == 0
+    return {one.producer_id: one for one in part.active_producers}
+
+
+def describe_producers(world: Any, version: int) -> None:
+    pid, epoch, offset = open_on_partition(world)
+    found = producers(world, version)[pid]
+    assert (found.producer_epoch, found.last_sequence) == (epoch, 0)
+    assert (found.current_txn_start_offset, found.coordinator_epoch) == (offset, -1)
+
+
+def write_markers(world: Any, version: int) -> None:
+    pid, epoch, _ = open_on_partition(world)
+    for committed in (True, False):
+        marker = {
+            "producer_id": pid,
+            "producer_epoch": epoch + committed,
+            "transaction_result": committed,
+            "topics": [world.topic(partition_indexes=[1, 99])],
+            "coordinator_epoch": 0,
+            "transaction_version": 2,
+        }
+        answer = world.ask("WriteTxnMarkers", version, markers=[marker])
+        (found,) = answer.markers
+        assert found.producer_id == pid
+        codes = [part.error_code for part in found.topics[0].partitions]
+        # The second is of an epoch that the first has ended.
+        assert codes == [0 if committed else 47, 3]
+    assert producers(world)[pid].current_txn_start_offset == -1
+
+
 TRANSACTION_CALLS: dict[str, Callable[[Any, int], Any]] = {
     "AddPartitionsToTxn": add,
     "AddOffsetsToTxn": add_offsets,
@@ -124,4 +179,6 @@ TRANSACTION_CALLS: dict[str, Callable[[Any, int], Any]] = {
     "TxnOffsetCommit": commit_offsets,
     "DescribeTransactions": describe,
     "ListTransactions": list_all,
+    "DescribeProducers": describe_producers,
+    "WriteTxnMarkers": write_markers,
 }
