@@ -23,7 +23,7 @@ import msgspec
 from robustmq.client_settings import FlappingSettings, SlowSubscriptionSettings
 from robustmq.kafka_settings import KafkaSettings
 from robustmq.limits import KIB, MIB, Backlog, Limits, bound, choice, rows, text
-from robustmq.listener import DEFAULT, Listener, problem_of, with_port
+from robustmq.listener import DEFAULT, DEFAULT_NAME, KAFKA_NAME, Listener, problem_of, with_port
 from robustmq.sharing import SharedSubscription, Sharing, Strategy, WhenAway, problem_of_tables
 from robustmq.topic_rules import AutoSubscribe, Rewrite, TopicMetric, problem_of_rules
 
@@ -365,13 +365,35 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def listeners(self) -> tuple[Listener, ...]:
         """Where MQTT clients come in: the tables, or else [mqtt]."""
-        if self.listener:
-            return tuple(with_port(one) for one in self.listener)
+        tables = tuple(with_port(one) for one in self.listener if one.protocol == "mqtt")
+        if tables:
+            return tables
         mqtt = self.mqtt
         if not mqtt.bind:
             return ()
         return (
             msgspec.structs.replace(DEFAULT, bind=mqtt.bind, port=mqtt.port, backlog=mqtt.backlog),
+        )
+
+    @property
+    def kafka_listeners(self) -> tuple[Listener, ...]:
+        """Where Kafka clients come in: the tables, or else [kafka]. The first is the one whose
+        addresses are shown where no listener is meant."""
+        tables = tuple(with_port(one) for one in self.listener if one.protocol == "kafka")
+        kafka = self.kafka
+        if tables or not kafka.bind:
+            return tables
+        return (
+            Listener(
+                KAFKA_NAME,
+                protocol="kafka",
+                bind=kafka.bind,
+                port=kafka.port,
+                backlog=kafka.backlog,
+                sasl_mechanisms=kafka.sasl_mechanisms,
+                advertised_host=kafka.advertised_host,
+                worker_port_base=kafka.worker_port_base,
+            ),
         )
 
     @property
@@ -472,12 +494,15 @@ def check(settings: Settings) -> None:
     if problem is not None:
         raise ConfigError(problem)
     _check_addresses(settings)
-    if not settings.listeners and not settings.kafka.bind:
+    if not settings.listeners and not settings.kafka_listeners:
         raise ConfigError("mqtt.bind and kafka.bind are both empty: nothing to listen on")
     if settings.kafka.group_min_session_timeout_ms > settings.kafka.group_max_session_timeout_ms:
         raise ConfigError(
             "kafka.group_min_session_timeout_ms is above kafka.group_max_session_timeout_ms"
         )
+    users = [user.name for user in settings.kafka.user]
+    if len(set(users)) != len(users):
+        raise ConfigError("two [[kafka.user]] have the same name; give each a name of its own")
     topics = [stream.topic for stream in settings.streams]
     if len(set(topics)) != len(topics):
         raise ConfigError("two [[streams]] have the same topic; give each a topic of its own")
@@ -494,7 +519,12 @@ def _check_addresses(settings: Settings) -> None:
     """Other machines come in with a password, or because the settings say so."""
     security = settings.security
     open_to_all = security.allow_anonymous is True
-    ways = [("kafka", settings.kafka.bind, open_to_all, "")]
+    ways = []
+    for one in settings.kafka_listeners:
+        where = "kafka." if one.name == KAFKA_NAME else f"listener {one.name!r}: "
+        said = one.allow_anonymous is True or (one.allow_anonymous == "inherit" and open_to_all)
+        said = said or one.require_client_certificate or bool(one.sasl_mechanisms)
+        ways.append((where, one.bind, said, " or ask for sasl_mechanisms"))
     if settings.metrics.enabled:
         ways.append(("metrics", (settings.metrics.bind,), open_to_all, ""))
     for one in settings.listeners:
@@ -502,7 +532,7 @@ def _check_addresses(settings: Settings) -> None:
             continue
         said = one.allow_anonymous is True or (one.allow_anonymous == "inherit" and open_to_all)
         said = said or one.require_client_certificate
-        where = f"listener {one.name!r}: " if settings.listener else "mqtt."
+        where = "mqtt." if one.name == DEFAULT_NAME else f"listener {one.name!r}: "
         remedy = " or set security.password_file (see `robustmq passwd`)"
         ways.append((where, one.bind, said or bool(security.password_file), remedy))
     for where, addresses, allowed, remedy in ways:
@@ -538,6 +568,8 @@ def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
         for row in rows(struct):
             if getattr(before, row.name) != getattr(after, row.name):
                 (applied if row.reloadable else needs_restart).append(f"{section}.{row.name}")
+    if old.kafka.user != new.kafka.user:
+        applied.append("kafka.user")
     if old.storage.rules != new.storage.rules:
         needs_restart.append("storage.rules")
     for table in ("streams", "rewrite", "auto_subscribe", "topic_metrics"):
@@ -568,6 +600,7 @@ def merge(old: Settings, new: Settings) -> Settings:
     sections = {}
     for section in SECTIONS:
         sections[section] = _taken(getattr(old, section), getattr(new, section))
+    sections["kafka"] = msgspec.structs.replace(sections["kafka"], user=new.kafka.user)
     now = {one.name: one for one in new.listener}
     listeners = tuple(_taken(one, now.get(one.name, one)) for one in old.listener)
     return msgspec.structs.replace(

@@ -7,6 +7,14 @@ from typing import Annotated
 import msgspec
 
 from robustmq.limits import Backlog, bound, choice, text
+from robustmq.listener import Mechanism
+
+
+class KafkaUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A user with a password in the configuration: a table [[kafka.user]]."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=1_024)]
+    password: Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -15,7 +23,8 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bind: Annotated[
         tuple[str, ...],
         choice(
-            "Addresses to listen on. Other than loopback needs security.allow_anonymous = true."
+            "Addresses to listen on. Other than loopback needs sasl_mechanisms, or"
+            " security.allow_anonymous = true."
         ),
     ] = ("127.0.0.1",)
     port: Annotated[
@@ -47,6 +56,22 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         choice("Advertise the bootstrap port only (behind NAT); costs a hop inside the node."),
     ] = False
     backlog: Backlog = 1_024
+    sasl_mechanisms: Annotated[
+        tuple[Mechanism, ...],
+        choice(
+            "Clients prove who they are by one of these: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512."
+            " Empty: nobody asks."
+        ),
+    ] = ()
+    connections_max_reauth_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "A SASL client must prove who it is again after this; Kafka's name. 0: once is enough.",
+            0,
+            86_400_000,
+        ),
+    ] = 0
     auto_create: Annotated[
         bool,
         choice("Make a topic when a client asks for it by name, as Kafka does.", reloadable=True),
@@ -120,3 +145,4 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "s", "Offsets of a group without members are kept so long; Kafka keeps them 7 days.", 1
         ),
     ] = 7 * 86_400
+    user: tuple[KafkaUser, ...] = ()

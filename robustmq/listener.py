@@ -1,9 +1,9 @@
-"""A listener: one way in for MQTT clients, with what holds for whoever comes that way.
+"""A listener: one way in for clients, with what holds for whoever comes that way.
 
-`[[listener]]` tables of the configuration become `Listener` values; without any, `[mqtt]` is the
-only one. Every connection carries the value it came in by (`MqttClient.listener`), over the
-hand-off between workers too, so that a right, a bound or a name may depend on it. A setting of 0
-or "inherit" leaves the decision to the setting of the whole node that it names.
+`[[listener]]` tables of the configuration become `Listener` values; without any of a protocol,
+`[mqtt]` or `[kafka]` is its only one. Every MQTT connection carries the value it came in by
+(`MqttClient.listener`), over the hand-off between workers too, so that a right, a bound or a name
+may depend on it. A setting of 0 or "inherit" leaves the decision to the setting of the whole node that it names.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import msgspec
 
 from robustmq.limits import Backlog, bound, choice, text
 
+Protocol = Literal["mqtt", "kafka"]
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 Transport = Literal["tcp", "tls", "ws", "wss", "unix"]
 PORTS = {"tcp": 1883, "tls": 8883, "ws": 8083, "wss": 8084, "unix": 0}
 """Where users look for each transport."""
+KAFKA_PORTS = {"tcp": 9092, "tls": 9093}
 ENCRYPTED = frozenset({"tls", "wss"})
 WEBSOCKET = frozenset({"ws", "wss"})
 
@@ -31,7 +34,7 @@ class ServerName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A way in for MQTT clients."""
+    """A way in for clients."""
 
     name: Annotated[
         str,
@@ -40,6 +43,7 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transport: Annotated[
         Transport, choice("What carries the packets; wss is a WebSocket over TLS.")
     ] = "tcp"
+    protocol: Annotated[Protocol, choice("What is spoken there; kafka over tcp or tls.")] = "mqtt"
     bind: Annotated[
         tuple[str, ...],
         choice("IPv4 or IPv6 addresses; other than loopback needs passwords. For unix: a path."),
@@ -48,7 +52,8 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         bound(
             "port",
-            "0: the system chooses. -1: 1883 (tcp), 8883 (tls), 8083 (ws), 8084 (wss).",
+            "0: the system chooses. -1: 1883 (tcp), 8883 (tls), 8083 (ws), 8084 (wss);"
+            " Kafka: 9092, 9093.",
             -1,
             65_535,
             reloadable=False,
@@ -137,13 +142,44 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         choice("TLS: other certificates, by the names that clients ask for (SNI).", True),
     ] = ()
 
+    sasl_mechanisms: Annotated[
+        tuple[Mechanism, ...],
+        choice(
+            "Kafka: clients prove who they are by one of these: PLAIN, SCRAM-SHA-256,"
+            " SCRAM-SHA-512. Empty: nobody asks."
+        ),
+    ] = ()
+    advertised_host: Annotated[
+        str, text("Kafka: host that clients are sent to. Empty: the bound address.")
+    ] = ""
+    worker_port_base: Annotated[
+        int,
+        bound(
+            "port",
+            "Kafka: worker n also listens on this + n. 0: ports that the system chooses.",
+            0,
+            65_535,
+            reloadable=False,
+        ),
+    ] = 0
+
     @property
     def shown(self) -> str:
         """How the start and the logs call it."""
-        return "mqtt" if self.name == DEFAULT_NAME else f"mqtt {self.transport} {self.name}"
+        if self.name == DEFAULT_NAME or (self.name == KAFKA_NAME and self.protocol == "kafka"):
+            return self.protocol
+        return f"{self.protocol} {self.transport} {self.name}"
+
+    @property
+    def security_protocol(self) -> str:
+        """What Kafka's clients call it."""
+        plain = "SSL" if self.transport in ENCRYPTED else "PLAINTEXT"
+        return f"SASL_{plain}" if self.sasl_mechanisms else plain
 
 
 DEFAULT_NAME = "default"
+KAFKA_NAME = "kafka"
+"""The listener of section [kafka]."""
 DEFAULT = Listener(DEFAULT_NAME)
 """A listener of whom nothing is said."""
 
@@ -152,7 +188,8 @@ def with_port(listener: Listener) -> Listener:
     """The listener with the port of its transport, if it names none."""
     if listener.port >= 0:
         return listener
-    return msgspec.structs.replace(listener, port=PORTS[listener.transport])
+    ports = KAFKA_PORTS if listener.protocol == "kafka" else PORTS
+    return msgspec.structs.replace(listener, port=ports[listener.transport])
 
 
 def problem_of(listeners: tuple[Listener, ...]) -> str | None:
@@ -170,6 +207,29 @@ def problem_of(listeners: tuple[Listener, ...]) -> str | None:
     return None
 
 
+KAFKA_ALONE = ("sasl_mechanisms", "advertised_host", "worker_port_base")
+MQTT_ALONE = (
+    "mount_point",
+    "messages_per_second",
+    "bytes_per_second",
+    "total_messages_per_second",
+    "total_bytes_per_second",
+    "connect_timeout_ms",
+    "proxy_protocol",
+    "websocket_path",
+    "websocket_origins",
+    "use_identity_as_username",
+    "mode",
+)
+
+
+def _foreign(listener: Listener) -> str:
+    """A setting that means nothing for the protocol; empty when there is none."""
+    others = MQTT_ALONE if listener.protocol == "kafka" else KAFKA_ALONE
+    changed = (name for name in others if getattr(listener, name) != getattr(DEFAULT, name))
+    return next(changed, "")
+
+
 def _rules(listener: Listener) -> list[tuple[bool, str]]:
     encrypted = listener.transport in ENCRYPTED
     unix = listener.transport == "unix"
@@ -178,7 +238,13 @@ def _rules(listener: Listener) -> list[tuple[bool, str]]:
         (listener.certificate, listener.key, listener.client_ca, certified, listener.server_names)
     )
     names = [name.lower() for extra in listener.server_names for name in extra.names]
+    foreign = _foreign(listener)
     return [
+        (
+            listener.protocol == "kafka" and listener.transport not in KAFKA_PORTS,
+            'Kafka is spoken over transport = "tcp" or "tls"',
+        ),
+        (bool(foreign), f"{foreign} means nothing for {listener.protocol}"),
         (
             unix and (len(listener.bind) > 1 or "/" not in listener.bind[0]),
             'bind of transport = "unix" is one path, with a / in it',

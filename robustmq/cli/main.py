@@ -126,8 +126,11 @@ def passwd(arguments: list[str]) -> int:
     parser.add_argument(
         "--stdin", action="store_true", help="read the password from standard input"
     )
+    parser.add_argument(
+        "--scram", action="store_true", help="Kafka clients may also prove it by SCRAM"
+    )
     options = parser.parse_args(arguments)
-    from robustmq.security import passwords
+    from robustmq.security import passwords, scram
 
     try:
         users = passwords.read(options.file) if Path(options.file).exists() else {}
@@ -135,7 +138,9 @@ def passwd(arguments: list[str]) -> int:
             if users.pop(options.user, None) is None:
                 raise passwords.PasswordFileError(f"there is no user {options.user!r}")
         else:
-            users = passwords.set_password(users, options.user, _ask_password(options.stdin))
+            mechanisms = tuple(scram.HASHES) if options.scram else ()
+            password = _ask_password(options.stdin)
+            users = passwords.set_password(users, options.user, password, mechanisms)
         passwords.write(options.file, users)
     except (passwords.PasswordFileError, OSError) as error:
         print(f"robustmq passwd: {error}", file=sys.stderr)

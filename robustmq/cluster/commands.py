@@ -70,6 +70,8 @@ class RegisterWorker(msgspec.Struct, frozen=True, tag="register_worker", array_l
     host: str
     port: int
     incarnation: int
+    endpoints: dict[str, tuple[str, int]] = {}
+    """Host and port by the name of a listener; `host` and `port` are those of the first."""
 
 
 class UnregisterWorker(msgspec.Struct, frozen=True, tag="unregister_worker", array_like=True):
@@ -176,6 +178,7 @@ class Worker(msgspec.Struct, frozen=True, array_like=True):
     host: str
     port: int
     incarnation: int
+    endpoints: dict[str, tuple[str, int]] = {}
 
 
 class ShardOwner(msgspec.Struct, frozen=True, array_like=True):

@@ -129,7 +129,13 @@ def apply(state: ClusterState, command: Command, now_ms: int) -> Decision:
         case AllocateProducerIds():
             return _allocate_producer_ids(state, command)
         case RegisterWorker():
-            worker = Worker(command.worker_id, command.host, command.port, command.incarnation)
+            worker = Worker(
+                command.worker_id,
+                command.host,
+                command.port,
+                command.incarnation,
+                command.endpoints,
+            )
             return Result(), (WorkerSet(worker),)
         case UnregisterWorker():
             known = state.workers.get(command.worker_id)

@@ -15,6 +15,7 @@ from robustmq.limits import Limits
 
 if TYPE_CHECKING:
     from robustmq.kafka.gateway import Gateway
+    from robustmq.kafka.sasl import SaslState
 
 T = TypeVar("T")
 Handler = Callable[[Any, "RequestContext", "Gateway"], Awaitable[Any]]
@@ -39,6 +40,10 @@ class ConnectionState(msgspec.Struct):
     limits: Limits = Limits()
     listener: str = ""
     """The name of the listener that it came by."""
+    sasl: SaslState | None = None
+    """How far the client has proven who it is; None: nobody asks."""
+    ending: bool = False
+    """The connection ends behind what is being answered."""
     known_as: Asker | None = None
     """Who the client is, and what it was told; `asker` makes it."""
     client_software_name: str = ""

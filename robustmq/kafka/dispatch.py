@@ -36,6 +36,7 @@ from robustmq.kafka import (
     quorum_api,
     quotas_api,
     records_api,
+    sasl_api,
     topics_api,
     transaction_offsets,
     transactions_api,
@@ -75,6 +76,7 @@ _MODULES = (
     quorum_api,
     records_api,
     quotas_api,
+    sasl_api,
     topics_api,
     transaction_offsets,
     transactions_api,
@@ -89,6 +91,9 @@ def dispatch(
     frame: bytes, connection: ConnectionState, gateway: Gateway
 ) -> Promise[Buffers | None]:
     """Serve one request; `frame` is what stands behind the length."""
+    sasl = connection.sasl
+    if sasl is not None and sasl.wants_tokens:
+        return start(sasl_api.serve_token(frame, connection, gateway))
     return start(_serve(frame, connection, gateway))
 
 
@@ -97,6 +102,8 @@ async def _serve(frame: bytes, connection: ConnectionState, gateway: Gateway) ->
     try:
         header = codec.decode_header(frame)
         key, version = header.api_key, header.api_version
+        if connection.sasl is not None:
+            connection.sasl.admit(key, gateway.now_ms())
         api = apis.APIS.get(key)
         handler = HANDLERS.get(key)
         if api is None or handler is None:

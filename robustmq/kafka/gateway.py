@@ -238,16 +238,20 @@ class Gateway(Protocol):
         access.CLUSTER_NAME. Every handler asks before it does or tells anything.
         """
 
-    def nodes(self) -> Sequence[Broker]:
-        """All brokers (workers) that are up, this one included, by rising node_id."""
+    def nodes(self, listener: str = "") -> Sequence[Broker]:
+        """All brokers (workers) that are up, this one included, by rising node_id, with the
+        addresses that belong to a listener (`ConnectionState.listener`; empty: the first one).
+        """
 
     def controller_id(self) -> int:
         """The broker that clients send CreateTopics and its like to; any worker can answer, so any
         that is up.
         """
 
-    def coordinator(self, kind: str, key: str) -> Broker | None:
-        """Who coordinates a key; kind is "group" or "transaction". None: nobody at the moment."""
+    def coordinator(self, kind: str, key: str, listener: str = "") -> Broker | None:
+        """Who coordinates a key, as `nodes` has it; kind is "group" or "transaction". None: nobody
+        at the moment.
+        """
 
     def topic(self, name: bytes, create: bool) -> Promise[TopicInfo | None]:
         """A topic by its key; with `create` a missing one is made. None: it is not there (or may

@@ -66,7 +66,7 @@ async def reply_of(promise: Awaitable[events.GroupReply], kind: type[Reply]) -> 
 async def handle_find_coordinator(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one FindCoordinator, for one key or (version 4 and later) for many."""
     if context.api_version < _MANY_KEYS_VERSION:
-        found = _coordinator(request.key, request.key_type, gateway)
+        found = _coordinator(request.key, request.key_type, context, gateway)
         return messages.FindCoordinatorResponse(
             error_code=found.error_code,
             error_message=found.error_message,
@@ -76,14 +76,15 @@ async def handle_find_coordinator(request: Any, context: RequestContext, gateway
         )
     return messages.FindCoordinatorResponse(
         coordinators=[
-            _coordinator(key, request.key_type, gateway) for key in request.coordinator_keys
+            _coordinator(key, request.key_type, context, gateway)
+            for key in request.coordinator_keys
         ]
     )
 
 
-def _coordinator(key: str, key_type: int, gateway: Gateway) -> Any:
+def _coordinator(key: str, key_type: int, context: RequestContext, gateway: Gateway) -> Any:
     kind = _KINDS.get(key_type)
-    node = None if kind is None else gateway.coordinator(kind, key)
+    node = None if kind is None else gateway.coordinator(kind, key, context.connection.listener)
     if kind is None:
         code, message = KafkaCode.INVALID_REQUEST, f"unknown coordinator type {key_type}"
     elif node is None:

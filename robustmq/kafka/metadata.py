@@ -52,7 +52,7 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
             messages.MetadataResponseBroker(
                 node_id=node.node_id, host=node.host, port=node.port, rack=node.rack
             )
-            for node in gateway.nodes()
+            for node in gateway.nodes(context.connection.listener)
         ],
         cluster_id=gateway.cluster_id,
         controller_id=gateway.controller_id(),
@@ -142,7 +142,7 @@ async def handle_describe_cluster(request: Any, context: RequestContext, gateway
             messages.DescribeClusterBroker(
                 broker_id=node.node_id, host=node.host, port=node.port, rack=node.rack
             )
-            for node in gateway.nodes()
+            for node in gateway.nodes(context.connection.listener)
         ],
         cluster_authorized_operations=operations,
     )

@@ -39,7 +39,9 @@ class Prepared:
     def __init__(self, settings: Settings) -> None:
         """Raises TlsError, and OSError for a path that cannot be listened at."""
         self.tls = {
-            one.name: ServerTls(one) for one in settings.listeners if one.transport in ENCRYPTED
+            one.name: ServerTls(one)
+            for one in (*settings.listeners, *settings.kafka_listeners)
+            if one.transport in ENCRYPTED
         }
         self.sockets = {
             one.name: open_unix_listener(one.bind[0], int(one.mode, 8), one.backlog)
@@ -49,7 +51,7 @@ class Prepared:
 
     def reload_tls(self, settings: Settings) -> None:
         """Read the certificates again; those that cannot be used leave the old ones."""
-        for listener in settings.listeners:
+        for listener in (*settings.listeners, *settings.kafka_listeners):
             if listener.name in self.tls:
                 try:
                     self.tls[listener.name].reload(listener)

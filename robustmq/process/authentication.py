@@ -9,20 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
 
 from robustmq.config import Settings
+from robustmq.credentials import ScramCredential, ScramName
 from robustmq.errors import BrokerError, Fault
 from robustmq.listener import Listener
-from robustmq.promises import Promise
-from robustmq.security.authenticator import Authenticator
+from robustmq.promises import Promise, resolved
+from robustmq.security.authenticator import Authenticator, Credentials
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class Authentication:
-    """The verdicts of one worker on CONNECT."""
+    """The verdicts of one worker on CONNECT, and on Kafka's users."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """`credentials` gives the verifiers of the cluster's state."""
         self._loop = loop
-        self._inner = Authenticator(settings)
+        self._inner = Authenticator(settings, credentials or dict)
+        self.secret = self._inner.secret
         self._most = settings.limits.max_password_checks
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._checking: dict[bytes, Promise[None]] = {}
@@ -45,6 +58,33 @@ class Authentication:
             decided.fail(error)
             return decided
         assert user_name is not None and password is not None, "only passwords take long"
+        return self._slowly(user_name, password)
+
+    def verify(self, user: str, password: bytes) -> Promise[None]:
+        """Settles when this is the user's password; fails with BrokerError when it is not."""
+        return (
+            resolved(None) if self._inner.recalls(user, password) else self._slowly(user, password)
+        )
+
+    def scram(self, user: str, mechanism: ScramName) -> Promise[ScramCredential | None]:
+        """The SCRAM verifier of a user; None: there is none."""
+        if not self._inner.must_make(user, mechanism):
+            return resolved(self._inner.scram(user, mechanism))
+        made: Promise[ScramCredential | None] = Promise()
+        work = self._on_thread(self._inner.make_scram, user, mechanism)
+
+        def keep(done: asyncio.Future[ScramCredential]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                made.resolve(None)
+                return
+            self._inner.keep_scram(done.result())
+            made.resolve(self._inner.scram(user, mechanism))
+
+        work.add_done_callback(keep)
+        return made
+
+    def _slowly(self, user_name: str, password: bytes) -> Promise[None]:
+        decided: Promise[None] = Promise()
         mark = self._inner.mark(user_name, password)
         checking = self._checking.get(mark)
         if checking is not None:
@@ -53,13 +93,14 @@ class Authentication:
             decided.fail(BrokerError(Fault.SERVER_BUSY, "too many passwords wait to be checked"))
             return decided
         self._checking[mark] = decided
-        if self._pool is None:
-            self._pool = concurrent.futures.ThreadPoolExecutor(1, "passwords")
-        work = self._loop.run_in_executor(
-            self._pool, self._inner.verify_slowly, user_name, password
-        )
+        work = self._on_thread(self._inner.verify_slowly, user_name, password)
         work.add_done_callback(lambda done: self._decide(mark, user_name, password, done))
         return decided
+
+    def _on_thread(self, run: Callable[[*Arguments], T], *given: *Arguments) -> asyncio.Future[T]:
+        if self._pool is None:
+            self._pool = concurrent.futures.ThreadPoolExecutor(1, "passwords")
+        return self._loop.run_in_executor(self._pool, run, *given)
 
     def _decide(self, mark: bytes, user: str, password: bytes, done: asyncio.Future[bool]) -> None:
         decided = self._checking.pop(mark)

@@ -43,7 +43,8 @@ class MetaView:
         self.on_resource: Callable[[int, str], None] = lambda resource_type, name: None
         self.bans = BanTable()
         self.on_ban: Callable[[Ban], None] = lambda ban: None
-        self.single_broker: Broker | None = None
+        self.single_brokers: dict[str, Broker] = {}
+        """Where `kafka.single_port` says so: the one address by the name of a listener."""
         self._meta = meta
         self._incarnations: dict[int, int] = {}
         for ban in meta.state.bans.values():
@@ -85,12 +86,17 @@ class MetaView:
         """A link to a worker came up."""
         self._incarnations[worker] = incarnation
 
-    def brokers(self) -> Sequence[Broker]:
-        """Workers as Kafka brokers; one address where `kafka.single_port` says so."""
-        if self.single_broker is not None:
-            return [self.single_broker]
+    def brokers(self, listener: str = "") -> Sequence[Broker]:
+        """Workers as Kafka brokers, as who came by a listener reaches them; one address where
+        `kafka.single_port` says so."""
+        if self.single_brokers:
+            first = next(iter(self.single_brokers.values()))
+            return [self.single_brokers.get(listener, first)]
         return [
-            Broker(worker.worker_id, worker.host, worker.port)
+            Broker(
+                worker.worker_id,
+                *worker.endpoints.get(listener, (worker.host, worker.port)),
+            )
             for worker in self._meta.state.brokers()
             if worker.worker_id < self.worker_count
         ]

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from robustmq.config import Settings
-from robustmq.listener import Listener, with_port
+from robustmq.listener import DEFAULT_NAME, KAFKA_NAME, Listener, with_port
 from robustmq.net.listeners import open_listener
 from robustmq.net.tls import TlsError
 from robustmq.net.ways_in import Prepared
@@ -65,15 +65,15 @@ def settle_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     held: list[socket.socket] = []
     mqtt, kafka, metrics = settings.mqtt, settings.kafka, settings.metrics
     listeners = tuple(_settle_listener(one, held) for one in settings.listener)
-    mqtt_port = mqtt.port
-    if not listeners:
+    mqtt_port, kafka_port = mqtt.port, kafka.port
+    if all(one.protocol != "mqtt" for one in listeners):
         mqtt_port = _settle("mqtt.", mqtt.bind, mqtt.port, held)
-    kafka_port = _settle("kafka.", kafka.bind, kafka.port, held)
-    if kafka.bind and kafka.worker_port_base and not kafka.single_port:
-        for worker in range(settings.worker_count):
-            port = kafka.worker_port_base + worker
-            for host in kafka.bind:
-                _check("kafka.worker_port_base", host, port)
+    if all(one.protocol != "kafka" for one in listeners):
+        kafka_port = _settle("kafka.", kafka.bind, kafka.port, held)
+    for one in settings.kafka_listeners:
+        for port in _worker_ports(settings, one):
+            for host in one.bind:
+                _check(f"{_where(one)}worker_port_base", host, port)
     metrics_port = metrics.port
     if metrics.enabled:
         metrics_port = _settle("metrics.", (metrics.bind,), metrics.port, held)
@@ -127,21 +127,19 @@ def become_child(parent: int, name: str) -> None:
 def _refuse_shared_ports(settings: Settings) -> None:
     """With SO_REUSEPORT the kernel would not mind two protocols on one port: each connection would
     meet either."""
-    kafka, metrics = settings.kafka, settings.metrics
+    metrics = settings.metrics
     wanted = []
-    for one in settings.listeners:
-        key = f"listener {one.name!r}: port" if settings.listener else "mqtt.port"
+    for one in (*settings.listeners, *settings.kafka_listeners):
         if one.transport != "unix":
-            wanted.append((key, one.bind, one.port))
-    wanted.append(("kafka.port", kafka.bind, kafka.port))
-    if kafka.bind and kafka.worker_port_base and not kafka.single_port:
-        ports = range(kafka.worker_port_base, kafka.worker_port_base + settings.worker_count)
-        if ports[-1] > MAX_PORT:
+            wanted.append((f"{_where(one)}port", one.bind, one.port))
+    for one in settings.kafka_listeners:
+        key, ports = f"{_where(one)}worker_port_base", _worker_ports(settings, one)
+        if ports and ports[-1] > MAX_PORT:
             raise StartError(
-                f"kafka.worker_port_base = {kafka.worker_port_base} leaves no room for"
+                f"{key} = {one.worker_port_base} leaves no room for"
                 f" {len(ports)} workers below port {MAX_PORT + 1}: set a smaller one"
             )
-        wanted += [("kafka.worker_port_base", kafka.bind, port) for port in ports]
+        wanted += [(key, one.bind, port) for port in ports]
     if metrics.enabled:
         wanted.append(("metrics.port", (metrics.bind,), metrics.port))
     for (key, hosts, port), (other_key, other_hosts, other_port) in combinations(wanted, 2):
@@ -149,11 +147,26 @@ def _refuse_shared_ports(settings: Settings) -> None:
             raise StartError(f"{key} and {other_key} both take port {port}: change one of them")
 
 
+def _where(listener: Listener) -> str:
+    """How a setting of a listener is called, but for its name."""
+    if listener.name == DEFAULT_NAME or listener.name == KAFKA_NAME:
+        return f"{listener.protocol}."
+    return f"listener {listener.name!r}: "
+
+
+def _worker_ports(settings: Settings, listener: Listener) -> range:
+    """The ports that workers have of their own by the settings."""
+    first = listener.worker_port_base
+    if not first or settings.kafka.single_port:
+        return range(0)
+    return range(first, first + settings.worker_count)
+
+
 def _settle_listener(listener: Listener, held: list[socket.socket]) -> Listener:
     if listener.transport == "unix":
         return with_port(listener)
     port = with_port(listener).port
-    where = f"listener {listener.name!r}: "
+    where = _where(listener)
     return msgspec.structs.replace(listener, port=_settle(where, listener.bind, port, held))
 
 

@@ -1,5 +1,8 @@
 """The password file: one `user:argon2id hash` a line, mode 0600, made by `robustmq passwd`.
 
+With `--scram` the hash is followed by `|` and a verifier for each of Kafka's SCRAM mechanisms, as
+PostgreSQL writes them: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, in base64.
+
 Hashes are argon2id with the parameters of the argon2-cffi library; lines that begin with # and
 empty lines are skipped. A file that others can read, or with a line that is no hash, is refused
 when the broker starts.
@@ -7,11 +10,15 @@ when the broker starts.
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+
+from robustmq.credentials import MAX_ITERATIONS, ScramCredential, ScramName
+from robustmq.security import scram
 
 MAX_USERS = 100_000
 MAX_PASSWORD_BYTES = 4_096
@@ -37,7 +44,7 @@ def read(path: str | Path) -> Users:
         if not line or line.startswith("#"):
             continue
         user, _, hashed = line.partition(":")
-        if not user or not hashed.startswith("$argon2id$"):
+        if not user or not hashed.startswith("$argon2id$") or not _whole(user, hashed):
             raise PasswordFileError(f"{file}:{number}: not `user:hash`; use `robustmq passwd`")
         users[user] = hashed
     if len(users) > MAX_USERS:
@@ -57,13 +64,46 @@ def write(path: str | Path, users: Users) -> None:
     os.replace(fresh, file)
 
 
-def set_password(users: Users, user: str, password: bytes) -> Users:
+def set_password(
+    users: Users, user: str, password: bytes, mechanisms: tuple[ScramName, ...] = ()
+) -> Users:
     """The users with a new password for one of them."""
     if not user or any(c in user for c in ":\r\n") or user.startswith("#"):
         raise PasswordFileError("a user name has no colon, no line break and no leading #")
     if not password or len(password) > MAX_PASSWORD_BYTES:
         raise PasswordFileError(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
-    return {**users, user: PasswordHasher().hash(password)}
+    hashes = [PasswordHasher().hash(password)]
+    for mechanism in mechanisms:
+        one = scram.derive(user, mechanism, password, os.urandom(24), MAX_ITERATIONS)
+        salt, stored, server = (
+            base64.b64encode(part).decode() for part in (one.salt, one.stored_key, one.server_key)
+        )
+        hashes.append(f"{mechanism}${one.iterations}:{salt}${stored}:{server}")
+    return {**users, user: "|".join(hashes)}
+
+
+def scram_verifier(user: str, hashed: str, mechanism: ScramName) -> ScramCredential | None:
+    """The verifier that a line of the file has for a mechanism; raises ValueError for one that is
+    none."""
+    for part in hashed.split("|")[1:]:
+        name, counted, keys = part.split("$")
+        if name == mechanism:
+            iterations, salt = counted.split(":")
+            stored, server = keys.split(":")
+            salt_bytes, stored_key, server_key = map(base64.b64decode, (salt, stored, server))
+            return ScramCredential(
+                user, mechanism, int(iterations), salt_bytes, stored_key, server_key
+            )
+    return None
+
+
+def _whole(user: str, hashed: str) -> bool:
+    try:
+        for mechanism in scram.HASHES:
+            scram_verifier(user, hashed, mechanism)
+    except ValueError:
+        return False
+    return True
 
 
 def verify(hashed: str, password: bytes) -> bool:
@@ -71,6 +111,6 @@ def verify(hashed: str, password: bytes) -> bool:
     if len(password) > MAX_PASSWORD_BYTES:
         return False
     try:
-        return PasswordHasher().verify(hashed, password)
+        return PasswordHasher().verify(hashed.partition("|")[0], password)
     except (VerificationError, InvalidHashError):
         return False

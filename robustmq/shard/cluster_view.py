@@ -72,8 +72,9 @@ class ClusterView(Protocol):
         """A link to a worker came up."""
         ...
 
-    def brokers(self) -> Sequence[Broker]:
-        """The workers that Kafka clients may connect to, by rising id."""
+    def brokers(self, listener: str = "") -> Sequence[Broker]:
+        """The workers that Kafka clients may connect to, by rising id, at the addresses that belong
+        to a listener (empty: the first one)."""
         ...
 
     def declared(self, name: bytes) -> Declared | None:

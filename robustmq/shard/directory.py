@@ -46,17 +46,17 @@ class Directory:
 
     # -- who is there ------------------------------------------------------------------------------
 
-    def nodes(self) -> Sequence[Broker]:
-        """The workers that clients may connect to."""
-        return self._cluster.brokers()
+    def nodes(self, listener: str = "") -> Sequence[Broker]:
+        """The workers that clients of a listener may connect to."""
+        return self._cluster.brokers(listener)
 
     def controller_id(self) -> int:
         """The first broker that is up."""
         brokers = self._cluster.brokers()
         return brokers[0].node_id if brokers else self.node_id
 
-    def _broker_of(self, worker: int) -> Broker | None:
-        brokers = self._cluster.brokers()
+    def _broker_of(self, worker: int, listener: str = "") -> Broker | None:
+        brokers = self._cluster.brokers(listener)
         if len(brokers) == 1 and self._settings.kafka.single_port:
             return brokers[0]
         return next((broker for broker in brokers if broker.node_id == worker), None)

@@ -308,9 +308,9 @@ class KafkaGateway(Directory):
     def _machine_owner(self, kind: bytes, key: str) -> int:
         return self._placement.shard_owner(self._placement.machine_shard(kind, key))
 
-    def coordinator(self, kind: str, key: str) -> Broker | None:
+    def coordinator(self, kind: str, key: str, listener: str = "") -> Broker | None:
         """Who coordinates a group or a transactional id."""
-        return self._broker_of(self._machine_owner(kind.encode(), key))
+        return self._broker_of(self._machine_owner(kind.encode(), key), listener)
 
     def list_groups(self) -> Promise[list[GroupListing]]:
         """The groups coordinated here: clients ask every broker. Where one address is all that

@@ -124,13 +124,13 @@ class FakeGateway:
     ) -> bool:
         return (operation, resource, name) not in self.denied
 
-    def nodes(self) -> Sequence[Broker]:
+    def nodes(self, listener: str = "") -> Sequence[Broker]:
         return [Broker(0, "127.0.0.1", 9092), Broker(1, "127.0.0.1", 9093)]
 
     def controller_id(self) -> int:
         return 0
 
-    def coordinator(self, kind: str, key: str) -> Broker | None:
+    def coordinator(self, kind: str, key: str, listener: str = "") -> Broker | None:
         return None if key == "nobody" else self.nodes()[len(key) % 2]
 
     def add(

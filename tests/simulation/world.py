@@ -123,7 +123,7 @@ class SimView:
         """A link came up."""
         self._incarnations[worker] = incarnation
 
-    def brokers(self) -> Sequence[KafkaBroker]:
+    def brokers(self, listener: str = "") -> Sequence[KafkaBroker]:
         """All workers."""
         return [
             KafkaBroker(number, "localhost", 10_000 + number) for number in range(self.worker_count)
