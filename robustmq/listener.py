@@ -3,7 +3,8 @@
 `[[listener]]` tables of the configuration become `Listener` values; without any of a protocol,
 `[mqtt]` or `[kafka]` is its only one. Every MQTT connection carries the value it came in by
 (`MqttClient.listener`), over the hand-off between workers too, so that a right, a bound or a name
-may depend on it. A setting of 0 or "inherit" leaves the decision to the setting of the whole node that it names.
+may depend on it. A setting of 0 or "inherit" leaves the decision to the setting of the whole node
+that it names.
 """
 
 from __future__ import annotations

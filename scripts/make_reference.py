@@ -31,6 +31,11 @@ EXAMPLES = """\
 # filter = "metrics/#"
 # mode = "memory"          # memory, hybrid or persistent
 
+# A Kafka client that proves who it is by a password (sasl_mechanisms). [reloadable]
+# [[kafka.user]]
+# name = "app"
+# password = "secret"      # keep the file to yourself: chmod 600
+
 # A stream: MQTT topics that match a filter are one Kafka topic, keyed by the MQTT topic.
 # [[streams]]
 # filter = "sensors/+/temp"
@@ -50,8 +55,8 @@ TABLES: dict[str, tuple[type[msgspec.Struct], tuple[str, ...], dict[str, Any]]] 
     "listener": (
         Listener,
         (
-            "Where MQTT clients come in; with any such table, bind, port and backlog of [mqtt] do",
-            "not count.",
+            "Where clients come in; with any such table of a protocol, bind, port and backlog of",
+            "[mqtt] do not count, or what [kafka] says of its listener.",
         ),
         {"name": "inside"},
     ),

@@ -136,6 +136,8 @@ class BrokerProcess:
                 self.listeners[name[-1]] = port
             elif name == ["kafka"]:
                 self.kafka = port
+            elif name[0] == "kafka" and "worker" not in name:
+                self.listeners[name[-1]] = port
             elif name == ["metrics"]:
                 self.metrics = port
         self.worker_ports = [int(p[-1].rpartition(":")[2]) for p in places if p[1] == "worker"]

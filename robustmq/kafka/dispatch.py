@@ -51,6 +51,8 @@ Buffers = list[bytes | memoryview]
 COUNTERS = (
     "kafka_requests",
     "kafka_requests_refused",
+    "kafka_authentications",
+    "kafka_authentications_refused",
     "kafka_records_in",
     "kafka_records_out",
     "kafka_bytes_in",

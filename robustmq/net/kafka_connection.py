@@ -16,11 +16,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from robustmq.acls import USER_PREFIX
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.context import ConnectionState
 from robustmq.kafka.dispatch import Buffers, dispatch
 from robustmq.kafka.gateway import Gateway
+from robustmq.kafka.sasl import SaslState, Verifier
 from robustmq.limits import KIB, Limits
+from robustmq.net.tls import distinguished_name
 from robustmq.observability import logs
 from robustmq.promises import Promise
 
@@ -34,14 +37,26 @@ class KafkaConnection(asyncio.Protocol):
     """One Kafka connection over TCP."""
 
     def __init__(
-        self, gateway: Gateway, limits: Limits, address: str, count: Callable[[str, int], None]
+        self,
+        gateway: Gateway,
+        limits: Limits,
+        address: str,
+        count: Callable[[str, int], None],
+        listener: str = "",
+        verifier: Verifier | None = None,
     ) -> None:
-        """`address` is "host:port" of the peer; `count(name, amount)` adds to a counter."""
+        """`address` is "host:port" of the peer; `count(name, amount)` adds to a counter; `verifier`
+        asks who the client is."""
         self._gateway = gateway
         self._limits = limits
         self.address = address
         self._count = count
-        self._state = ConnectionState(address.rpartition(":")[0].strip("[]"), limits)
+        self._state = ConnectionState(
+            address.rpartition(":")[0].strip("[]"),
+            limits,
+            listener,
+            None if verifier is None else SaslState(verifier),
+        )
         self._transport: asyncio.Transport | None = None
         self._chunks: list[bytes] = []
         # Served of the first chunk; _gathered counts from there.
@@ -61,6 +76,9 @@ class KafkaConnection(asyncio.Protocol):
         # A cast: the transports of uvloop do not derive from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(WRITE_HIGH_WATER_BYTES)
+        certificate = transport.get_extra_info("peercert")
+        if certificate and self._state.sasl is None:
+            self._state.is_known_as(USER_PREFIX + distinguished_name(certificate))
         self._count("kafka_connections_opened", 1)
         self._count("kafka_connections", 1)
 
@@ -176,6 +194,11 @@ class KafkaConnection(asyncio.Protocol):
                     return
                 if buffers is not None and self._transport is not None:
                     self._transport.writelines(buffers)
+                if self._state.ending and not self._answers:
+                    self._count("kafka_faults", 1)
+                    log.info("connection ended", peer=self.address, reason="not authenticated")
+                    self.close()
+                    return
         except Exception as error:  # noqa: BLE001
             # Not raised: this runs among the callbacks of a promise that others wait for too.
             what = {"message": "a Kafka request failed", "exception": error}

@@ -1,4 +1,4 @@
-"""TLS for MQTT connections: the contexts of a listener, and one connection's bytes.
+"""TLS for connections: the contexts of a listener, and one connection's bytes.
 
 A listener's contexts are made before the workers are forked, so that they share the keys of session
 tickets: a client resumes its session at any worker. A reload makes new contexts, for handshakes
@@ -11,10 +11,12 @@ part of one stays inside OpenSSL, the carrier is `waiting`, and its owner has to
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from robustmq.listener import Listener
 from robustmq.net.socket_io import AGAIN, GONE
@@ -123,6 +125,38 @@ def common_name(sock: ssl.SSLSocket) -> str:
     subject = cast(tuple[tuple[tuple[str, str], ...], ...], certificate.get("subject", ()))
     names = [value for part in subject for name, value in part if name == "commonName"]
     return names[0] if names else ""
+
+
+SHORT_NAMES = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "STREET",
+    "userId": "UID",
+}
+_SPECIAL = re.compile(r'([,+"\\<>;])')
+
+
+def distinguished_name(certificate: Mapping[str, Any]) -> str:
+    """The subject of a certificate (as `getpeercert` has it), written as RFC 2253 has it: the last
+    part first."""
+    parts = []
+    for relative in reversed(certificate.get("subject", ())):
+        parts.append(
+            "+".join(f"{SHORT_NAMES.get(name, name)}={_escaped(value)}" for name, value in relative)
+        )
+    return ",".join(parts)
+
+
+def _escaped(value: str) -> str:
+    text = _SPECIAL.sub(r"\\\1", value)
+    if text[:1] in ("#", " "):
+        text = "\\" + text
+    return text[:-1] + "\\ " if len(text) > 1 and text[-1] == " " else text
 
 
 class TlsCarrier:

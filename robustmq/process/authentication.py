@@ -62,9 +62,9 @@ class Authentication:
 
     def verify(self, user: str, password: bytes) -> Promise[None]:
         """Settles when this is the user's password; fails with BrokerError when it is not."""
-        return (
-            resolved(None) if self._inner.recalls(user, password) else self._slowly(user, password)
-        )
+        if self._inner.recalls(user, password):
+            return resolved(None)
+        return self._slowly(user, password)
 
     def scram(self, user: str, mechanism: ScramName) -> Promise[ScramCredential | None]:
         """The SCRAM verifier of a user; None: there is none."""

@@ -12,10 +12,8 @@ import asyncio
 import gc
 import os
 import signal
-import socket
 import uuid
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,17 +25,12 @@ from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorke
 from robustmq.cluster.meta import Meta
 from robustmq.control.contract import Operator
 from robustmq.kafka.gateway import Broker as KafkaBroker
-from robustmq.net.addresses import shown_address
 from robustmq.net.bus_link import BusLink
 from robustmq.net.control_socket import ControlSocket
 from robustmq.net.gates import ConnectionGate
 from robustmq.net.handoff import Handoff
 from robustmq.net.kafka_connection import KafkaConnection
-from robustmq.net.listeners import (
-    Acceptor,
-    open_listener,
-    open_own_listener,
-)
+from robustmq.net.kafka_ways_in import KafkaWaysIn
 from robustmq.net.mqtt_sockets import MqttSockets
 from robustmq.net.ways_in import WaysIn
 from robustmq.observability import logs
@@ -46,6 +39,7 @@ from robustmq.process.authentication import Authentication
 from robustmq.process.cluster_view import MetaView
 from robustmq.process.context import UNREADABLE, WorkerContext
 from robustmq.process.housekeeping import Housekeeping
+from robustmq.process.kafka_sasl import SaslVerifier
 from robustmq.process.meta import socket_path
 from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
 from robustmq.process.spawn import spawn
@@ -89,7 +83,7 @@ class Worker:
         self._settings = context.settings
         self._row = context.row
         self._meters = context.counters.topics.meters(context.worker_id)
-        self._kafka: weakref.WeakSet[KafkaConnection] = weakref.WeakSet()
+        self._kafka: Collection[KafkaConnection] = ()
 
     async def run(self) -> int:
         """Serve until SIGTERM."""
@@ -180,8 +174,8 @@ class Worker:
             lambda size: free_bytes(data_dir) >= size + DISK_RESERVE_BYTES,
             self._disk_full,
         )
-        self._authenticator = Authentication(settings, loop)
         self._access = AccessControl(settings, self._meta)
+        self._authenticator = Authentication(settings, loop, self._access.credentials)
         self._bus = BusLink(
             context.worker_id,
             context.worker_count,
@@ -311,10 +305,7 @@ class Worker:
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, view: MetaView) -> None:
         settings, context = self._settings, self._context
-        kafka = settings.kafka
-        self._sockets: list[socket.socket] = []
         self._listening: list[str] = []
-        self._acceptors: list[Acceptor] = []
         self._gate = ConnectionGate(settings.limits, view.bans)
         self._mqtt = MqttSockets(loop, self._broker)
         self._ways_in = WaysIn(
@@ -327,53 +318,35 @@ class Worker:
             context.prepared,
         )
         self._listening += self._ways_in.open(settings)
-        own_port = kafka.worker_port_base and kafka.worker_port_base + context.worker_id
-        port = 0
-        for host in kafka.bind:
-            sock = open_listener(host, kafka.port, kafka.backlog)
-            self._accept(loop, sock, f"kafka {shown_address(sock)}", self._adopt_kafka)
-            port = sock.getsockname()[1]
-            if not kafka.single_port:
-                remembered = context.run_directory / f"kafka-port-{context.worker_id}"
-                sock = open_own_listener(host, own_port, kafka.backlog, remembered)
-                own_port = port = sock.getsockname()[1]
-                name = f"kafka worker {context.worker_id} {shown_address(sock)}"
-                self._accept(loop, sock, name, self._adopt_kafka)
-        if kafka.bind:
-            await self._register(view, port)
+        self._kafka_in = KafkaWaysIn(
+            loop,
+            self._broker.kafka.gateway,
+            settings.limits,
+            self._gate,
+            self._row.add,
+            context.prepared,
+            lambda listener: SaslVerifier(
+                listener, settings.kafka.connections_max_reauth_ms, self._authenticator
+            ),
+            spawn,
+        )
+        places, endpoints = self._kafka_in.open(settings, context.worker_id, context.run_directory)
+        self._kafka = self._kafka_in.connections
+        self._listening += places
+        if endpoints:
+            await self._register(view, endpoints)
 
-    def _accept(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
-        name: str,
-        on_accept: Callable[[socket.socket, str], None],
-    ) -> None:
-        self._sockets.append(sock)
-        self._listening.append(name)
-        self._acceptors.append(Acceptor(loop, sock, on_accept, self._row.add, self._gate))
-
-    async def _register(self, view: MetaView, port: int) -> None:
-        kafka, context = self._settings.kafka, self._context
-        host = kafka.advertised_host or kafka.bind[0]
-        if host in ("0.0.0.0", "::"):
-            host = socket.gethostname()
-        if kafka.single_port:
-            view.single_broker = KafkaBroker(0, host, port)
+    async def _register(self, view: MetaView, endpoints: dict[str, tuple[str, int]]) -> None:
+        context = self._context
+        if self._settings.kafka.single_port:
+            view.single_brokers = {
+                name: KafkaBroker(0, host, port) for name, (host, port) in endpoints.items()
+            }
+        host, port = next(iter(endpoints.values()))
         await _arrived(
-            self._meta.propose(RegisterWorker(context.worker_id, host, port, context.incarnation))
-        )
-
-    # -- connections -------------------------------------------------------------------------------
-
-    def _adopt_kafka(self, sock: socket.socket, address: str) -> None:
-        connection = KafkaConnection(
-            self._broker.kafka.gateway, self._settings.limits, address, self._row.add
-        )
-        self._kafka.add(connection)
-        spawn(
-            "kafka connection",
-            self._loop.connect_accepted_socket(lambda: connection, sock),
+            self._meta.propose(
+                RegisterWorker(context.worker_id, host, port, context.incarnation, endpoints)
+            )
         )
 
     # -- changing and ending -----------------------------------------------------------------------
@@ -388,6 +361,7 @@ class Worker:
             log.error("the passwords stay as they were", reason=str(error))
         self._access.reload(settings or self._settings)
         self._ways_in.reload(settings or self._settings)
+        self._kafka_in.reload(settings or self._settings)
         if settings is None:
             return
         self._settings = settings
@@ -409,8 +383,7 @@ class Worker:
         """Stop accepting, finish what was promised, commit, snapshot."""
         context = self._context
         self._row.set("ready", 0)
-        for acceptor in self._acceptors:
-            acceptor.close()
+        self._kafka_in.stop()
         self._ways_in.stop()
         self._housekeeping.stop()
         self._control.close()
