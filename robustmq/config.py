@@ -231,6 +231,15 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             86_400,
         ),
     ] = 5
+    compaction_memory_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "What a worker remembers keys in while it compacts a log, 24 bytes a slot; a log with"
+            " more keys is compacted in several runs.",
+            1 * MIB,
+        ),
+    ] = 16 * MIB
     checkpoint_bytes: Annotated[
         int,
         bound(

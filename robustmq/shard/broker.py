@@ -124,15 +124,7 @@ class Broker:
         self.commits = Commits(self.stores, around.kick)
         self.commits.wake = self.turn
         self.partitions = Partitions(self.placement, self.stores, settings.storage)
-        self.cleaning = Cleaning(
-            self.partitions,
-            self.stores,
-            self.commits,
-            around.wall_ms,
-            around.monotonic_ms,
-            around.count,
-            settings.storage.retention_check_s * 1000,
-        )
+        self.cleaning = Cleaning(self)
         self.inbox = Inbox(self.stores)
         self._open_delivery()
         self._open_messages()
@@ -678,7 +670,7 @@ class Broker:
         self.shares.reload()
         self.router.high_water_bytes = self.limits.max_bus_bytes
         self.pressure.limits = self.limits
-        self.cleaning.interval_ms = settings.storage.retention_check_s * 1000
+        self.cleaning.reload(settings.storage)
         self.kafka.logs.max_message_bytes = self.limits.max_message_bytes
         self._bound_topics()
         self.sessions.reload()

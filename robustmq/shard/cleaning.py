@@ -2,16 +2,23 @@
 
 Rounds over all open partitions, in slices of SLICE a tick, so that the loop is never held. A round
 begins every `storage.retention_check_s`. What retention lets go is gone for readers at once; its
-files follow on the storage thread, with the next commit of their shard.
+files follow on the storage thread, with the next commit of their shard. Of the logs that a round
+finds worth compacting, the one that wants it most is compacted when the round is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from robustmq.shard.commits import Commits
-from robustmq.shard.partitions import HeldLog, Partitions
-from robustmq.storage.shard_store import ShardStore
+from robustmq.config import StorageSettings
+from robustmq.shard.compactor import Compactor
+from robustmq.shard.partitions import HeldLog
+from robustmq.storage.compaction import Candidate, candidate
+from robustmq.storage.segment import SegmentPartition
+
+if TYPE_CHECKING:
+    from robustmq.shard.broker import Broker
 
 SLICE = 200
 
@@ -19,26 +26,33 @@ SLICE = 200
 class Cleaning:
     """The rounds of one worker."""
 
-    def __init__(
-        self,
-        partitions: Partitions,
-        stores: dict[int, ShardStore],
-        commits: Commits,
-        wall_ms: Callable[[], int],
-        monotonic_ms: Callable[[], int],
-        count: Callable[[str, int], None],
-        interval_ms: int,
-    ) -> None:
-        """A round begins every `interval_ms`."""
-        self.interval_ms = interval_ms
-        self._partitions = partitions
-        self._stores = stores
-        self._commits = commits
-        self._wall_ms = wall_ms
-        self._monotonic_ms = monotonic_ms
-        self._count = count
+    def __init__(self, broker: Broker) -> None:
+        """The broker has its partitions, stores and commits."""
+        around = broker.around
+        self._partitions = broker.partitions
+        self._stores = broker.stores
+        self._commits = broker.commits
+        self._wall_ms = around.wall_ms
+        self._monotonic_ms = around.monotonic_ms
+        self._count = around.count
+        self._compactor = Compactor(
+            broker.partitions,
+            broker.stores,
+            around.kick,
+            around.wall_ms,
+            around.monotonic_us,
+            around.call_later,
+            around.count,
+        )
         self._round: Iterator[HeldLog] | None = None
-        self._due_ms = monotonic_ms() + interval_ms
+        self._best: tuple[HeldLog, SegmentPartition, Candidate] | None = None
+        self.reload(broker.settings.storage)
+        self._due_ms = around.monotonic_ms() + self._interval_ms
+
+    def reload(self, settings: StorageSettings) -> None:
+        """Take over new settings."""
+        self._interval_ms = settings.retention_check_s * 1000
+        self._compactor.memory_bytes = settings.compaction_memory_bytes
 
     def tick(self) -> None:
         """Twenty times a second: a slice of the round that runs, or the begin of the next."""
@@ -46,19 +60,59 @@ class Cleaning:
             now = self._monotonic_ms()
             if now < self._due_ms:
                 return
-            self._due_ms = now + self.interval_ms
+            self._due_ms = now + self._interval_ms
             self._round = self._partitions.walk()
+            self._best = None
         now_ms = self._wall_ms()
         for _ in range(SLICE):
             held = next(self._round, None)
             if held is None:
                 self._round = None
+                self._compact()
                 return
             self._retain(held, now_ms)
+            if held.log.settings.compact and self._compactor.idle:
+                self._consider(held, now_ms)
 
     def _retain(self, held: HeldLog, now_ms: int) -> None:
         freed = held.log.retain(now_ms)
         if freed:
             self._count("storage_bytes_expired", freed)
-            self._stores[held.shard].changed(held.log)
-            self._commits.mark(held.shard)
+            self._changed(held)
+
+    def _changed(self, held: HeldLog) -> None:
+        self._stores[held.shard].changed(held.log)
+        self._commits.mark(held.shard)
+
+    def _consider(self, held: HeldLog, now_ms: int) -> None:
+        log = held.log
+        if not isinstance(log, SegmentPartition) or not log.files:
+            return
+        last = log.files[-1]
+        if 0 <= last.first_time < now_ms - log.settings.max_compaction_lag_ms:
+            log.roll()
+            self._changed(held)
+        found = candidate(
+            log.files,
+            log.settings,
+            log.start_offset,
+            log.state.clean_offset,
+            log.high_watermark,
+            now_ms,
+        )
+        if found is None:
+            return
+        best = self._best
+        if best is None or (found.must, found.ratio) > (best[2].must, best[2].ratio):
+            self._best = held, log, found
+
+    def _compact(self) -> None:
+        """Begin with the log that wants it most, if it is still what it was."""
+        if self._best is None or not self._compactor.idle:
+            return
+        held, log, found = self._best
+        self._best = None
+        if self._partitions.held(held.topic, held.partition) is not log:
+            return
+        if tuple(log.files[: len(found.files)]) == found.files:
+            self._compactor.begin(held, log, found)

@@ -154,6 +154,11 @@ class Partitions:
     def __len__(self) -> int:
         return self._opened
 
+    def held(self, topic: bytes, partition: int) -> PartitionLog | None:
+        """The log of a partition if it is open."""
+        known = self._topics.get(topic)
+        return known.logs.get(partition) if known is not None else None
+
     def walk(self) -> Iterator[HeldLog]:
         """The open logs, one by one; topics may come and go meanwhile."""
         for topic in list(self._topics):

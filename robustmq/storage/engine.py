@@ -116,6 +116,11 @@ class PartitionLog(Protocol):
         ...
 
     @property
+    def settings(self) -> PartitionSettings:
+        """Those in force."""
+        ...
+
+    @property
     def size(self) -> int:
         """Bytes held."""
         ...

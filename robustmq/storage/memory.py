@@ -51,6 +51,11 @@ class MemoryPartition:
         return base_offset
 
     @property
+    def settings(self) -> PartitionSettings:
+        """Those in force."""
+        return self._settings
+
+    @property
     def size(self) -> int:
         """Bytes held."""
         return self._size

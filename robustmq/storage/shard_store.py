@@ -540,6 +540,16 @@ class ShardStore:
         self._unwritten[id(log)] = log
         return log.append(batch, self.leader_epoch)
 
+    @property
+    def disk(self) -> Disk:
+        """Where the shard's files are; writing belongs to the storage thread (`run`)."""
+        return self._disk
+
+    def run(self, job: Callable[[], None]) -> Promise[None]:
+        """Work on the storage thread, behind all that was submitted before (`kick` the
+        committer)."""
+        return self._committer.submit(job)
+
     def changed(self, log: PartitionLog) -> None:
         """Something of an open partition is to be written beside records."""
         self._unwritten[id(log)] = log
