@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import aiokafka  # type: ignore[import-untyped]
+import aiokafka
 import confluent_kafka
 import kafka
 import pytest

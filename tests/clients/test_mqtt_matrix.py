@@ -8,7 +8,6 @@ fetched and built once, and kept in ~/.cache/robustmq-clients; without the langu
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -21,35 +20,10 @@ from typing import NamedTuple
 import pytest
 
 from tests.broker import BrokerProcess
+from tests.clients.building import CACHE, Command, make, needs
 from tests.net.carriers import Certificates
 
 PROGRAMS = Path(__file__).parent / "mqtt"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "robustmq-clients"
-BUILD_TIMEOUT_S = 280
-
-Command = list[str]
-
-
-def needs(*programs: str) -> None:
-    """Skip without these."""
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}")
-
-
-def make(*command: str, folder: Path, **environment: str) -> None:
-    """Fetch or compile something."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=BUILD_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-500:]}")
 
 
 def python(library: str) -> Command:

@@ -1,0 +1,37 @@
+"""Fetching and building the clients of other languages, for the matrices."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "robustmq-clients"
+BUILD_TIMEOUT_S = 280
+
+Command = list[str]
+
+
+def needs(*programs: str) -> None:
+    """Skip without these."""
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}")
+
+
+def make(*command: str, folder: Path, **environment: str) -> None:
+    """Fetch or compile something."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-500:]}")
