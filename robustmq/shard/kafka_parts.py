@@ -39,6 +39,33 @@ class KafkaParts:
             around.monotonic_ms,
             around.wall_ms,
         )
+        self._open_logs(broker)
+        self.gateway = KafkaGateway(
+            broker.settings,
+            placement,
+            broker.cluster,
+            self.logs,
+            self.machines,
+            self.waits,
+            broker.rpc,
+            around.monotonic_ms,
+            around.wall_ms,
+            around.unique,
+            around.count,
+            around.unique().int & 0x3FFFFFFF | 1,
+            broker.turn,
+            around.access,
+            LogAdmin(placement, broker.stores, broker.partitions, broker.commits, around.wall_ms),
+            around.space,
+        )
+        self.markers = TransactionMarkers(
+            self.gateway, self.machines, placement, self.waits, broker.cluster.shard_epoch
+        )
+        self.machines.executors[TRANSACTION] = self.markers.carry_out
+
+    def _open_logs(self, broker: Broker) -> None:
+        """The logs, their producers and transactions, and who waits for them."""
+        around, placement = broker.around, broker.placement
         self.producers = ProducerStates(
             placement,
             broker.partitions,
@@ -74,25 +101,3 @@ class KafkaParts:
         )
         self.waits.began = broker.commits.hurry
         broker.commits.awaited = self.waits.awaited
-        self.gateway = KafkaGateway(
-            broker.settings,
-            placement,
-            broker.cluster,
-            self.logs,
-            self.machines,
-            self.waits,
-            broker.rpc,
-            around.monotonic_ms,
-            around.wall_ms,
-            around.unique,
-            around.count,
-            around.unique().int & 0x3FFFFFFF | 1,
-            broker.turn,
-            around.access,
-            LogAdmin(placement, broker.stores, broker.partitions, broker.commits, around.wall_ms),
-            around.space,
-        )
-        self.markers = TransactionMarkers(
-            self.gateway, self.machines, placement, self.waits, broker.cluster.shard_epoch
-        )
-        self.machines.executors[TRANSACTION] = self.markers.carry_out
