@@ -120,16 +120,12 @@ class Broker:
             [(rule.filter, rule.mode) for rule in settings.storage.rules],
             [(stream.filter, names.from_kafka(stream.topic)) for stream in settings.streams],
         )
-<<<<<<< HEAD
         self.stores: dict[int, ShardStore] = {}
         self.commits = Commits(self.stores, around.kick)
         self.commits.wake = self.turn
         self.partitions = Partitions(self.placement, self.stores, settings.storage)
         self.cleaning = Cleaning(self)
         self.inbox = Inbox(self.stores)
-=======
-        self._open_storage()
->>>>>>> 0272c76 (Functions short enough to be read)
         self._open_delivery()
         self._open_messages()
         self.rpc = Rpc(self.worker_id, self.around.bus, self._on_message)
@@ -138,23 +134,6 @@ class Broker:
         self._watch_clients()
         cluster.on_change = self._cluster_changed
         self._recover(open_store)
-
-    def _open_storage(self) -> None:
-        """The shards, as far as they can be without being recovered."""
-        self.stores: dict[int, ShardStore] = {}
-        self.commits = Commits(self.stores, self.around.kick)
-        self.commits.wake = self.turn
-        self.partitions = Partitions(self.placement, self.stores, self.settings.storage)
-        self.cleaning = Cleaning(
-            self.partitions,
-            self.stores,
-            self.commits,
-            self.around.wall_ms,
-            self.around.monotonic_ms,
-            self.around.count,
-            self.settings.storage.retention_check_s * 1000,
-        )
-        self.inbox = Inbox(self.stores)
 
     def _open_shares(self) -> None:
         """Share groups: as the owner of topics, and as the home of members."""
