@@ -120,20 +120,25 @@ class Broker:
             [(rule.filter, rule.mode) for rule in settings.storage.rules],
             [(stream.filter, names.from_kafka(stream.topic)) for stream in settings.streams],
         )
-        self.stores: dict[int, ShardStore] = {}
-        self.commits = Commits(self.stores, around.kick)
-        self.commits.wake = self.turn
-        self.partitions = Partitions(self.placement, self.stores, settings.storage)
-        self.cleaning = Cleaning(self)
-        self.inbox = Inbox(self.stores)
+        self._open_storage()
         self._open_delivery()
         self._open_messages()
         self.rpc = Rpc(self.worker_id, self.around.bus, self._on_message)
         self.kafka = KafkaParts(self)
+        self.cleaning.knows(self.kafka.producers)
         self.commits.committed = self._committed
         self._watch_clients()
         cluster.on_change = self._cluster_changed
         self._recover(open_store)
+
+    def _open_storage(self) -> None:
+        """The shards, as far as they can be without being recovered."""
+        self.stores: dict[int, ShardStore] = {}
+        self.commits = Commits(self.stores, self.around.kick)
+        self.commits.wake = self.turn
+        self.partitions = Partitions(self.placement, self.stores, self.settings.storage)
+        self.cleaning = Cleaning(self)
+        self.inbox = Inbox(self.stores)
 
     def _open_shares(self) -> None:
         """Share groups: as the owner of topics, and as the home of members."""

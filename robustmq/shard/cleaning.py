@@ -8,12 +8,13 @@ finds worth compacting, the one that wants it most is compacted when the round i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from robustmq.config import StorageSettings
 from robustmq.shard.compactor import Compactor
 from robustmq.shard.partitions import HeldLog
+from robustmq.shard.producer_states import ProducerStates
 from robustmq.storage.compaction import Candidate, candidate
 from robustmq.storage.segment import SegmentPartition
 
@@ -44,10 +45,16 @@ class Cleaning:
             around.call_later,
             around.count,
         )
+        self._stable_offset: Callable[[bytes, int, int], int] = lambda topic, partition, end: end
         self._round: Iterator[HeldLog] | None = None
         self._best: tuple[HeldLog, SegmentPartition, Candidate] | None = None
         self.reload(broker.settings.storage)
         self._due_ms = around.monotonic_ms() + self._interval_ms
+
+    def knows(self, producers: ProducerStates) -> None:
+        """Who can say what is stable, and what was aborted."""
+        self._stable_offset = producers.last_stable_offset
+        self._compactor.aborted = producers.aborted_until
 
     def reload(self, settings: StorageSettings) -> None:
         """Take over new settings."""
@@ -97,7 +104,7 @@ class Cleaning:
             log.settings,
             log.start_offset,
             log.state.clean_offset,
-            log.high_watermark,
+            self._stable_offset(held.topic, held.partition, log.high_watermark),
             now_ms,
         )
         if found is None:

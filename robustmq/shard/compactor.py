@@ -20,6 +20,7 @@ from robustmq.storage.compaction import Candidate, Compaction, Finished, Step, S
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.segment_file import CLEANED, LOG
 from robustmq.storage.shard_store import ShardStore
+from robustmq.storage.stored_producers import Aborted
 
 STEP_US = 4000
 MIN_PAUSE_US = 500
@@ -57,6 +58,9 @@ class Compactor:
         self._call_later = call_later
         self._count = count
         self._run: _Run | None = None
+        self.aborted: Callable[[bytes, int, int, int], list[Aborted]] = lambda *of: []
+        """The aborted transactions of a partition that end at or behind an offset and begin before
+        another."""
 
     @property
     def idle(self) -> bool:
@@ -77,6 +81,7 @@ class Compactor:
             log.state.generation,
             self._wall_ms(),
             self.memory_bytes,
+            tuple(self.aborted(held.topic, held.partition, found.dirty_offset, found.end_offset)),
         )
         log.compacting = True
         self._run = _Run(held, log, store, Compaction(task, store.disk).steps())

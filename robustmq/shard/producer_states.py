@@ -184,6 +184,22 @@ class ProducerStates:
                 break
         return found
 
+    def aborted_until(
+        self, topic: bytes, partition: int, offset: int, end_offset: int
+    ) -> list[Aborted]:
+        """The aborted transactions that end at or behind `offset` and begin before `end_offset`,
+        which is stable."""
+        state = self._state(topic, partition)
+        if state.key is None:
+            return []
+        found: list[Aborted] = []
+        for row in self._stored[state.shard].aborted(state.key, offset):
+            if row.first_offset < end_offset:
+                found.append(row)
+            if row.last_stable_offset >= end_offset:
+                break
+        return found
+
     # -- transactions end --------------------------------------------------------------------------
 
     def end(

@@ -34,16 +34,9 @@ from robustmq.storage.cleaned_batch import Cleaner, Keep, key_digest, opened
 from robustmq.storage.disk import Disk
 from robustmq.storage.engine import PartitionSettings
 from robustmq.storage.segment_file import CLEANED, LOG, SegmentFile, claimed_length, file_name
+from robustmq.storage.stored_producers import Aborted
 
 READ_BYTES = 256 * 1024
-
-
-class Aborted(msgspec.Struct, frozen=True, gc=False):
-    """An aborted transaction: its records lie from `first_offset` to before its marker."""
-
-    producer_id: int
-    first_offset: int
-    last_offset: int
 
 
 class Task(msgspec.Struct, frozen=True):

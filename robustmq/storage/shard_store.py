@@ -47,7 +47,7 @@ DEALT = shard_log.DEALT
 RETAINED_BLOCK = shard_log.RETAINED_BLOCK
 RELEASE = shard_log.RELEASE
 
-_TOPIC, _MACHINE, _CHECKPOINT, _APPLIED, _START = b"t", b"m", b"c", b"p", b"s"
+_TOPIC, _MACHINE, _CHECKPOINT, _APPLIED, _START = b"t", b"m", b"c", b"p", b"b"
 _MAX_SOURCES = 256
 _HEARD_OF = blocks.QOS2 | blocks.RETAIN | blocks.KAFKA
 LASTING_SOURCE = 1 << 62

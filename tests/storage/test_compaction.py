@@ -15,11 +15,12 @@ from robustmq.core.offset_map import OffsetMap
 from robustmq.records import Record
 from robustmq.storage import codecs, partition_state
 from robustmq.storage.cleaned_batch import key_digest
-from robustmq.storage.compaction import Aborted, Compaction, Finished, Swap, Task, candidate
+from robustmq.storage.compaction import Compaction, Finished, Swap, Task, candidate
 from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.engine import PartitionSettings
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.segment_file import CLEANED, LOG
+from robustmq.storage.stored_producers import Aborted
 
 NOW = 1_700_000_000_000
 DAY = 86_400_000
@@ -286,7 +287,7 @@ def test_records_of_aborted_transactions_go_and_markers_stay_until_their_time() 
     last = log.append(marker(False, 2))
     for number in range(40):
         log.put((b"%d" % number, b"v" * 30))
-    aborted = (Aborted(2, first, last),)
+    aborted = (Aborted(2, first, last, last + 1),)
     log.compact(NOW, aborted=aborted)
     assert log.table()[b"a"] == b"committed"
 
