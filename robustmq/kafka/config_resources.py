@@ -16,7 +16,17 @@ from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka.admin_results import outcome, refuse
 from robustmq.kafka.context import kafka_code, legal_name, settled
 from robustmq.kafka.gateway import AdminResult, Gateway, TopicInfo
-from robustmq.kafka.topic_configs import STRING, TOPIC_SETTINGS, check_all, default
+from robustmq.kafka.topic_configs import (
+    BOOLEAN,
+    INT,
+    LIST,
+    LONG,
+    STRING,
+    TOPIC_SETTINGS,
+    check_all,
+    check_together,
+    default,
+)
 
 TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
 """Resource types of the protocol."""
@@ -79,21 +89,32 @@ async def _describe_topic(name: str, gateway: Gateway) -> list[ConfigRow] | Admi
 
 def _topic_row(name: str, info: TopicInfo, broker: dict[str, str]) -> ConfigRow:
     setting = TOPIC_SETTINGS[name]
-    inherited = default(broker, name)
+    layers = _broker_layers(name, broker)
     own = info.configs.get(name)
-    layers = [(name, inherited, FROM_DEFAULT)]
     if own is not None:
         layers.insert(0, (name, own, FROM_TOPIC))
+    _, value, source = layers[0]
     return ConfigRow(
         name,
-        inherited if own is None else own,
-        FROM_DEFAULT if own is None else FROM_TOPIC,
+        value,
+        source,
         setting.kind,
         not info.declared,
         False,
         tuple(layers),
         setting.documentation,
     )
+
+
+def _broker_layers(name: str, broker: dict[str, str]) -> list[tuple[str, str, int]]:
+    """What a topic inherits that does not set it itself: from config.toml, from the table."""
+    setting = TOPIC_SETTINGS[name]
+    called = setting.broker_names[0] if setting.broker_names else name
+    layers = [(called, setting.default, FROM_DEFAULT)]
+    inherited = default(broker, name)
+    if inherited != setting.default:
+        layers.insert(0, (called, inherited, FROM_BROKER))
+    return layers
 
 
 async def _alter_topic(
@@ -110,6 +131,10 @@ async def _alter_topic(
         if value is None and setting not in TOPIC_SETTINGS:
             return refuse(KafkaCode.INVALID_CONFIG, f"Unknown topic config name: {setting}")
     refused = check_all((key, value) for key, value in changes.items() if value is not None)
+    if refused is None:
+        configs = {**info.configs, **changes}
+        kept = {key: value for key, value in configs.items() if value is not None}
+        refused = check_together(kept, gateway.topic_defaults)
     if refused is not None:
         return refuse(refused.error, refused.message)
     changed = gateway.alter_topic_configs(info.name, changes, validate_only)
@@ -118,22 +143,55 @@ async def _alter_topic(
 
 # Brokers
 
+_BROKER_KINDS = {
+    "broker.id": INT,
+    "node.id": INT,
+    "num.partitions": INT,
+    "default.replication.factor": INT,
+    "socket.request.max.bytes": INT,
+    "log.retention.check.interval.ms": LONG,
+    "log.cleaner.dedupe.buffer.size": LONG,
+    "auto.create.topics.enable": BOOLEAN,
+    "delete.topic.enable": BOOLEAN,
+    "auto.leader.rebalance.enable": BOOLEAN,
+    "log.dirs": LIST,
+}
+
 
 async def _describe_broker(name: str, gateway: Gateway) -> list[ConfigRow] | AdminResult:
-    known = {"", *(str(node.node_id) for node in gateway.nodes())}
-    if name not in known:
-        return refuse(KafkaCode.INVALID_REQUEST, "no such broker")
-    return [
-        ConfigRow(setting, value, FROM_BROKER, read_only=True)
-        for setting, value in sorted(gateway.broker_configs().items())
-    ]
+    if not name:
+        # The defaults of the cluster that were set while it runs: there are none.
+        return []
+    if name not in {str(node.node_id) for node in gateway.nodes()}:
+        return refuse(KafkaCode.INVALID_REQUEST, f"there is no broker {name!r}")
+    rows = [
+        ConfigRow(
+            setting, value, FROM_BROKER, _BROKER_KINDS.get(setting, STRING), True, False,
+            ((setting, value, FROM_BROKER),),
+        )
+        for setting, value in gateway.broker_configs().items()
+    ]  # fmt: skip
+    for setting in TOPIC_SETTINGS.values():
+        if setting.broker_names:
+            layers = _broker_layers(setting.name, gateway.topic_defaults)
+            called, value, source = layers[0]
+            rows.append(
+                ConfigRow(
+                    called, value, source, setting.kind, True, False, tuple(layers),
+                    setting.documentation,
+                )
+            )  # fmt: skip
+    return sorted(rows, key=lambda row: row.name)
 
 
 async def _alter_broker(
     name: str, changes: Changes, validate_only: bool, gateway: Gateway
 ) -> AdminResult:
+    if not changes:
+        return AdminResult()
     return refuse(
-        KafkaCode.INVALID_REQUEST, "settings of brokers are in config.toml: edit and SIGHUP"
+        KafkaCode.INVALID_REQUEST,
+        "Cannot update these configs dynamically: they are in config.toml; edit it and send SIGHUP",
     )
 
 

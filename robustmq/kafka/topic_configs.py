@@ -311,6 +311,25 @@ def check_all(settings: Iterable[tuple[str, str | None]]) -> ConfigRefused | Non
     return None
 
 
+def check_together(configs: dict[str, str], broker: dict[str, str]) -> ConfigRefused | None:
+    """What is wrong with the settings of a topic beside one another, each a value of its own."""
+    low = int(effective(configs, broker, "min.compaction.lag.ms"))
+    high = int(effective(configs, broker, "max.compaction.lag.ms"))
+    if low > high:
+        return ConfigRefused(
+            KafkaCode.INVALID_CONFIG,
+            f"min.compaction.lag.ms {low} is above max.compaction.lag.ms {high}",
+        )
+    compact = "compact" in effective(configs, broker, "cleanup.policy")
+    if compact and effective(configs, broker, "robustmq.storage.mode") == "memory":
+        return ConfigRefused(
+            KafkaCode.INVALID_CONFIG,
+            "what is kept in memory is not compacted: choose another cleanup.policy or"
+            " robustmq.storage.mode",
+        )
+    return None
+
+
 def default(broker: dict[str, str], name: str) -> str:
     """The value of a topic that sets none: the broker's own setting where there is one."""
     return broker.get(name, TOPIC_SETTINGS[name].default)

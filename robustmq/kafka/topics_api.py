@@ -18,7 +18,7 @@ from robustmq.kafka.admin_results import outcome, refuse
 from robustmq.kafka.config_resources import FROM_DEFAULT, FROM_TOPIC
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, legal_name, settled
 from robustmq.kafka.gateway import AdminResult, Gateway, NewTopic
-from robustmq.kafka.topic_configs import TOPIC_SETTINGS, check_all, effective
+from robustmq.kafka.topic_configs import TOPIC_SETTINGS, check_all, check_together, effective
 from robustmq.promises import Promise, gather, resolved, start
 
 MAX_PARTITIONS = 10_000
@@ -54,6 +54,10 @@ async def _create_topic(topic: Any, request: Any, gateway: Gateway) -> AdminResu
     if refused is not None:
         return refused
     bad = check_all((config.name, config.value) for config in topic.configs)
+    if bad is None:
+        bad = check_together(
+            {config.name: config.value for config in topic.configs}, gateway.topic_defaults
+        )
     if bad is not None:
         return refuse(bad.error, bad.message)
     partitions = len(topic.assignments) or topic.num_partitions

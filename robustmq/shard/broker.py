@@ -677,6 +677,7 @@ class Broker:
         self.pressure.limits = self.limits
         self.cleaning.reload(settings.storage)
         self.kafka.logs.max_message_bytes = self.limits.max_message_bytes
+        self.kafka.gateway.reload(settings)
         self._bound_topics()
         self.sessions.reload()
         self.admission.reload()

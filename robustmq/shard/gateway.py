@@ -86,14 +86,7 @@ class KafkaGateway(Directory):
     ) -> None:
         super().__init__(settings, placement, cluster, rpc, unique)
         self.cluster_id = cluster.cluster_id
-        self.auto_create = settings.kafka.auto_create
-        self.default_partitions = settings.kafka.default_partitions
-        self.listed_light_topics = settings.kafka.listed_light_topics
-        self.topic_defaults = {
-            "max.message.bytes": str(settings.limits.max_message_bytes),
-            "segment.bytes": str(settings.storage.segment_bytes),
-            "robustmq.storage.mode": settings.storage.default_mode,
-        }
+        self.reload(settings)
         self.access = access
         self.fetch_sessions = FetchSessions(settings.limits.max_fetch_sessions, first_session_id)
         self._logs = logs
@@ -107,6 +100,19 @@ class KafkaGateway(Directory):
         self._admin = admin
         self._space = space
         self._producer_ids: list[int] = []
+
+    def reload(self, settings: Settings) -> None:
+        """Take over new settings."""
+        self._settings = settings
+        self.auto_create = settings.kafka.auto_create
+        self.default_partitions = settings.kafka.default_partitions
+        self.listed_light_topics = settings.kafka.listed_light_topics
+        self.topic_defaults = {
+            "max.message.bytes": str(settings.limits.max_message_bytes),
+            "segment.bytes": str(settings.storage.segment_bytes),
+            "index.interval.bytes": str(settings.storage.index_interval_bytes),
+            "robustmq.storage.mode": settings.storage.default_mode,
+        }
 
     def now_ms(self) -> int:
         """Monotonic milliseconds."""
