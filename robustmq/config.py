@@ -259,14 +259,18 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             reloadable=False,
         ),
     ] = 4 * KIB
-    leveldb_cache_bytes: Annotated[
-        int, bound("bytes", "LevelDB block cache of one shard.", 64 * KIB, reloadable=False)
+    key_value: Annotated[
+        Literal["", "leveldb", "rocksdb"],
+        choice("What look-ups are kept in; empty: LevelDB, or RocksDB where plyvel is not there."),
+    ] = ""
+    key_value_cache_bytes: Annotated[
+        int, bound("bytes", "Block cache of one shard's look-ups.", 64 * KIB, reloadable=False)
     ] = 1 * MIB
-    leveldb_write_buffer_bytes: Annotated[
+    key_value_write_buffer_bytes: Annotated[
         int,
         bound(
             "bytes",
-            "LevelDB write buffer of one shard; larger is faster and takes memory.",
+            "Write buffer of one shard's look-ups; larger is faster and takes memory.",
             64 * KIB,
             reloadable=False,
         ),

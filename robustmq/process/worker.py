@@ -52,7 +52,7 @@ from robustmq.shard.surroundings import Surroundings
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.data_directory import DataDirectoryError, shard_directory
 from robustmq.storage.disk import RealDisk, free_bytes, total_bytes
-from robustmq.storage.kv import LevelDb
+from robustmq.storage.kv import KeyValueSettings, open_key_value
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 LINK_TIMEOUT_S = 5.0
@@ -240,14 +240,14 @@ class Worker:
             storage.sync == "disk",
         )
 
+        key_values = KeyValueSettings(
+            storage.key_value_cache_bytes, storage.key_value_write_buffer_bytes
+        )
+
         def open_store(shard: int, recovery: Recovery) -> ShardStore:
             directory = shard_directory(settings.node.data_dir, shard)
             self._disk.make_directory(directory)
-            kv = LevelDb(
-                f"{directory}/leveldb",
-                storage.leveldb_cache_bytes,
-                storage.leveldb_write_buffer_bytes,
-            )
+            kv = open_key_value(directory, storage.key_value, key_values)
             return ShardStore(
                 directory,
                 store_settings,

@@ -1,17 +1,22 @@
 """The key-value store beside the log: what is looked up (topic names, retained values, snapshots of
 machines).
 
-A small interface, so that LevelDB (plyvel) can be replaced where it has no wheel. Writes are made
-by the storage thread in batches; reads by the loop, of keys that are few or cached.
+A small interface: LevelDB (`leveldb`, by plyvel), or RocksDB (`rocksdb`, by rocksdict) where plyvel
+has no wheel or where it is wanted; each is a module with `open_store`, imported when it is used.
+Writes are made by the storage thread in batches; reads by the loop, of keys that are few or cached.
 """
 
 from __future__ import annotations
 
 import bisect
+import importlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import plyvel
+import msgspec
+
+from robustmq.storage.data_directory import DataDirectoryError
 
 Change = tuple[bytes, bytes | None]
 """A key with its new value; None removes it."""
@@ -37,40 +42,37 @@ class KeyValue(Protocol):
         ...
 
 
-class LevelDb:
-    """LevelDB by plyvel."""
+class KeyValueSettings(msgspec.Struct, frozen=True):
+    """Bytes of memory that one store may use."""
 
-    def __init__(self, path: str, cache_bytes: int, write_buffer_bytes: int) -> None:
-        self._db = plyvel.DB(
-            path,
-            create_if_missing=True,
-            lru_cache_size=cache_bytes,
-            write_buffer_size=write_buffer_bytes,
-            bloom_filter_bits=10,
-            max_open_files=64,
+    cache_bytes: int = 1024 * 1024
+    write_buffer_bytes: int = 2 * 1024 * 1024
+
+
+STORES = {"leveldb": "plyvel", "rocksdb": "rocksdict"}
+"""Each kind of store, which is the name of its folder in a shard too, with the package it needs."""
+
+
+def open_key_value(directory: str, wanted: str, settings: KeyValueSettings) -> KeyValue:
+    """The store in the folder of a shard. A new one is of the kind `wanted`, or with "" of the
+    first kind whose package is there; one that exists keeps its kind. Raises DataDirectoryError."""
+    there = [kind for kind in STORES if os.path.isdir(f"{directory}/{kind}")]
+    if there and wanted not in ("", there[0]):
+        raise DataDirectoryError(
+            f"{directory} was made with storage.key_value = {there[0]!r}: set it so"
         )
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key."""
-        value: bytes | None = self._db.get(key)
-        return value
-
-    def write(self, changes: Iterable[Change], sync: bool = False) -> None:
-        """One write batch."""
-        with self._db.write_batch(transaction=True, sync=sync) as batch:
-            for key, value in changes:
-                if value is None:
-                    batch.delete(key)
-                else:
-                    batch.put(key, value)
-
-    def range(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """An ordered scan."""
-        yield from self._db.iterator(start=start, stop=stop)
-
-    def close(self) -> None:
-        """Close the files."""
-        self._db.close()
+    for kind in there or ([wanted] if wanted else STORES):
+        try:
+            module = importlib.import_module(f"robustmq.storage.{kind}")
+        except ImportError:
+            continue
+        opened: KeyValue = module.open_store(f"{directory}/{kind}", settings)
+        return opened
+    kind = (there or [wanted])[0] or "leveldb"
+    raise DataDirectoryError(
+        f"{directory} needs the package {STORES[kind]}, which is not installed:"
+        f" pip install {STORES[kind]}"
+    )
 
 
 class MemoryKeyValue:
