@@ -26,6 +26,9 @@ FEATURES = {
 }
 """Lowest and highest level that is there, and the one in force (KIP-584). Clients look at them:
 with transaction.version 2 a producer has an epoch for each transaction (KIP-890 part 2)."""
+SHOWN_FROM = {0: 0}
+"""Lowest versions that are shown and not spoken: librdkafka before 2.9 does not compress with gzip,
+snappy or lz4 where Produce 0 is not (KAFKA-18659). Apache Kafka shows it too."""
 _FROM_ZERO_VERSION = 4
 """Older clients fail on a feature whose lowest level is 0."""
 _SOFTWARE_VERSION = 3
@@ -68,7 +71,9 @@ def unknown_version() -> Any:
 
 def _row(api: Any) -> Any:
     return messages.ApiVersion(
-        api_key=api.key, min_version=api.min_version, max_version=api.max_version
+        api_key=api.key,
+        min_version=SHOWN_FROM.get(api.key, api.min_version),
+        max_version=api.max_version,
     )
 
 

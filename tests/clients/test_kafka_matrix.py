@@ -19,6 +19,7 @@ kcat creates no topics and changes none: it does the rest. aiokafka has no call 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -28,9 +29,15 @@ from confluent_kafka.cimpl import NewTopic
 
 from tests.broker import BrokerProcess
 from tests.clients.kafka_programs import LIBRARIES, Run
+from tests.kafka.wire import SocketClient
 
 RECORDS = 60
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 PLACES = {"2workers": (2, "false"), "1worker-1port": (1, "true")}
+FETCH = 1
+LENGTH = struct.Struct(">i")
+ATTRIBUTES = 22
+"""The lower byte of a batch's attributes: its lowest bits are the compression."""
 CELLS = [pytest.param(place, name, id=f"{place} {name}") for place in PLACES for name in LIBRARIES]
 
 
@@ -41,6 +48,8 @@ class Place:
         self.broker = broker
         self.skipped: dict[str, str] = {}
         self.runs: dict[str, Run] = {}
+        self.stored: dict[str, set[str]] = {}
+        """The compressions of the batches in the topic of each compression."""
         self._start(names)
         self._finish()
 
@@ -66,6 +75,24 @@ class Place:
             run.say(counts)
         for run in runs:
             run.end()
+        self.stored = {codec: self._compressions(f"cross.{codec}") for codec in set(codecs)}
+
+    def _compressions(self, topic: str) -> set[str]:
+        """Of all batches of a topic of one partition."""
+        records = b""
+        wanted = {"partition": 0, "fetch_offset": 0, "partition_max_bytes": 10_000_000}
+        with SocketClient(self.broker.kafka) as client:
+            answer = client.ask(
+                FETCH, 4, max_wait_ms=0, min_bytes=0, max_bytes=10_000_000,
+                topics=[{"topic": topic, "partitions": [wanted]}],
+            )  # fmt: skip
+            for part in answer.responses[0].partitions:
+                records += b"".join(bytes(buffer) for buffer in part.records)
+        found = set()
+        while records:
+            found.add(CODECS[records[ATTRIBUTES] & 7])
+            records = records[LENGTH.unpack_from(records, 8)[0] + 12 :]
+        return found
 
 
 def written(run: Run) -> list[str]:
@@ -86,7 +113,10 @@ class Places:
         if name not in self._places:
             workers, single_port = PLACES[name]
             folder = self._directory.mktemp("matrix")
-            broker = BrokerProcess(folder, workers, KAFKA__SINGLE_PORT=single_port)
+            broker = BrokerProcess(
+                folder, workers, KAFKA__SINGLE_PORT=single_port,
+                KAFKA__GROUP_INITIAL_REBALANCE_DELAY_MS="100",
+            )  # fmt: skip
             self._brokers.append(broker)
             broker.start()
             wanted = [one for one in LIBRARIES if any(f"[{name} {one}]" in n for n in self._names)]
@@ -124,3 +154,11 @@ def test_a_client_that_users_have_does_its_job(places: Places, place: str, libra
     assert read == wanted
     assert found.broker.running, "no client may end the broker"
     assert "Traceback" not in found.broker.log
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_a_client_compresses_is_stored_so(places: Places, place: str) -> None:
+    """librdkafka compresses only where ApiVersions shows what it looks for."""
+    stored = places.place(place).stored
+    assert stored
+    assert stored == {codec: {codec} for codec in stored}
