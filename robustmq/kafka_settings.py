@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -145,4 +145,44 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "s", "Offsets of a group without members are kept so long; Kafka keeps them 7 days.", 1
         ),
     ] = 7 * 86_400
+    offsets_retention_check_s: Annotated[
+        int, bound("s", "How often offsets are looked at that may go; Kafka's default.", 1, 86_400)
+    ] = 600
+    group_consumer_session_timeout_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "A member of a consumer group (KIP-848) that is silent so long is gone; as in Kafka.",
+            1,
+            86_400_000,
+        ),
+    ] = 45_000
+    group_consumer_heartbeat_interval_ms: Annotated[
+        int,
+        bound("ms", "How often members of consumer groups are told to speak.", 1, 3_600_000),
+    ] = 5_000
+    group_consumer_max_size: Annotated[
+        int, bound("members", "Members of one consumer group (KIP-848).", 1, (1 << 31) - 1)
+    ] = (1 << 31) - 1
+    group_consumer_assignors: Annotated[
+        tuple[Literal["uniform", "range"], ...],
+        choice("Server-side assignors that members may ask for; the first is the default."),
+    ] = ("uniform", "range")
+    group_consumer_migration_policy: Annotated[
+        Literal["bidirectional", "upgrade", "downgrade", "disabled"],
+        choice("Whether groups with members change between the classic and consumer protocol."),
+    ] = "bidirectional"
+    group_consumer_assignment_interval_ms: Annotated[
+        int,
+        bound("ms", "How often a group of over 1000 partitions is assigned at most.", 0, 60_000),
+    ] = 1_000
+    group_consumer_regex_refresh_interval_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "How often it is looked which topics made by MQTT a regular expression matches.",
+            1_000,
+            86_400_000,
+        ),
+    ] = 60_000
     user: tuple[KafkaUser, ...] = ()

@@ -1,5 +1,5 @@
-"""The classic consumer group: members, generations and committed offsets (Kafka protocol guide,
-JoinGroup to OffsetFetch; KIP-62 rebalance time-out, KIP-345 static members, KIP-394 member id
+"""The members and generations of a classic group (Kafka protocol guide, JoinGroup to LeaveGroup;
+KIP-62 rebalance time-out, KIP-345 static members, KIP-394 member id
 required, KIP-814 skip assignment).
 
     Empty -> PreparingRebalance -> CompletingRebalance -> Stable
@@ -24,34 +24,20 @@ import msgspec
 from robustmq.errors import KafkaCode
 from robustmq.groups.contract import Effects
 from robustmq.groups.members import Member, Roster, from_record
-from robustmq.groups.offsets import OffsetTable
-from robustmq.groups.records import (
-    GenerationRecord,
-    GroupDeletedRecord,
-    GroupRecord,
-    OffsetDeletedRecord,
-    OffsetRecord,
-    OffsetsEndedRecord,
-    PendingOffsetRecord,
-)
+from robustmq.groups.records import GenerationRecord, GroupRecord
 from robustmq.groups.subscriptions import subscribed_topics
 from robustmq.kafka import group_events as events
 from robustmq.kafka.group_events import (
-    CommitReply,
-    DeleteOffsetsReply,
     DescribeReply,
     ErrorReply,
     GroupEvent,
-    GroupListing,
     GroupReply,
     JoinReply,
     LeaveReply,
     LeftMember,
-    OffsetsReply,
     SyncReply,
 )
 
-GROUP_SUBSCRIBED_TO_TOPIC = 86
 GroupEffects = Effects[GroupRecord, GroupReply]
 
 
@@ -81,7 +67,7 @@ DEFAULT_SETTINGS = GroupSettings()
 
 
 class ClassicGroup:
-    """One group. `handle` decides, `replay` and `snapshot` rebuild (robustmq.groups.contract)."""
+    """The membership of one group, run by robustmq.groups.group, which holds the offsets."""
 
     def __init__(self, group_id: str, settings: GroupSettings = DEFAULT_SETTINGS) -> None:
         self.group_id = group_id
@@ -92,18 +78,14 @@ class ClassicGroup:
         self.protocol_name: str | None = None
         self.leader: str | None = None
         self.members = Roster()
-        self.offsets = OffsetTable(settings.offset_metadata_max_bytes)
         self._pending: set[str] = set()
         self._unsynced: set[str] = set()
         self._gathering = False
         self._rebalance_deadline_ms = 0
-        self._retention_deadline_ms: int | None = None
-
-    # The contract
 
     @property
     def disposable(self) -> bool:
-        """True when there is nothing to remember: nobody is a member, nothing was committed."""
+        """True when there is nothing to remember: there never was a member."""
         return self.state is State.DEAD and not self._pending
 
     def handle(self, event: GroupEvent, now_ms: int, token: int = 0) -> GroupEffects:
@@ -112,40 +94,25 @@ class ClassicGroup:
         _HANDLERS[type(event)](self, event, now_ms, token, effects)
         return effects
 
-    def replay(self, record: GroupRecord) -> None:
+    def replay(self, record: GenerationRecord) -> None:
         """Apply a record in recovery; timers and waiting callers come with `Resumed` and with the
         clients.
         """
-        if isinstance(record, GenerationRecord):
-            self.members.clear()
-            for member in record.members:
-                self.members.add(from_record(member))
-            self.generation_id = record.generation_id
-            self.protocol_type = record.protocol_type
-            self.protocol_name = record.protocol_name
-            self.leader = record.leader
-            if not record.members:
-                self.state = State.EMPTY
-            else:
-                self.state = State.STABLE if record.settled else State.PREPARING
-        elif isinstance(
-            record, OffsetRecord | PendingOffsetRecord | OffsetsEndedRecord | OffsetDeletedRecord
-        ):
-            self.offsets.replay(record)
-            if self.state is State.DEAD:
-                self.state = State.EMPTY
+        self.members.clear()
+        for member in record.members:
+            self.members.add(from_record(member))
+        self.generation_id = record.generation_id
+        self.protocol_type = record.protocol_type
+        self.protocol_name = record.protocol_name
+        self.leader = record.leader
+        if not record.members:
+            self.state = State.EMPTY
         else:
-            self._forget()
+            self.state = State.STABLE if record.settled else State.PREPARING
 
     def snapshot(self) -> list[GroupRecord]:
-        """The generation and all offsets."""
-        if self.state is State.DEAD:
-            return []
-        return [self._generation_record(), *self.offsets.snapshot()]
-
-    def listing(self) -> GroupListing:
-        """The group as ListGroups shows it."""
-        return GroupListing(self.group_id, self.protocol_type, self.state.value)
+        """The generation."""
+        return [] if self.state is State.DEAD else [self._generation_record()]
 
     # Joining
 
@@ -312,7 +279,6 @@ class ClassicGroup:
         if self.state in (State.EMPTY, State.DEAD):
             self._gathering = delay > 0
             self._rebalance_deadline_ms = now_ms + self.members.rebalance_timeout_ms()
-            self._set_retention(None, effects)
         elif self.state is not State.PREPARING:
             self._gathering = False
             self._rebalance_deadline_ms = now_ms + self.members.rebalance_timeout_ms()
@@ -347,14 +313,12 @@ class ClassicGroup:
         effects.timers.append((None, "rebalance"))
         self.generation_id += 1
         if not joined:
-            self._become_empty(now_ms, effects)
+            self._become_empty(effects)
             return
         if all(member.member_id != self.leader for member in joined):
             self.leader = joined[0].member_id
         self.protocol_name = self.members.vote()
         self.state = State.COMPLETING
-        for member in self.members:
-            member.assignment = b""
         effects.records.append(self._generation_record())
         self._unsynced = {member.member_id for member in joined}
         effects.timers.append((now_ms + self.members.rebalance_timeout_ms(), "sync"))
@@ -364,12 +328,11 @@ class ClassicGroup:
             member.join_token = None
             self._touch(member, now_ms)
 
-    def _become_empty(self, now_ms: int, effects: GroupEffects) -> None:
+    def _become_empty(self, effects: GroupEffects) -> None:
         self.state = State.EMPTY
         self.protocol_name = None
         self.leader = None
         effects.records.append(self._generation_record())
-        self._set_retention(now_ms, effects)
 
     def _join_reply(self, member: Member) -> JoinReply:
         assert self.protocol_name is not None, "a generation has a protocol"
@@ -534,8 +497,6 @@ class ClassicGroup:
                 if member.member_id in self._unsynced:
                     self._remove(member, effects)
             self._after_removal(now_ms, effects)
-        elif kind == "retention":
-            self._on_retention_timer(now_ms, effects)
 
     def _on_session_timer(self, member_id: str, now_ms: int, effects: GroupEffects) -> None:
         member = self.members.get(member_id)
@@ -549,31 +510,6 @@ class ClassicGroup:
             self._remove(member, effects)
             self._after_removal(now_ms, effects)
 
-    def _set_retention(self, now_ms: int | None, effects: GroupEffects) -> None:
-        """From when a group without members is kept; None: it has members again."""
-        if now_ms is None:
-            if self._retention_deadline_ms is not None:
-                self._retention_deadline_ms = None
-                effects.timers.append((None, "retention"))
-            return
-        settings = self.settings
-        kept = settings.offsets_retention_ms if len(self.offsets) else settings.empty_retention_ms
-        armed, self._retention_deadline_ms = self._retention_deadline_ms, now_ms + kept
-        if armed is None or armed > now_ms + kept:
-            effects.timers.append((self._retention_deadline_ms, "retention"))
-
-    def _on_retention_timer(self, now_ms: int, effects: GroupEffects) -> None:
-        if self.state is not State.EMPTY or self._retention_deadline_ms is None:
-            return
-        if self.offsets.has_pending:
-            self._retention_deadline_ms = None
-            self._set_retention(now_ms, effects)
-        elif now_ms < self._retention_deadline_ms:
-            effects.timers.append((self._retention_deadline_ms, "retention"))
-        else:
-            self._forget()
-            effects.records.append(GroupDeletedRecord())
-
     def _on_resumed(
         self, event: events.Resumed, now_ms: int, token: int, effects: GroupEffects
     ) -> None:
@@ -583,133 +519,63 @@ class ClassicGroup:
         if self.state is State.PREPARING:
             self._rebalance_deadline_ms = now_ms + self.members.rebalance_timeout_ms()
             effects.timers.append((self._rebalance_deadline_ms, "rebalance"))
-        elif self.state is State.EMPTY:
-            self._set_retention(now_ms, effects)
 
-    # Offsets
+    # What the group asks it
 
-    def _on_commit(
-        self, event: events.CommitOffsets, now_ms: int, token: int, effects: GroupEffects
-    ) -> None:
-        error = self._refuse_commit(event)
-        if error:
-            effects.replies.append((token, CommitReply([error] * len(event.offsets))))
-            return
-        member = self.members.get(event.member_id)
-        if member is not None:
-            self._touch(member, now_ms)
-        records, errors = self.offsets.commit(event)
-        effects.records.extend(records)
-        if records and self.state is State.DEAD:
-            self.state = State.EMPTY
-        if self.state is State.EMPTY:
-            self._set_retention(now_ms, effects)
-        effects.replies.append((token, CommitReply(errors)))
-
-    def _on_end_offsets(
-        self, event: events.EndOffsets, now_ms: int, token: int, effects: GroupEffects
-    ) -> None:
-        effects.records.extend(self.offsets.end(event))
-        effects.replies.append((token, ErrorReply()))
-
-    def _refuse_commit(self, event: events.CommitOffsets) -> int:
-        if event.producer_id >= 0:
-            return self._refuse_transactional_commit(event)
+    def refuse_commit(self, event: events.CommitOffsets, now_ms: int) -> int:
+        """Why offsets may not be committed; 0: they may. A commit is a sign of life."""
         outside = event.generation_id < 0 and not event.member_id
         if outside and event.group_instance_id is None:
             return KafkaCode.UNKNOWN_MEMBER_ID if self.members else KafkaCode.NONE
         if event.generation_id < 0 and not self.members:
             return KafkaCode.NONE
-        if self.state is State.DEAD:
-            return KafkaCode.ILLEGAL_GENERATION
         error = self._check_generation(
             event.member_id, event.group_instance_id, event.generation_id
         )
-        if not error and self.state is State.COMPLETING:
+        if error:
+            return error
+        member = self.members.get(event.member_id)
+        assert member is not None, "checked before"
+        self._touch(member, now_ms)
+        if self.state is State.COMPLETING and event.producer_id < 0:
             return KafkaCode.REBALANCE_IN_PROGRESS
-        return error
+        return KafkaCode.NONE
 
-    def _refuse_transactional_commit(self, event: events.CommitOffsets) -> int:
-        """Who says nothing of the membership is let in: older clients cannot (KIP-447)."""
-        if event.generation_id < 0 and not self.members:
-            return KafkaCode.NONE
-        if self.state is State.DEAD:
-            return KafkaCode.ILLEGAL_GENERATION
-        silent = not event.member_id and event.group_instance_id is None
-        if event.generation_id < 0 and silent:
-            return KafkaCode.NONE
-        return self._check_generation(event.member_id, event.group_instance_id, event.generation_id)
+    def subscribed(self) -> set[bytes]:
+        """All topics that members want, as far as they say it in the embedded protocol."""
+        topics: set[bytes] = set()
+        for member in self.members:
+            for _, metadata in member.protocols:
+                topics |= subscribed_topics(metadata)
+        return topics
 
-    def _on_fetch_offsets(
-        self, event: events.FetchOffsets, now_ms: int, token: int, effects: GroupEffects
-    ) -> None:
-        reply = OffsetsReply(offsets=self.offsets.fetch(event.partitions, event.require_stable))
-        effects.replies.append((token, reply))
-
-    def _on_delete_offsets(
-        self, event: events.DeleteOffsets, now_ms: int, token: int, effects: GroupEffects
-    ) -> None:
-        if self.state is State.DEAD:
-            reply = DeleteOffsetsReply(error=KafkaCode.GROUP_ID_NOT_FOUND)
-        elif self.members and self.protocol_type != "consumer":
-            reply = DeleteOffsetsReply(error=KafkaCode.NON_EMPTY_GROUP)
-        else:
-            used: set[bytes] = set()
-            for member in self.members:
-                for _, metadata in member.protocols:
-                    used |= subscribed_topics(metadata)
-            errors = []
-            for topic, partition in event.partitions:
-                if topic in used:
-                    errors.append(GROUP_SUBSCRIBED_TO_TOPIC)
-                else:
-                    effects.records.extend(self.offsets.delete(topic, partition))
-                    errors.append(int(KafkaCode.NONE))
-            reply = DeleteOffsetsReply(errors=errors)
-        effects.replies.append((token, reply))
-
-    def _on_forget_topic(
-        self, event: events.ForgetTopic, now_ms: int, token: int, effects: GroupEffects
-    ) -> None:
-        effects.records.extend(self.offsets.forget_topic(event.topic))
-
-    # Administration
-
-    def _on_describe(
-        self, event: events.DescribeGroup, now_ms: int, token: int, effects: GroupEffects
-    ) -> None:
+    def describe(self) -> DescribeReply:
+        """The answer to DescribeGroups."""
         protocol = self.protocol_name if self.state is State.STABLE else None
-        reply = DescribeReply(
+        return DescribeReply(
             state=self.state.value,
             protocol_type=self.protocol_type,
             protocol=protocol or "",
             members=[member.describe(protocol) for member in self.members],
         )
-        effects.replies.append((token, reply))
 
-    def _on_delete(
-        self, event: events.DeleteGroup, now_ms: int, token: int, effects: GroupEffects
-    ) -> None:
-        if self.state is State.DEAD:
-            error = KafkaCode.GROUP_ID_NOT_FOUND
-        elif self.members:
-            error = KafkaCode.NON_EMPTY_GROUP
-        else:
-            error = KafkaCode.NONE
-            self._set_retention(None, effects)
-            self._forget()
-            effects.records.append(GroupDeletedRecord())
-        effects.replies.append((token, ErrorReply(error)))
+    def release_all(self, effects: GroupEffects) -> None:
+        """The group becomes one of the other protocol: who waits must ask again."""
+        for member in self.members:
+            _release(member, KafkaCode.REBALANCE_IN_PROGRESS, effects)
+            effects.timers.append((None, f"session:{member.member_id}"))
+        for member_id in self._pending:
+            effects.timers.append((None, f"pending:{member_id}"))
+        effects.timers += [(None, "rebalance"), (None, "sync")]
 
-    def _forget(self) -> None:
-        self.members.clear()
-        self.offsets.clear()
-        self.state = State.DEAD
-        self.generation_id = 0
-        self.protocol_type = ""
-        self.protocol_name = None
-        self.leader = None
-        self._retention_deadline_ms = None
+    def take_over(self, now_ms: int, effects: GroupEffects) -> None:
+        """The members come from the other protocol: they have their sessions, and join again."""
+        effects.records.append(self._generation_record())
+        for member in self.members:
+            self._touch(member, now_ms)
+            effects.timers.append((member.session_deadline_ms, f"session:{member.member_id}"))
+        self.state = State.STABLE
+        self._prepare_rebalance(now_ms, effects)
 
     def _generation_record(self) -> GenerationRecord:
         return GenerationRecord(
@@ -746,13 +612,6 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     events.SyncGroup: ClassicGroup._on_sync,
     events.Heartbeat: ClassicGroup._on_heartbeat,
     events.LeaveGroup: ClassicGroup._on_leave,
-    events.CommitOffsets: ClassicGroup._on_commit,
-    events.EndOffsets: ClassicGroup._on_end_offsets,
-    events.FetchOffsets: ClassicGroup._on_fetch_offsets,
-    events.DeleteOffsets: ClassicGroup._on_delete_offsets,
-    events.ForgetTopic: ClassicGroup._on_forget_topic,
-    events.DescribeGroup: ClassicGroup._on_describe,
-    events.DeleteGroup: ClassicGroup._on_delete,
     events.TimerFired: ClassicGroup._on_timer,
     events.Resumed: ClassicGroup._on_resumed,
 }

@@ -163,6 +163,20 @@ class OffsetTable:
         self.replay(record)
         return [record]
 
+    def expire(
+        self, before_ms: int, kept: set[bytes], empty_since_ms: int | None
+    ) -> list[GroupRecord]:
+        """Forget what was committed before a time, unless its topic is among the `kept`; of a
+        group that is empty, what was committed since then counts as committed then (KIP-211)."""
+        gone = [
+            key
+            for key, record in self._offsets.items()
+            if key not in self._pending
+            and key[0] not in kept
+            and max(record.timestamp_ms, empty_since_ms or 0) <= before_ms
+        ]
+        return [record for key in sorted(gone) for record in self.delete(*key)]
+
     def forget_topic(self, topic: bytes) -> list[GroupRecord]:
         """Forget the offsets of a topic that was deleted."""
         keys = sorted(key for key in {**self._offsets, **self._pending} if key[0] == topic)

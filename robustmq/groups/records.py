@@ -1,4 +1,4 @@
-"""What a group writes to the log: the records from which robustmq.groups.classic rebuilds itself.
+"""What a group writes to the log: the records from which robustmq.groups.group rebuilds itself.
 
 A record is a tagged msgspec array, so fields may be added at the end and old logs stay readable
 (docs/formats.md).
@@ -7,6 +7,8 @@ A record is a tagged msgspec array, so fields may be added at the end and old lo
 from __future__ import annotations
 
 import msgspec
+
+from robustmq.groups.consumer_records import ConsumerRecord
 
 
 class MemberRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -84,6 +86,12 @@ class GroupDeletedRecord(msgspec.Struct, frozen=True, tag="group-deleted", array
     """The group and all its offsets are gone."""
 
 
+class EmptySinceRecord(msgspec.Struct, frozen=True, tag="empty-since", array_like=True):
+    """Wall clock time from which on the group was seen without members."""
+
+    timestamp_ms: int
+
+
 GroupRecord = (
     GenerationRecord
     | OffsetRecord
@@ -91,6 +99,8 @@ GroupRecord = (
     | OffsetsEndedRecord
     | OffsetDeletedRecord
     | GroupDeletedRecord
+    | EmptySinceRecord
+    | ConsumerRecord
 )
 
 _encoder = msgspec.msgpack.Encoder()

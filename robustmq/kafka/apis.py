@@ -87,6 +87,8 @@ _ROWS = (
     Api(66, "ListTransactions", 0, 2, 0),
     Api(74, "ListConfigResources", 0, 1, 0),
     Api(75, "DescribeTopicPartitions", 0, 0, 0),
+    Api(68, "ConsumerGroupHeartbeat", 0, 1, 0),
+    Api(69, "ConsumerGroupDescribe", 0, 1, 0),
 )
 
 APIS: dict[int, Api] = {api.key: api for api in _ROWS}

@@ -336,7 +336,7 @@ class Gateway(Protocol):
         """
 
     def group(self, group_id: str, event: GroupEvent) -> Promise[GroupReply]:
-        """Run an event on the machine of a group at its owner (groups.classic.ClassicGroup),
+        """Run an event on the machine of a group at its owner (groups.group.Group),
         forwarded when remote.
         """
 

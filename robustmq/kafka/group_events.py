@@ -2,7 +2,7 @@
 group's owner.
 
 They are tagged structs, so that they cross the bus as they are (`encode_event`, `decode_event`,
-`encode_reply`, `decode_reply`). The machine that takes them is robustmq.groups.classic. Topics are
+`encode_reply`, `decode_reply`). The machine that takes them is robustmq.groups.group. Topics are
 canonical keys (bytes). Words are those of the Kafka protocol guide (JoinGroup, SyncGroup,
 Heartbeat, LeaveGroup, OffsetCommit, OffsetFetch).
 """
@@ -10,6 +10,16 @@ Heartbeat, LeaveGroup, OffsetCommit, OffsetFetch).
 from __future__ import annotations
 
 import msgspec
+
+from robustmq.kafka.consumer_events import (
+    ConsumerDescribeReply,
+    ConsumerHeartbeat,
+    ConsumerHeartbeatReply,
+    DescribeConsumerGroup,
+    ExpireOffsets,
+    TopicsChanged,
+    TopicsFound,
+)
 
 
 class JoinGroup(msgspec.Struct, frozen=True, tag="join", array_like=True):
@@ -92,6 +102,8 @@ class CommitOffsets(msgspec.Struct, frozen=True, tag="commit", array_like=True):
     timestamp_ms: int
     producer_id: int = -1
     producer_epoch: int = -1
+    by_generation: bool = False
+    """By a version of the request that knows no member epochs (before 9)."""
 
 
 class EndOffsets(msgspec.Struct, frozen=True, tag="end-offsets", array_like=True):
@@ -106,11 +118,14 @@ class EndOffsets(msgspec.Struct, frozen=True, tag="end-offsets", array_like=True
 
 class FetchOffsets(msgspec.Struct, frozen=True, tag="fetch-offsets", array_like=True):
     """Ask for stored offsets; `partitions` None: all there are. `require_stable`: where a
-    transaction is open that may change one, error 88 stands for it (KIP-447).
+    transaction is open that may change one, error 88 stands for it (KIP-447). A member of the
+    consumer protocol says who it is.
     """
 
     partitions: list[tuple[bytes, int]] | None
     require_stable: bool = False
+    member_id: str | None = None
+    member_epoch: int = -1
 
 
 class DescribeGroup(msgspec.Struct, frozen=True, tag="describe", array_like=True):
@@ -157,6 +172,11 @@ GroupEvent = (
     | ForgetTopic
     | TimerFired
     | Resumed
+    | ConsumerHeartbeat
+    | DescribeConsumerGroup
+    | TopicsFound
+    | TopicsChanged
+    | ExpireOffsets
 )
 
 
@@ -256,6 +276,8 @@ class DescribeReply(msgspec.Struct, frozen=True, tag="describe", array_like=True
     protocol_type: str = ""
     protocol: str = ""
     members: list[MemberDescription] = []
+    other_type: str = ""
+    """The type of a group that is not a classic one."""
 
 
 class DeleteOffsetsReply(msgspec.Struct, frozen=True, tag="delete-offsets", array_like=True):
@@ -266,7 +288,7 @@ class DeleteOffsetsReply(msgspec.Struct, frozen=True, tag="delete-offsets", arra
 
 
 class GroupListing(msgspec.Struct, frozen=True, tag="listing", array_like=True):
-    """One group as ListGroups shows it (`ClassicGroup.listing()`)."""
+    """One group as ListGroups shows it (`Group.listing()`)."""
 
     group_id: str
     protocol_type: str
@@ -283,6 +305,8 @@ GroupReply = (
     | OffsetsReply
     | DescribeReply
     | DeleteOffsetsReply
+    | ConsumerHeartbeatReply
+    | ConsumerDescribeReply
 )
 
 _encoder = msgspec.msgpack.Encoder()

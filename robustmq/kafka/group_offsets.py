@@ -23,6 +23,7 @@ from robustmq.kafka.groups_api import ask, call, reply_of
 from robustmq.promises import Promise, gather, start
 
 _TOPIC_ID_VERSION = 10
+_MEMBER_EPOCH_VERSION = 9
 _MANY_GROUPS_VERSION = 8
 _ALL_TOPICS_VERSION = 2
 NO_ID = UUID(int=0)
@@ -86,6 +87,7 @@ async def handle_commit(request: Any, context: RequestContext, gateway: Gateway)
         request.generation_id_or_member_epoch,
         offsets,
         gateway.timestamp_ms(),
+        by_generation=context.api_version < _MEMBER_EPOCH_VERSION,
     )
     reply = await ask(gateway, request.group_id, event, events.CommitReply)
     errors = iter([reply] * len(offsets) if isinstance(reply, int) else reply.errors)
@@ -125,7 +127,17 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
     if context.api_version >= _MANY_GROUPS_VERSION:
         by_id = context.api_version >= _TOPIC_ID_VERSION
         started = [
-            (group.group_id, start(_fetch(group.group_id, group.topics, by_id, stable, gateway)))
+            (
+                group.group_id,
+                start(
+                    _fetch(
+                        _Asker(group.group_id, group.member_id, group.member_epoch, stable),
+                        group.topics,
+                        by_id,
+                        gateway,
+                    )
+                ),
+            )
             for group in request.groups
         ]
         groups = []
@@ -137,7 +149,9 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
                 )
             )
         return messages.OffsetFetchResponse(groups=groups)
-    code, found = await _fetch(request.group_id, request.topics, False, stable, gateway)
+    code, found = await _fetch(
+        _Asker(request.group_id, stable=stable), request.topics, False, gateway
+    )
     topics = _shaped(found, _ONE_SHAPES)
     if code and context.api_version < _ALL_TOPICS_VERSION:
         for topic in topics:
@@ -146,15 +160,22 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
     return messages.OffsetFetchResponse(topics=topics, error_code=code)
 
 
+class _Asker(msgspec.Struct, frozen=True):
+    """Whose offsets are asked for; by which member of the consumer protocol, if by one."""
+
+    group_id: str
+    member_id: str | None = None
+    member_epoch: int = -1
+    stable: bool = False
+
+
 _Found = list[tuple[AskedTopic, list[events.CommittedOffset]]]
 
 
-async def _fetch(
-    group_id: str, topics: Any, by_id: bool, stable: bool, gateway: Gateway
-) -> tuple[int, _Found]:
+async def _fetch(asker: _Asker, topics: Any, by_id: bool, gateway: Gateway) -> tuple[int, _Found]:
     """An error code, and the offsets of one group by topic; `topics` None: all that there are."""
     if topics is None:
-        return await _fetch_all(group_id, by_id, stable, gateway)
+        return await _fetch_all(asker, by_id, gateway)
     asked = []
     for topic in topics:
         # By name nothing is looked up: an offset may outlive its topic's name for a moment.
@@ -163,7 +184,9 @@ async def _fetch(
     wanted = [
         (topic.key, index) for topic, indexes in asked for index in indexes if topic.key is not None
     ]
-    reply = await _ask_offsets(group_id, wanted, stable, gateway)
+    reply = await _ask_offsets(asker, wanted, gateway)
+    if isinstance(reply, events.OffsetsReply) and reply.error:
+        return int(reply.error), []
     none = [events.CommittedOffset(key, index) for key, index in wanted]
     offsets = iter(none if isinstance(reply, int) else reply.offsets)
     found = [
@@ -179,10 +202,8 @@ async def _fetch(
     return (reply if isinstance(reply, int) else int(reply.error)), found
 
 
-async def _fetch_all(
-    group_id: str, by_id: bool, stable: bool, gateway: Gateway
-) -> tuple[int, _Found]:
-    reply = await _ask_offsets(group_id, None, stable, gateway)
+async def _fetch_all(asker: _Asker, by_id: bool, gateway: Gateway) -> tuple[int, _Found]:
+    reply = await _ask_offsets(asker, None, gateway)
     if isinstance(reply, int):
         return reply, []
     by_topic: dict[bytes, list[events.CommittedOffset]] = {}
@@ -204,12 +225,16 @@ async def _fetch_all(
 
 
 async def _ask_offsets(
-    group_id: str, partitions: list[tuple[bytes, int]] | None, stable: bool, gateway: Gateway
+    asker: _Asker, partitions: list[tuple[bytes, int]] | None, gateway: Gateway
 ) -> events.OffsetsReply | int:
-    if not group_id:
+    if not asker.group_id:
         return int(KafkaCode.INVALID_GROUP_ID)
     promise: Promise[events.GroupReply] = start(
-        call(gateway, group_id, events.FetchOffsets(partitions, stable))
+        call(
+            gateway,
+            asker.group_id,
+            events.FetchOffsets(partitions, asker.stable, asker.member_id, asker.member_epoch),
+        )
     )
     return await reply_of(promise, events.OffsetsReply)
 

@@ -243,7 +243,9 @@ async def handle_describe(request: Any, context: RequestContext, gateway: Gatewa
             reply = events.DescribeReply(error=reply, state="")
         code, message = int(reply.error), None
         if reply.state == "Dead" and context.api_version >= _UNKNOWN_GROUP_VERSION:
-            code, message = int(KafkaCode.GROUP_ID_NOT_FOUND), f"Group {group_id} not found."
+            found = f"a {reply.other_type} group" if reply.other_type else "no group"
+            code = int(KafkaCode.GROUP_ID_NOT_FOUND)
+            message = f"{group_id} is {found}, not a classic one"
         groups.append(_described(group_id, reply, code, message, operations))
     return messages.DescribeGroupsResponse(groups=groups)
 

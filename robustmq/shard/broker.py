@@ -17,6 +17,7 @@ from robustmq.config import Settings
 from robustmq.core.publish import Publisher, Tally
 from robustmq.errors import OUR_DECISION, BrokerError, Fault
 from robustmq.groups.timers import TimeWheel
+from robustmq.kafka.consumer_events import TopicsChanged
 from robustmq.kafka.group_events import ForgetTopic
 from robustmq.listener import Listener
 from robustmq.promises import Promise, resolved
@@ -32,7 +33,7 @@ from robustmq.shard.delivery import Delivery
 from robustmq.shard.exclusive import Exclusive, Holders
 from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
-from robustmq.shard.kafka_parts import KafkaParts
+from robustmq.shard.kafka_parts import EXPIRE, KafkaParts
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
@@ -128,7 +129,7 @@ class Broker:
         self.cleaning.knows(self.kafka.producers)
         self.commits.committed = self._committed
         self._watch_clients()
-        cluster.on_change = self._cluster_changed
+        cluster.on_change = self._topics_changed
         self._recover(open_store)
 
     def _open_storage(self) -> None:
@@ -381,6 +382,8 @@ class Broker:
                 self.kafka.machines.fire(rest[0].encode(), rest[1], rest[2])
             elif kind == "session":
                 self.sessions.fire(rest[0])
+            elif kind == EXPIRE:
+                self.kafka.expire_offsets()
 
     def check_keep_alive(self) -> None:
         """End clients that have been silent for too long; the shell calls it once a second."""
@@ -658,6 +661,11 @@ class Broker:
             mode = self.placement.mode(name)
             self.partitions.open(topic, mode)
         self.sessions.rehome(names, streams)
+
+    def _topics_changed(self, names: set[bytes]) -> None:
+        """The same while the broker runs: groups assign the partitions there are now."""
+        self._cluster_changed(names)
+        self.kafka.machines.tell(GROUP_KIND, TopicsChanged())
 
     def _topic_dropped(self, topic: bytes) -> None:
         self.placement.forget_routes()

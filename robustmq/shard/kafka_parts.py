@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from robustmq.kafka.gateway import TRANSACTION
+from robustmq.kafka.consumer_events import ExpireOffsets
+from robustmq.kafka.gateway import GROUP, TRANSACTION
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.log_admin import LogAdmin
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from robustmq.shard.broker import Broker
 
 
+EXPIRE = "expire-offsets"
+"""The timer of `KafkaParts.expire_offsets`."""
+GROUPS_AT_ONCE = 50
+
+
 class KafkaParts:
     """The Kafka side of one worker's broker."""
 
@@ -29,7 +35,7 @@ class KafkaParts:
         around, placement = broker.around, broker.placement
         self.machines = MachineRuntime(
             (
-                group_kind(broker.settings.kafka),
+                group_kind(broker.settings.kafka, broker.cluster),
                 transaction_kind(broker.settings.kafka, around.wall_ms),
             ),
             placement,
@@ -62,6 +68,22 @@ class KafkaParts:
             self.gateway, self.machines, placement, self.waits, broker.cluster.shard_epoch
         )
         self.machines.executors[TRANSACTION] = self.markers.carry_out
+        self._wheel, self._monotonic_ms = broker.wheel, around.monotonic_ms
+        self._wall_ms = around.wall_ms
+        self._expire_every_ms = broker.settings.kafka.offsets_retention_check_s * 1000
+        self._to_expire: list[str] = []
+        self._wheel.set((EXPIRE,), self._monotonic_ms() + self._expire_every_ms)
+
+    def expire_offsets(self) -> None:
+        """The time of a look at the groups' offsets has come; it is made some groups a turn."""
+        if not self._to_expire:
+            self._to_expire = list(self.machines.machines(GROUP))
+        event = ExpireOffsets(self._wall_ms())
+        for group_id in self._to_expire[-GROUPS_AT_ONCE:]:
+            self.machines.tell_one(GROUP, group_id, event)
+        del self._to_expire[-GROUPS_AT_ONCE:]
+        wait_ms = 1 if self._to_expire else self._expire_every_ms
+        self._wheel.set((EXPIRE,), self._monotonic_ms() + wait_ms)
 
     def _open_logs(self, broker: Broker) -> None:
         """The logs, their producers and transactions, and who waits for them."""

@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from robustmq.groups import transaction_records
-from robustmq.groups.classic import ClassicGroup, GroupSettings
+from robustmq.groups.classic import GroupSettings
+from robustmq.groups.consumer import ConsumerSettings, TopicsView
 from robustmq.groups.contract import Machine
+from robustmq.groups.group import Group
 from robustmq.groups.records import decode_record, encode_record
 from robustmq.groups.transactions import TransactionCoordinator, TransactionSettings
 from robustmq.kafka import transaction_events
@@ -71,7 +73,7 @@ def decode_machine_entry(payload: bytes | memoryview) -> MachineEntry:
     return _decoder.decode(payload)
 
 
-def group_kind(kafka: KafkaSettings) -> MachineKind:
+def group_kind(kafka: KafkaSettings, topics: TopicsView) -> MachineKind:
     """Consumer groups."""
     settings = GroupSettings(
         kafka.group_min_session_timeout_ms,
@@ -80,9 +82,18 @@ def group_kind(kafka: KafkaSettings) -> MachineKind:
         kafka.group_initial_rebalance_delay_ms,
         offsets_retention_ms=kafka.offsets_retention_s * 1000,
     )
+    consumer_settings = ConsumerSettings(
+        kafka.group_consumer_session_timeout_ms,
+        kafka.group_consumer_heartbeat_interval_ms,
+        kafka.group_consumer_max_size,
+        kafka.group_consumer_assignors,
+        kafka.group_consumer_migration_policy,
+        kafka.group_consumer_assignment_interval_ms,
+        kafka.group_consumer_regex_refresh_interval_ms,
+    )
     return MachineKind(
         GROUP_KIND,
-        lambda group_id: ClassicGroup(group_id, settings),
+        lambda group_id: Group(group_id, topics, settings, consumer_settings),
         encode_record,
         decode_record,
         encode_event,

@@ -127,10 +127,14 @@ class MachineRuntime:
         for key in list(self._machines[kind]):
             self._step(kind, key, event, 0)
 
+    def tell_one(self, kind: bytes, key: str, event: Any) -> None:
+        """A machine that is there hears of something; nobody waits for a reply."""
+        if key in self._machines[kind]:
+            self._step(kind, key, event, 0)
+
     def fire(self, kind: bytes, key: str, timer: str) -> None:
         """A timer of a machine has come."""
-        if key in self._machines[kind]:
-            self._step(kind, key, self._kinds[kind].timer_fired(timer), 0)
+        self.tell_one(kind, key, self._kinds[kind].timer_fired(timer))
 
     # -- a look at them ----------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from robustmq.groups.classic import ClassicGroup, GroupSettings
+from robustmq.groups.classic import GroupSettings
+from robustmq.groups.group import Group
 from robustmq.groups.records import (
     GenerationRecord,
     OffsetRecord,
@@ -19,6 +20,8 @@ from robustmq.groups.records import (
     encode_record,
 )
 from robustmq.kafka import group_events as events
+from robustmq.kafka.consumer_events import ExpireOffsets
+from tests.groups.topics import Topics
 
 SCENARIOS = Path(__file__).parent.parent / "scenario"
 
@@ -30,7 +33,7 @@ class Script:
         self.settings = GroupSettings(
             min_session_timeout_ms=1_000, max_size=4, initial_rebalance_delay_ms=0
         )
-        self.group = ClassicGroup("g", self.settings)
+        self.group = Group("g", Topics(), self.settings)
         self.now_ms = 0
         self.token = 0
         self.log: list[bytes] = []
@@ -41,10 +44,10 @@ class Script:
         plain = [part for part in rest if "=" not in part]
         if word == "delay":
             self.settings = GroupSettings(1_000, initial_rebalance_delay_ms=int(plain[0]))
-            self.group = ClassicGroup("g", self.settings)
+            self.group = Group("g", Topics(), self.settings)
             return []
         if word == "restart":
-            self.group = ClassicGroup("g", self.settings)
+            self.group = Group("g", Topics(), self.settings)
             for record in self.log:
                 self.group.replay(decode_record(record))
             event: events.GroupEvent = events.Resumed()
@@ -58,7 +61,7 @@ class Script:
         lines = [f"  {describe(record)}" for record in effects.records]
         lines += [f"  reply {token}: {say(reply)}" for token, reply in effects.replies]
         lines += [f"  timer {key} {when}" for when, key in effects.timers]
-        return [*lines, f"  {self.group.state.value} {self.group.generation_id}"]
+        return [*lines, f"  {self.group.state} {generation(self.group)}"]
 
     def _join(self, plain: list[str], options: dict[str, str]) -> events.GroupEvent:
         return events.JoinGroup(
@@ -118,8 +121,15 @@ class Script:
     def _delete(self, plain: list[str], options: dict[str, str]) -> events.GroupEvent:
         return events.DeleteGroup()
 
+    def _expire(self, plain: list[str], options: dict[str, str]) -> events.GroupEvent:
+        return ExpireOffsets(int(plain[0]))
+
     def _forget(self, plain: list[str], options: dict[str, str]) -> events.GroupEvent:
         return events.ForgetTopic(plain[0].encode())
+
+
+def generation(group: Group) -> int:
+    return 0 if group.membership is None else group.membership.generation_id
 
 
 def describe(record: object) -> str:

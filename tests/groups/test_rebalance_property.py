@@ -8,10 +8,12 @@ import random
 
 import pytest
 
-from robustmq.groups.classic import ClassicGroup, GroupSettings
+from robustmq.groups.classic import GroupSettings
+from robustmq.groups.group import Group
 from robustmq.groups.records import decode_record, encode_record
 from robustmq.groups.timers import TimeWheel
 from robustmq.kafka import group_events as events
+from tests.groups.topics import Topics
 
 PARTITIONS = 12
 SETTINGS = GroupSettings(min_session_timeout_ms=100, initial_rebalance_delay_ms=20)
@@ -36,7 +38,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.group = ClassicGroup("g", SETTINGS)
+        self.group = Group("g", Topics(), SETTINGS)
         self.wheel: TimeWheel[str] = TimeWheel()
         self.now_ms = 0
         self.tokens = 0
@@ -134,10 +136,10 @@ class World:
             )
 
     def restart(self) -> None:
-        self.group = ClassicGroup("g", SETTINGS)
+        self.group = Group("g", Topics(), SETTINGS)
         for record in self.log:
             self.group.replay(decode_record(record))
-        twin = ClassicGroup("g", SETTINGS)
+        twin = Group("g", Topics(), SETTINGS)
         for entry in self.group.snapshot():
             twin.replay(decode_record(encode_record(entry)))
         assert twin.snapshot() == self.group.snapshot(), "a snapshot says it all"

@@ -13,7 +13,8 @@ import msgspec
 from robustmq import names
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
-from robustmq.groups.classic import ClassicGroup, GroupSettings
+from robustmq.groups.classic import GroupSettings
+from robustmq.groups.group import Group
 from robustmq.groups.producers import ProducerTable
 from robustmq.groups.transactions import TransactionCoordinator
 from robustmq.kafka import group_events as events
@@ -44,6 +45,7 @@ from robustmq.kafka.transaction_events import (
     TransactionListing,
 )
 from robustmq.promises import Promise, resolved
+from robustmq.shard.cluster_view import Declared
 
 
 class Log:
@@ -98,7 +100,7 @@ class FakeGateway:
         self.counters: dict[str, int] = {}
         self.topics: dict[bytes, TopicInfo] = {}
         self.logs: dict[tuple[bytes, int], Log] = {}
-        self.groups: dict[str, ClassicGroup] = {}
+        self.groups: dict[str, Group] = {}
         self.transactions: dict[str, TransactionCoordinator] = {}
         self.parked: dict[int, Promise[events.GroupReply]] = {}
         self.waits: list[tuple[int, Sequence[AppendWait], Promise[None]]] = []
@@ -282,9 +284,15 @@ class FakeGateway:
             return resolved(EpochEnd(error=3))
         return resolved(EpochEnd(0, 0, log.end))
 
+    def declared(self, name: bytes) -> Declared | None:
+        info = self.topics.get(name)
+        if info is None or not info.declared:
+            return None
+        return Declared(name, info.topic_id, len(info.partitions))
+
     def group(self, group_id: str, event: events.GroupEvent) -> Promise[events.GroupReply]:
         settings = GroupSettings(initial_rebalance_delay_ms=0)
-        group = self.groups.setdefault(group_id, ClassicGroup(group_id, settings))
+        group = self.groups.setdefault(group_id, Group(group_id, self, settings))
         self.ids += 1
         token = self.ids
         promise: Promise[events.GroupReply] = Promise()

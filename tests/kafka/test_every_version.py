@@ -279,6 +279,29 @@ def list_groups(world: World, version: int) -> None:
     assert found.count(world.unique) == 1
 
 
+def consumer_group_heartbeat(world: World, version: int) -> None:
+    answer = world.ask(
+        "ConsumerGroupHeartbeat",
+        version,
+        group_id=world.unique,
+        member_id="m",
+        member_epoch=0,
+        rebalance_timeout=5000,
+        subscribed_topic_names=[TOPIC],
+        topic_partitions=[],
+    )
+    assert (answer.error_code, answer.member_epoch) == (0, 2)
+    (given,) = answer.assignment.topic_partitions
+    assert sorted(given.partitions) == list(range(PARTITIONS))
+
+
+def consumer_group_describe(world: World, version: int) -> None:
+    consumer_group_heartbeat(world, 0)
+    answer = world.ask("ConsumerGroupDescribe", version, group_ids=[world.unique])
+    (group,) = answer.groups
+    assert (group.error_code, group.group_state, len(group.members)) == (0, "Stable", 1)
+
+
 def api_versions(world: World, version: int) -> None:
     answer = world.ask(
         "ApiVersions", version, client_software_name="kio", client_software_version="1"
@@ -424,6 +447,8 @@ CALLS: dict[str, Callable[[World, int], None]] = {
     "DescribeGroups": describe_groups,
     "ListGroups": list_groups,
     "ApiVersions": api_versions,
+    "ConsumerGroupDescribe": consumer_group_describe,
+    "ConsumerGroupHeartbeat": consumer_group_heartbeat,
     "CreateTopics": create_topics,
     "DeleteTopics": delete_topics,
     "InitProducerId": init_producer_id,
