@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from robustmq.acls import CLUSTER_NAME as CLUSTER_NAME
-from robustmq.acls import AclBinding, AclFilter, Asker
+from robustmq.acls import OPERATIONS, AclBinding, AclFilter, Asker
 from robustmq.acls import Operation as Operation
 from robustmq.acls import Resource as Resource
 from robustmq.credentials import SaltedPassword, ScramCredential
@@ -28,6 +28,10 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
 class Access(Protocol):
     """Rules, credentials and quotas of the cluster, as this worker knows them. Changes settle when
     all workers know them."""
+
+    @property
+    def is_open(self) -> bool:
+        """Is everything allowed to everybody?"""
 
     def allowed(self, asker: Asker, operation: int, resource: int, name: str) -> bool:
         """May somebody do this?"""
@@ -66,6 +70,8 @@ class Access(Protocol):
 class Unguarded:
     """The access of a broker that has none of this (the simulation): everything is allowed."""
 
+    is_open = True
+
     def allowed(self, asker: Asker, operation: int, resource: int, name: str) -> bool:
         """Yes."""
         return True
@@ -75,8 +81,8 @@ class Unguarded:
         return True
 
     def operations(self, asker: Asker, resource: Resource, name: str) -> int:
-        """Every one."""
-        return (1 << max(Operation) + 1) - 1
+        """Every one that the resource knows."""
+        return sum(1 << operation for operation in OPERATIONS[resource])
 
     def find_rules(self, wanted: AclFilter) -> list[AclBinding]:
         """None."""

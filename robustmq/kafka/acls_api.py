@@ -11,23 +11,20 @@ from typing import Any
 from robustmq.acls import AclBinding, AclFilter, PatternType, Permission, problem_of
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
-from robustmq.kafka.access import CLUSTER_NAME, Changed, Operation, Resource
+from robustmq.kafka.access import Changed, Operation, Resource
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import Gateway
+from robustmq.kafka.permissions import CLUSTER_DENIED, on_cluster
 
-DENIED = int(KafkaCode.CLUSTER_AUTHORIZATION_FAILED)
 UNKNOWN_WORD = "the filter has a number that means nothing"
-
-
-def may(context: RequestContext, gateway: Gateway, operation: Operation) -> bool:
-    """May the client do this to the cluster?"""
-    return gateway.authorized(context, operation, Resource.CLUSTER, CLUSTER_NAME)
 
 
 async def handle_describe(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one DescribeAcls."""
-    if not may(context, gateway, Operation.DESCRIBE):
-        return messages.DescribeAclsResponse(error_code=DENIED, error_message=None, resources=[])
+    if not on_cluster(context, gateway, Operation.DESCRIBE):
+        return messages.DescribeAclsResponse(
+            error_code=CLUSTER_DENIED, error_message=None, resources=[]
+        )
     wanted = _filter(request)
     if wanted is None:
         code = int(KafkaCode.INVALID_REQUEST)
@@ -74,8 +71,8 @@ async def handle_create(request: Any, context: RequestContext, gateway: Gateway)
         )
         for one in request.creations
     ]
-    if not may(context, gateway, Operation.ALTER):
-        return _created([Changed(DENIED)] * len(rules))
+    if not on_cluster(context, gateway, Operation.ALTER):
+        return _created([Changed(CLUSTER_DENIED)] * len(rules))
     problems = [problem_of(rule) for rule in rules]
     good = [rule for rule, problem in zip(rules, problems, strict=True) if problem is None]
     changed = await settled(gateway.access.change_rules(good, [])) if good else Changed()
@@ -98,8 +95,8 @@ def _created(results: list[Changed]) -> Any:
 
 async def handle_delete(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one DeleteAcls."""
-    if not may(context, gateway, Operation.ALTER):
-        return _deleted([(Changed(DENIED), [])] * len(request.filters))
+    if not on_cluster(context, gateway, Operation.ALTER):
+        return _deleted([(Changed(CLUSTER_DENIED), [])] * len(request.filters))
     filters = [_filter(one) for one in request.filters]
     found = [[] if one is None else gateway.access.find_rules(one) for one in filters]
     removed = list(dict.fromkeys(rule for rules in found for rule in rules))

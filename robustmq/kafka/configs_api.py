@@ -28,6 +28,14 @@ from robustmq.kafka.config_resources import (
 )
 from robustmq.kafka.context import Handlers, RequestContext, settled
 from robustmq.kafka.gateway import AdminResult, Gateway
+from robustmq.kafka.permissions import (
+    CLUSTER_DENIED,
+    GROUP_DENIED,
+    TOPIC_DENIED,
+    on_cluster,
+    on_group,
+    on_topic,
+)
 from robustmq.kafka.topic_configs import LIST
 
 _SET, _DELETE, _APPEND, _SUBTRACT = range(4)
@@ -41,7 +49,7 @@ async def handle_describe_configs(request: Any, context: RequestContext, gateway
     """Answer one DescribeConfigs."""
     results = []
     for asked in request.resources:
-        found = await _describe(asked, gateway)
+        found = await _describe(asked, context, gateway)
         refused = found if isinstance(found, AdminResult) else AdminResult()
         rows = [] if isinstance(found, AdminResult) else found
         if asked.configuration_keys is not None:
@@ -58,10 +66,25 @@ async def handle_describe_configs(request: Any, context: RequestContext, gateway
     return messages.DescribeConfigsResponse(results=results)
 
 
-async def _describe(asked: Any, gateway: Gateway) -> list[ConfigRow] | AdminResult:
+def _denied(asked: Any, operation: Operation, context: RequestContext, gateway: Gateway) -> int:
+    """Why the client may not see or change the settings of a resource; 0: it may."""
+    name = asked.resource_name
+    if asked.resource_type == TOPIC:
+        return 0 if on_topic(context, gateway, operation, name) else TOPIC_DENIED
+    if asked.resource_type == GROUP:
+        return 0 if on_group(context, gateway, operation, name) else GROUP_DENIED
+    return 0 if on_cluster(context, gateway, operation) else CLUSTER_DENIED
+
+
+async def _describe(
+    asked: Any, context: RequestContext, gateway: Gateway
+) -> list[ConfigRow] | AdminResult:
     resource = RESOURCES.get(asked.resource_type)
     if resource is None:
         return _unknown_type(asked.resource_type)
+    denied = _denied(asked, Operation.DESCRIBE_CONFIGS, context, gateway)
+    if denied:
+        return AdminResult(denied)
     return await resource.describe(asked.resource_name, gateway)
 
 
@@ -87,7 +110,7 @@ def _config(row: ConfigRow, request: Any) -> Any:
 
 async def handle_alter_configs(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one AlterConfigs: what is named is set, all else that was set goes to its default."""
-    responses = await _alter_all(request, gateway, _replaced)
+    responses = await _alter_all(request, context, gateway, _replaced)
     return messages.AlterConfigsResponse(responses=responses)
 
 
@@ -95,16 +118,20 @@ async def handle_incremental_alter_configs(
     request: Any, context: RequestContext, gateway: Gateway
 ) -> Any:
     """Answer one IncrementalAlterConfigs (KIP-339): set, delete, append, subtract."""
-    responses = await _alter_all(request, gateway, _operated)
+    responses = await _alter_all(request, context, gateway, _operated)
     return messages.IncrementalAlterConfigsResponse(responses=responses)
 
 
-async def _alter_all(request: Any, gateway: Gateway, changes_of: Any) -> list[Any]:
+async def _alter_all(
+    request: Any, context: RequestContext, gateway: Gateway, changes_of: Any
+) -> list[Any]:
     times = Counter((asked.resource_type, asked.resource_name) for asked in request.resources)
     responses = []
     for asked in request.resources:
         if times[asked.resource_type, asked.resource_name] > 1:
             result = refuse(KafkaCode.INVALID_REQUEST, "named twice in this request")
+        elif denied := _denied(asked, Operation.ALTER_CONFIGS, context, gateway):
+            result = AdminResult(denied)
         else:
             result = await _alter(asked, request.validate_only, gateway, changes_of)
         responses.append(

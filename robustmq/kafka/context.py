@@ -25,9 +25,6 @@ Handlers = dict[int, Handler]
 
 NO_OPERATIONS = -(1 << 31)
 """Authorized operations that were not asked for."""
-CLUSTER_OPERATIONS = sum(1 << operation for operation in (5, 7, 8, 9, 10, 11, 12))
-TOPIC_OPERATIONS = sum(1 << operation for operation in (3, 4, 5, 6, 7, 8, 10, 11))
-GROUP_OPERATIONS = sum(1 << operation for operation in (3, 6, 8))
 
 _NAME_LIMIT = 249
 _LEGAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")

@@ -20,9 +20,11 @@ from robustmq import names
 from robustmq.core import batches
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
+from robustmq.kafka.access import Operation
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.fetch_sessions import FetchPartition, Opened, PartitionKey
 from robustmq.kafka.gateway import AppendWait, Gateway, ReadResult
+from robustmq.kafka.permissions import on_key
 from robustmq.promises import Promise
 
 TOPIC_ID_VERSION = 13
@@ -34,7 +36,7 @@ _LEADER_ERRORS = (KafkaCode.NOT_LEADER_OR_FOLLOWER, KafkaCode.FENCED_LEADER_EPOC
 
 
 class _Target(msgspec.Struct):
-    """A partition of the request, its topic's key (None: unknown), and what was read."""
+    """A partition of the request, its topic's key (None: not to be read), and what was read."""
 
     wanted: FetchPartition
     topic: bytes | None
@@ -53,7 +55,7 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
     )
     if opened.error:
         return messages.FetchResponse(error_code=int(opened.error), session_id=0, responses=[])
-    targets = [await _target(wanted, gateway) for wanted in opened.partitions]
+    targets = [await _target(wanted, context, gateway) for wanted in opened.partitions]
     max_bytes = min(max(request.max_bytes, 0), context.connection.limits.max_fetch_bytes)
     deadline_ms = gateway.now_ms() + min(max(request.max_wait_ms, 0), MAX_WAIT_MS)
     while True:
@@ -104,14 +106,17 @@ def _forgotten(request: Any, by_id: bool) -> list[PartitionKey]:
     ]
 
 
-async def _target(wanted: FetchPartition, gateway: Gateway) -> _Target:
+async def _target(wanted: FetchPartition, context: RequestContext, gateway: Gateway) -> _Target:
     name = wanted.key[0]
     if isinstance(name, UUID):
         key = await settled(gateway.key_of_id(name))
         if key is None or isinstance(key, BrokerError):
             return _Target(wanted, None, ReadResult(error=KafkaCode.UNKNOWN_TOPIC_ID))
-        return _Target(wanted, key, ReadResult())
-    return _Target(wanted, names.from_kafka(name), ReadResult())
+    else:
+        key = names.from_kafka(name)
+    if not on_key(context, gateway, Operation.READ, key):
+        return _Target(wanted, None, ReadResult(error=KafkaCode.TOPIC_AUTHORIZATION_FAILED))
+    return _Target(wanted, key, ReadResult())
 
 
 async def _read_all(

@@ -17,9 +17,11 @@ from robustmq import names
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import group_events as events
 from robustmq.kafka import messages
+from robustmq.kafka.access import Operation
 from robustmq.kafka.context import Handlers, RequestContext, legal_name, settled
 from robustmq.kafka.gateway import Gateway
 from robustmq.kafka.groups_api import ask, call, reply_of
+from robustmq.kafka.permissions import GROUP_DENIED, TOPIC_DENIED, on_group, on_key, on_topic
 from robustmq.promises import Promise, gather, start
 
 _TOPIC_ID_VERSION = 10
@@ -40,6 +42,7 @@ class AskedTopic(msgspec.Struct, frozen=True):
     topic_id: UUID
     key: bytes | None
     partitions: int = 0
+    denied: bool = False
 
 
 async def find_topic(topic: Any, by_id: bool, gateway: Gateway) -> AskedTopic:
@@ -64,10 +67,13 @@ async def find_topic(topic: Any, by_id: bool, gateway: Gateway) -> AskedTopic:
 async def handle_commit(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one OffsetCommit; partitions that do not exist are refused and the others are
     stored."""
+    if not on_group(context, gateway, Operation.READ, request.group_id):
+        return _none_committed(request)
     by_id = context.api_version >= _TOPIC_ID_VERSION
     looked_up = await gather([start(find_topic(topic, by_id, gateway)) for topic in request.topics])
     asked = [
-        (found, topic.partitions) for found, topic in zip(looked_up, request.topics, strict=True)
+        (judged(found, Operation.READ, context, gateway), topic.partitions)
+        for found, topic in zip(looked_up, request.topics, strict=True)
     ]
     offsets = [
         events.OffsetToCommit(
@@ -109,10 +115,40 @@ async def handle_commit(request: Any, context: RequestContext, gateway: Gateway)
     )
 
 
+def _none_committed(request: Any) -> Any:
+    """The answer to who may not commit offsets of the group."""
+    return messages.OffsetCommitResponse(
+        topics=[
+            messages.OffsetCommitResponseTopic(
+                topic_id=topic.topic_id,
+                name=topic.name,
+                partitions=[
+                    messages.OffsetCommitResponsePartition(
+                        partition_index=part.partition_index, error_code=GROUP_DENIED
+                    )
+                    for part in topic.partitions
+                ],
+            )
+            for topic in request.topics
+        ]
+    )
+
+
+def judged(
+    topic: AskedTopic, operation: Operation, context: RequestContext, gateway: Gateway
+) -> AskedTopic:
+    """The topic, marked when the client may not do this to it."""
+    if topic.key is None or on_key(context, gateway, operation, topic.key):
+        return topic
+    return msgspec.structs.replace(topic, denied=True)
+
+
 def refused(topic: AskedTopic, partition: int) -> int:
     """Why nothing may be committed for a partition; 0: it may."""
     if topic.key is None:
         return int(KafkaCode.UNKNOWN_TOPIC_ID)
+    if topic.denied:
+        return TOPIC_DENIED
     if not 0 <= partition < topic.partitions:
         return int(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
     return 0
@@ -134,6 +170,7 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
                         _Asker(group.group_id, group.member_id, group.member_epoch, stable),
                         group.topics,
                         by_id,
+                        context,
                         gateway,
                     )
                 ),
@@ -150,7 +187,7 @@ async def handle_fetch_offsets(request: Any, context: RequestContext, gateway: G
             )
         return messages.OffsetFetchResponse(groups=groups)
     code, found = await _fetch(
-        _Asker(request.group_id, stable=stable), request.topics, False, gateway
+        _Asker(request.group_id, stable=stable), request.topics, False, context, gateway
     )
     topics = _shaped(found, _ONE_SHAPES)
     if code and context.api_version < _ALL_TOPICS_VERSION:
@@ -172,17 +209,34 @@ class _Asker(msgspec.Struct, frozen=True):
 _Found = list[tuple[AskedTopic, list[events.CommittedOffset]]]
 
 
-async def _fetch(asker: _Asker, topics: Any, by_id: bool, gateway: Gateway) -> tuple[int, _Found]:
-    """An error code, and the offsets of one group by topic; `topics` None: all that there are."""
+async def _fetch(
+    asker: _Asker, topics: Any, by_id: bool, context: RequestContext, gateway: Gateway
+) -> tuple[int, _Found]:
+    """An error code, and the offsets of one group by topic; `topics` None: all that there are, and
+    that the client may see."""
+    if not on_group(context, gateway, Operation.DESCRIBE, asker.group_id):
+        return GROUP_DENIED, []
     if topics is None:
-        return await _fetch_all(asker, by_id, gateway)
+        code, everything = await _fetch_all(asker, by_id, gateway)
+        seen = [
+            (topic, offsets)
+            for topic, offsets in everything
+            if not judged(topic, Operation.DESCRIBE, context, gateway).denied
+        ]
+        return code, seen
     asked = []
     for topic in topics:
         # By name nothing is looked up: an offset may outlive its topic's name for a moment.
         known = AskedTopic(topic.name, NO_ID, names.from_kafka(topic.name)) if not by_id else None
-        asked.append((known or await find_topic(topic, by_id, gateway), topic.partition_indexes))
+        found_topic = known or await find_topic(topic, by_id, gateway)
+        asked.append(
+            (judged(found_topic, Operation.DESCRIBE, context, gateway), topic.partition_indexes)
+        )
     wanted = [
-        (topic.key, index) for topic, indexes in asked for index in indexes if topic.key is not None
+        (topic.key, index)
+        for topic, indexes in asked
+        for index in indexes
+        if topic.key is not None and not topic.denied
     ]
     reply = await _ask_offsets(asker, wanted, gateway)
     if isinstance(reply, events.OffsetsReply) and reply.error:
@@ -193,7 +247,9 @@ async def _fetch(asker: _Asker, topics: Any, by_id: bool, gateway: Gateway) -> t
         (
             topic,
             [
-                events.CommittedOffset(b"", index) if topic.key is None else next(offsets)
+                events.CommittedOffset(b"", index)
+                if topic.key is None or topic.denied
+                else next(offsets)
                 for index in indexes
             ],
         )
@@ -245,6 +301,8 @@ def _shaped(found: _Found, shapes: tuple[Any, Any]) -> list[Any]:
     topics = []
     for topic, entries in found:
         unknown = int(KafkaCode.UNKNOWN_TOPIC_ID) if topic.key is None else 0
+        if topic.denied:
+            unknown = TOPIC_DENIED
         shown = topic_shape(
             name=topic.name,
             partitions=[
@@ -269,10 +327,18 @@ def _shaped(found: _Found, shapes: tuple[Any, Any]) -> list[Any]:
 
 async def handle_delete_offsets(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one OffsetDelete."""
+    if not on_group(context, gateway, Operation.DELETE, request.group_id):
+        return messages.OffsetDeleteResponse(error_code=GROUP_DENIED, topics=[])
+    allowed = {
+        topic.name
+        for topic in request.topics
+        if on_topic(context, gateway, Operation.READ, topic.name)
+    }
     partitions = [
         (names.from_kafka(topic.name), part.partition_index)
         for topic in request.topics
         for part in topic.partitions
+        if topic.name in allowed
     ]
     event = events.DeleteOffsets(partitions)
     reply = await ask(gateway, request.group_id, event, events.DeleteOffsetsReply)
@@ -286,7 +352,8 @@ async def handle_delete_offsets(request: Any, context: RequestContext, gateway: 
                 name=topic.name,
                 partitions=[
                     messages.OffsetDeleteResponsePartition(
-                        partition_index=part.partition_index, error_code=int(next(errors))
+                        partition_index=part.partition_index,
+                        error_code=int(next(errors)) if topic.name in allowed else TOPIC_DENIED,
                     )
                     for part in topic.partitions
                 ],

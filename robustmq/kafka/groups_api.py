@@ -15,14 +15,21 @@ from typing import Any, TypeVar
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import group_events as events
 from robustmq.kafka import messages
+from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import (
-    GROUP_OPERATIONS,
     NO_OPERATIONS,
     Handlers,
     RequestContext,
     settled,
 )
 from robustmq.kafka.gateway import Gateway
+from robustmq.kafka.permissions import (
+    CLUSTER_DENIED,
+    GROUP_DENIED,
+    bits,
+    on_cluster,
+    on_group,
+)
 
 Reply = TypeVar("Reply")
 
@@ -84,9 +91,12 @@ async def handle_find_coordinator(request: Any, context: RequestContext, gateway
 
 def _coordinator(key: str, key_type: int, context: RequestContext, gateway: Gateway) -> Any:
     kind = _KINDS.get(key_type)
+    denied = _finding_denied(key, key_type, context, gateway)
     node = None if kind is None else gateway.coordinator(kind, key, context.connection.listener)
     if kind is None:
         code, message = KafkaCode.INVALID_REQUEST, f"unknown coordinator type {key_type}"
+    elif denied:
+        code, message = KafkaCode(denied), None
     elif node is None:
         code, message = KafkaCode.COORDINATOR_NOT_AVAILABLE, "no owner at the moment"
     else:
@@ -96,6 +106,18 @@ def _coordinator(key: str, key_type: int, context: RequestContext, gateway: Gate
     return messages.Coordinator(
         key=key, node_id=-1, host="", port=-1, error_code=int(code), error_message=message
     )
+
+
+def _finding_denied(key: str, key_type: int, context: RequestContext, gateway: Gateway) -> int:
+    """Why the client may not be told of a coordinator; 0: it may."""
+    if key_type == GROUP:
+        return 0 if on_group(context, gateway, Operation.DESCRIBE, key) else GROUP_DENIED
+    if key_type == TRANSACTION:
+        kind = Resource.TRANSACTIONAL_ID
+        if gateway.authorized(context, Operation.DESCRIBE, kind, key):
+            return 0
+        return int(KafkaCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+    return 0 if on_cluster(context, gateway, Operation.CLUSTER_ACTION) else CLUSTER_DENIED
 
 
 # Membership
@@ -116,7 +138,9 @@ async def handle_join(request: Any, context: RequestContext, gateway: Gateway) -
         protocols=[(entry.name, bytes(entry.metadata)) for entry in request.protocols],
         skip_assignment_supported=context.api_version >= _SKIP_ASSIGNMENT_VERSION,
     )
-    reply = await ask(gateway, request.group_id, event, events.JoinReply)
+    reply: events.JoinReply | int = GROUP_DENIED
+    if on_group(context, gateway, Operation.READ, request.group_id):
+        reply = await ask(gateway, request.group_id, event, events.JoinReply)
     if isinstance(reply, int):
         reply = events.JoinReply(error=reply, member_id=request.member_id)
     name = reply.protocol_name
@@ -157,7 +181,9 @@ async def handle_sync(request: Any, context: RequestContext, gateway: Gateway) -
         request.protocol_name,
         [(entry.member_id, bytes(entry.assignment)) for entry in request.assignments],
     )
-    reply = await ask(gateway, request.group_id, event, events.SyncReply)
+    reply: events.SyncReply | int = GROUP_DENIED
+    if on_group(context, gateway, Operation.READ, request.group_id):
+        reply = await ask(gateway, request.group_id, event, events.SyncReply)
     if isinstance(reply, int):
         reply = events.SyncReply(error=reply)
     return messages.SyncGroupResponse(
@@ -171,6 +197,8 @@ async def handle_sync(request: Any, context: RequestContext, gateway: Gateway) -
 async def handle_heartbeat(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one Heartbeat."""
     event = events.Heartbeat(request.member_id, request.group_instance_id, request.generation_id)
+    if not on_group(context, gateway, Operation.READ, request.group_id):
+        return messages.HeartbeatResponse(error_code=GROUP_DENIED)
     reply = await ask(gateway, request.group_id, event, events.ErrorReply)
     code = reply if isinstance(reply, int) else reply.error
     return messages.HeartbeatResponse(error_code=int(code))
@@ -186,6 +214,8 @@ async def handle_leave(request: Any, context: RequestContext, gateway: Gateway) 
         ]
     else:
         leaving = [events.LeavingMember(request.member_id)]
+    if not on_group(context, gateway, Operation.READ, request.group_id):
+        return messages.LeaveGroupResponse(error_code=GROUP_DENIED, members=[])
     event = events.LeaveGroup(leaving)
     reply = await ask(gateway, request.group_id, event, events.LeaveReply)
     if isinstance(reply, int):
@@ -212,6 +242,7 @@ async def handle_list(request: Any, context: RequestContext, gateway: Gateway) -
     """Answer one ListGroups, by states (version 4) and types (version 5)."""
     states = {state.lower() for state in request.states_filter or []}
     types = {kind.lower() for kind in request.types_filter or []}
+    sees_all = on_cluster(context, gateway, Operation.DESCRIBE)
     listings = await settled(gateway.list_groups())
     if isinstance(listings, BrokerError):
         code = int(KafkaCode.COORDINATOR_NOT_AVAILABLE)
@@ -225,7 +256,8 @@ async def handle_list(request: Any, context: RequestContext, gateway: Gateway) -
                 group_type=listing.group_type,
             )
             for listing in sorted(listings, key=lambda listing: listing.group_id)
-            if (not states or listing.state.lower() in states)
+            if (sees_all or on_group(context, gateway, Operation.DESCRIBE, listing.group_id))
+            and (not states or listing.state.lower() in states)
             and (not types or listing.group_type.lower() in types)
         ]
     )
@@ -233,11 +265,14 @@ async def handle_list(request: Any, context: RequestContext, gateway: Gateway) -
 
 async def handle_describe(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one DescribeGroups; an unknown group is Dead, from version 6 on also 69."""
-    operations = NO_OPERATIONS
-    if request.include_authorized_operations:
-        operations = GROUP_OPERATIONS
     groups = []
     for group_id in request.groups:
+        if not on_group(context, gateway, Operation.DESCRIBE, group_id):
+            denied = events.DescribeReply(error=GROUP_DENIED, state="")
+            groups.append(_described(group_id, denied, GROUP_DENIED, None, NO_OPERATIONS))
+            continue
+        asked = request.include_authorized_operations
+        operations = bits(context, gateway, asked, Resource.GROUP, group_id)
         reply = await ask(gateway, group_id, events.DescribeGroup(), events.DescribeReply)
         if isinstance(reply, int):
             reply = events.DescribeReply(error=reply, state="")
@@ -279,9 +314,11 @@ async def handle_delete(request: Any, context: RequestContext, gateway: Gateway)
     """Answer one DeleteGroups."""
     results = []
     for group_id in request.groups_names:
-        reply = await ask(gateway, group_id, events.DeleteGroup(), events.ErrorReply)
-        code = reply if isinstance(reply, int) else reply.error
-        results.append(messages.DeletableGroupResult(group_id=group_id, error_code=int(code)))
+        code = GROUP_DENIED
+        if on_group(context, gateway, Operation.DELETE, group_id):
+            reply = await ask(gateway, group_id, events.DeleteGroup(), events.ErrorReply)
+            code = int(reply if isinstance(reply, int) else reply.error)
+        results.append(messages.DeletableGroupResult(group_id=group_id, error_code=code))
     return messages.DeleteGroupsResponse(results=results)
 
 

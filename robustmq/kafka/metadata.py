@@ -3,7 +3,8 @@ ids).
 
 A null list of topics means all (all declared, and light ones up to `kafka.listed_light_topics`), an
 empty one none; in version 0 the empty list means all. A topic asked for by name is made when the
-request and the settings allow it. Names that Kafka forbids are 17.
+request and the settings allow it. Names that Kafka forbids are 17. Topics that the client may not
+describe are left out of all topics, and 29 when they are named.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from uuid import UUID
 from robustmq import names
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
+from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import (
-    CLUSTER_OPERATIONS,
     NO_OPERATIONS,
-    TOPIC_OPERATIONS,
     Handlers,
     RequestContext,
     kafka_code,
@@ -25,6 +25,14 @@ from robustmq.kafka.context import (
     settled,
 )
 from robustmq.kafka.gateway import Gateway, TopicInfo
+from robustmq.kafka.permissions import (
+    TOPIC_DENIED,
+    bits,
+    cluster_bits,
+    may_create,
+    on_key,
+    on_topic,
+)
 from robustmq.promises import gather, start
 
 AUTO_CREATE_VERSION = 4
@@ -36,17 +44,14 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
     """Answer one Metadata."""
     wanted = request.topics
     if wanted is None or (context.api_version == 0 and not wanted):
-        topics = await _all_topics(request, gateway)
+        topics = await _all_topics(request, context, gateway)
     else:
         create = gateway.auto_create and (
             context.api_version < AUTO_CREATE_VERSION or request.allow_auto_topic_creation
         )
         # Asked for all at once: light topics are looked up at their owners.
-        asked = [start(_one_topic(topic, create, request, gateway)) for topic in wanted]
+        asked = [start(_one_topic(topic, create, request, context, gateway)) for topic in wanted]
         topics = await gather(asked)
-    operations = NO_OPERATIONS
-    if request.include_cluster_authorized_operations:
-        operations = CLUSTER_OPERATIONS
     return messages.MetadataResponse(
         brokers=[
             messages.MetadataResponseBroker(
@@ -57,34 +62,46 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         cluster_id=gateway.cluster_id,
         controller_id=gateway.controller_id(),
         topics=topics,
-        cluster_authorized_operations=operations,
+        cluster_authorized_operations=cluster_bits(
+            context, gateway, request.include_cluster_authorized_operations
+        ),
     )
 
 
-async def _all_topics(request: Any, gateway: Gateway) -> list[Any]:
+async def _all_topics(request: Any, context: RequestContext, gateway: Gateway) -> list[Any]:
+    """Those that the client may see."""
     listed = await gateway.list_topics(gateway.listed_light_topics)
     shown = []
     for info in listed:
         name = names.to_kafka(info.name)
-        if name is not None:
-            shown.append(_topic(name, info, request))
+        if name is not None and on_topic(context, gateway, Operation.DESCRIBE, name):
+            shown.append(_topic(name, info, request, context, gateway))
     return shown
 
 
-async def _one_topic(topic: Any, create: bool, request: Any, gateway: Gateway) -> Any:
+async def _one_topic(
+    topic: Any, create: bool, request: Any, context: RequestContext, gateway: Gateway
+) -> Any:
     if topic.name is None:
         info = await settled(gateway.topic_by_id(topic.topic_id))
         if info is None or isinstance(info, BrokerError):
             code = kafka_code(info) if info else KafkaCode.UNKNOWN_TOPIC_ID
             return _failed(None, topic.topic_id, code)
-        return _topic(names.to_kafka(info.name), info, request)
+        if not on_key(context, gateway, Operation.DESCRIBE, info.name):
+            return _failed(None, topic.topic_id, TOPIC_DENIED)
+        return _topic(names.to_kafka(info.name), info, request, context, gateway)
+    if not on_topic(context, gateway, Operation.DESCRIBE, topic.name):
+        return _failed(topic.name, _NO_ID, TOPIC_DENIED)
     if not legal_name(topic.name):
         return _failed(topic.name, _NO_ID, KafkaCode.INVALID_TOPIC_EXCEPTION)
-    info = await settled(gateway.topic(names.from_kafka(topic.name), create))
+    creates = create and may_create(context, gateway, topic.name)
+    info = await settled(gateway.topic(names.from_kafka(topic.name), creates))
     if info is None or isinstance(info, BrokerError):
         code = kafka_code(info) if info else KafkaCode.UNKNOWN_TOPIC_OR_PARTITION
+        if info is None and create and not creates:
+            code = TOPIC_DENIED
         return _failed(topic.name, _NO_ID, code)
-    return _topic(topic.name, info, request)
+    return _topic(topic.name, info, request, context, gateway)
 
 
 def _failed(name: str | None, topic_id: UUID, code: int) -> Any:
@@ -97,10 +114,11 @@ def _failed(name: str | None, topic_id: UUID, code: int) -> Any:
     )
 
 
-def _topic(name: str | None, info: TopicInfo, request: Any) -> Any:
-    operations = NO_OPERATIONS
-    if request.include_topic_authorized_operations:
-        operations = TOPIC_OPERATIONS
+def _topic(
+    name: str | None, info: TopicInfo, request: Any, context: RequestContext, gateway: Gateway
+) -> Any:
+    asked = request.include_topic_authorized_operations
+    operations = bits(context, gateway, asked, Resource.TOPIC, name or "")
     return messages.MetadataResponseTopic(
         error_code=0,
         name=name,
@@ -132,9 +150,6 @@ async def handle_describe_cluster(request: Any, context: RequestContext, gateway
             cluster_id=gateway.cluster_id,
             brokers=[],
         )
-    operations = NO_OPERATIONS
-    if request.include_cluster_authorized_operations:
-        operations = CLUSTER_OPERATIONS
     return messages.DescribeClusterResponse(
         cluster_id=gateway.cluster_id,
         controller_id=gateway.controller_id(),
@@ -144,7 +159,9 @@ async def handle_describe_cluster(request: Any, context: RequestContext, gateway
             )
             for node in gateway.nodes(context.connection.listener)
         ],
-        cluster_authorized_operations=operations,
+        cluster_authorized_operations=cluster_bits(
+            context, gateway, request.include_cluster_authorized_operations
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from robustmq import names
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
+from robustmq.kafka.access import Operation
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import (
     EARLIEST_LOCAL_TIMESTAMP,
@@ -21,6 +22,7 @@ from robustmq.kafka.gateway import (
     Gateway,
     ListedOffset,
 )
+from robustmq.kafka.permissions import on_topic
 from robustmq.promises import Promise, resolved
 
 _SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL_TIMESTAMP: 8, LATEST_TIERED_TIMESTAMP: 9}
@@ -57,6 +59,8 @@ def _start(
     oldest = _SINCE.get(timestamp_ms, 0)
     if context.api_version < oldest or timestamp_ms < LATEST_TIERED_TIMESTAMP:
         return resolved(ListedOffset(error=KafkaCode.UNSUPPORTED_VERSION))
+    if not on_topic(context, gateway, Operation.DESCRIBE, name):
+        return resolved(ListedOffset(error=KafkaCode.TOPIC_AUTHORIZATION_FAILED))
     return gateway.list_offset(
         names.from_kafka(name),
         part.partition_index,
@@ -84,11 +88,15 @@ async def handle_epochs(request: Any, context: RequestContext, gateway: Gateway)
     topics = []
     for topic in request.topics:
         key = names.from_kafka(topic.topic)
+        allowed = on_topic(context, gateway, Operation.DESCRIBE, topic.topic)
         partitions = []
         for part in topic.partitions:
-            found = await settled(
-                gateway.epoch_end(key, part.partition, part.leader_epoch, part.current_leader_epoch)
-            )
+            asked = resolved(EpochEnd(error=KafkaCode.TOPIC_AUTHORIZATION_FAILED))
+            if allowed:
+                asked = gateway.epoch_end(
+                    key, part.partition, part.leader_epoch, part.current_leader_epoch
+                )
+            found = await settled(asked)
             if isinstance(found, BrokerError):
                 found = EpochEnd(error=kafka_code(found))
             partitions.append(

@@ -18,7 +18,6 @@ from robustmq.kafka import messages
 from robustmq.kafka.access import CLUSTER_NAME, Operation, Resource
 from robustmq.kafka.context import (
     NO_OPERATIONS,
-    TOPIC_OPERATIONS,
     Handlers,
     RequestContext,
     kafka_code,
@@ -26,6 +25,7 @@ from robustmq.kafka.context import (
     settled,
 )
 from robustmq.kafka.gateway import Gateway, TopicInfo
+from robustmq.kafka.permissions import bits
 
 MAX_DESCRIBED_PARTITIONS = 2000
 """Kafka's max.request.partition.size.limit."""
@@ -65,7 +65,7 @@ async def handle_describe_topic_partitions(
                 topics.append(_unknown(name, info))
             continue
         end = min(len(info.partitions), first + left)
-        topics.append(_described(name, info, range(first, end)))
+        topics.append(_described(name, info, range(first, end), context, gateway))
         left -= max(0, end - first)
         if end < len(info.partitions):
             return messages.DescribeTopicPartitionsResponse(
@@ -97,7 +97,9 @@ def _unknown(name: str, code: int) -> Any:
     )
 
 
-def _described(name: str, info: TopicInfo, partitions: range) -> Any:
+def _described(
+    name: str, info: TopicInfo, partitions: range, context: RequestContext, gateway: Gateway
+) -> Any:
     rows = []
     for number in partitions:
         leader = info.partitions[number]
@@ -121,7 +123,7 @@ def _described(name: str, info: TopicInfo, partitions: range) -> Any:
         topic_id=info.topic_id,
         is_internal=info.internal,
         partitions=rows,
-        topic_authorized_operations=TOPIC_OPERATIONS,
+        topic_authorized_operations=bits(context, gateway, True, Resource.TOPIC, name),
     )
 
 

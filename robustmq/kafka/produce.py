@@ -7,6 +7,7 @@
 | unknown compression | -1 |
 | a producer id without a sequence, a transactional batch without a producer id | 87 |
 | transactional batch of a transactional id that may not be used (or is not given) | 53 |
+| a topic that the client may not write to | 29 |
 | acks not -1, 0 or 1 (for every partition) | 21 |
 
 All partitions are handed to the gateway before the first answer is awaited, so that they share a
@@ -29,6 +30,7 @@ from robustmq.kafka import messages
 from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import ADDS, VERIFIES, Gateway, ProduceResult
+from robustmq.kafka.permissions import on_key
 from robustmq.promises import Promise, resolved
 
 TOPIC_ID_VERSION = 13
@@ -146,6 +148,8 @@ def _start(
         return resolved(_refused(KafkaCode.INVALID_REQUIRED_ACKS, "acks is not -1, 0 or 1"))
     if key is None:
         return resolved(ProduceResult(error=KafkaCode.UNKNOWN_TOPIC_ID))
+    if not on_key(context, gateway, Operation.WRITE, key):
+        return resolved(ProduceResult(error=KafkaCode.TOPIC_AUTHORIZATION_FAILED))
     batch = None if records is None else bytes(records)
     info = check_records(batch, max_decompressed)
     if batch is None or isinstance(info, ProduceResult):

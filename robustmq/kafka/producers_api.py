@@ -39,7 +39,12 @@ def _refuse(request: Any, context: RequestContext, gateway: Gateway) -> int:
     transactional_id = request.transactional_id
     if transactional_id is None:
         resource, name, operation = Resource.CLUSTER, CLUSTER_NAME, Operation.IDEMPOTENT_WRITE
-        if not gateway.authorized(context, operation, resource, name):
+        if not (
+            gateway.authorized(context, operation, resource, name)
+            or gateway.access.allowed_somewhere(
+                context.connection.asker, Operation.WRITE, Resource.TOPIC
+            )
+        ):
             return KafkaCode.CLUSTER_AUTHORIZATION_FAILED
     elif not gateway.authorized(
         context, Operation.WRITE, Resource.TRANSACTIONAL_ID, transactional_id

@@ -11,9 +11,9 @@ from typing import Any
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.access import Changed, Operation
-from robustmq.kafka.acls_api import DENIED, may
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import Gateway
+from robustmq.kafka.permissions import CLUSTER_DENIED, on_cluster
 from robustmq.quotas import QuotaEntity, QuotaSetting, entity_of, problem_of
 
 EXACT, OF_DEFAULT, ANY = 0, 1, 2
@@ -23,8 +23,8 @@ ENTITY_TYPES = ("user", "client-id", "ip")
 
 async def handle_describe(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one DescribeClientQuotas."""
-    if not may(context, gateway, Operation.DESCRIBE_CONFIGS):
-        return _refused(DENIED, None)
+    if not on_cluster(context, gateway, Operation.DESCRIBE_CONFIGS):
+        return _refused(CLUSTER_DENIED, None)
     problem = _problem_of_filter(request.components)
     if problem is not None:
         return _refused(*problem)
@@ -88,8 +88,8 @@ def _matches(setting: QuotaSetting, components: list[Any], strict: bool) -> bool
 
 async def handle_alter(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one AlterClientQuotas."""
-    if not may(context, gateway, Operation.ALTER_CONFIGS):
-        return _altered(request, [Changed(DENIED)] * len(request.entries))
+    if not on_cluster(context, gateway, Operation.ALTER_CONFIGS):
+        return _altered(request, [Changed(CLUSTER_DENIED)] * len(request.entries))
     decided = [_decide(entry) for entry in request.entries]
     results = []
     for one in decided:

@@ -14,10 +14,12 @@ from uuid import UUID
 from robustmq import names
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
+from robustmq.kafka.access import Operation
 from robustmq.kafka.admin_results import outcome, refuse
 from robustmq.kafka.config_resources import FROM_DEFAULT, FROM_TOPIC
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, legal_name, settled
-from robustmq.kafka.gateway import AdminResult, Gateway, NewTopic
+from robustmq.kafka.gateway import AdminResult, Gateway, NewTopic, TopicInfo
+from robustmq.kafka.permissions import TOPIC_DENIED, may_create, on_key, on_topic
 from robustmq.kafka.topic_configs import TOPIC_SETTINGS, check_all, check_together, effective
 from robustmq.promises import Promise, gather, resolved, start
 
@@ -41,15 +43,19 @@ async def handle_create_topics(request: Any, context: RequestContext, gateway: G
             made.append(resolved(_collision(topic.name, alike)))
         else:
             # All at once, so that they share one commit of the cluster's state.
-            made.append(start(_create_topic(topic, request, gateway)))
+            made.append(start(_create_topic(topic, request, context, gateway)))
     answers = [
-        _created(topic.name, result, gateway)
+        _created(topic.name, result, context, gateway)
         for topic, result in zip(request.topics, await gather(made), strict=True)
     ]
     return messages.CreateTopicsResponse(topics=answers)
 
 
-async def _create_topic(topic: Any, request: Any, gateway: Gateway) -> AdminResult:
+async def _create_topic(
+    topic: Any, request: Any, context: RequestContext, gateway: Gateway
+) -> AdminResult:
+    if not may_create(context, gateway, topic.name):
+        return AdminResult(TOPIC_DENIED)
     refused = _check_shape(topic, gateway) or _check_name(topic.name, gateway)
     if refused is not None:
         return refused
@@ -116,7 +122,7 @@ def _collision(name: str, other: str) -> AdminResult:
     )
 
 
-def _created(name: str, result: AdminResult, gateway: Gateway) -> Any:
+def _created(name: str, result: AdminResult, context: RequestContext, gateway: Gateway) -> Any:
     info = result.topic
     if result.error or info is None:
         return messages.CreatableTopicResult(
@@ -124,6 +130,18 @@ def _created(name: str, result: AdminResult, gateway: Gateway) -> Any:
             topic_id=_NO_ID,
             error_code=int(result.error),
             error_message=result.message,
+            num_partitions=-1,
+            replication_factor=-1,
+            configs=None,
+        )
+    if not on_topic(context, gateway, Operation.DESCRIBE_CONFIGS, name):
+        # It is made, and what it is like is not told.
+        return messages.CreatableTopicResult(
+            name=name,
+            topic_id=info.topic_id,
+            error_code=0,
+            error_message=None,
+            topic_config_error_code=TOPIC_DENIED,
             num_partitions=-1,
             replication_factor=-1,
             configs=None,
@@ -156,11 +174,16 @@ async def handle_delete_topics(request: Any, context: RequestContext, gateway: G
         wanted = [(name, _NO_ID) for name in request.topic_names]
     answers = []
     for name, topic_id in wanted:
-        answers.append(await _delete_topic(name, topic_id, request.timeout_ms, gateway))
+        answers.append(await _delete_topic(name, topic_id, request.timeout_ms, context, gateway))
     return messages.DeleteTopicsResponse(responses=answers)
 
 
-async def _delete_topic(name: str | None, topic_id: UUID, timeout_ms: int, gateway: Gateway) -> Any:
+async def _delete_topic(
+    name: str | None, topic_id: UUID, timeout_ms: int, context: RequestContext, gateway: Gateway
+) -> Any:
+    info: TopicInfo | BrokerError | None
+    if name is not None and not on_topic(context, gateway, Operation.DELETE, name):
+        return _not_deleted(name, _NO_ID)
     if name is None:
         info = await settled(gateway.topic_by_id(topic_id))
     else:
@@ -172,6 +195,9 @@ async def _delete_topic(name: str | None, topic_id: UUID, timeout_ms: int, gatew
         if name is None:
             unknown = KafkaCode.UNKNOWN_TOPIC_ID
         result = refuse(unknown, "no such topic")
+    elif not on_key(context, gateway, Operation.DELETE, info.name):
+        seen = on_key(context, gateway, Operation.DESCRIBE, info.name)
+        return _not_deleted(names.to_kafka(info.name) if seen else None, topic_id)
     else:
         name = name or names.to_kafka(info.name)
         topic_id = info.topic_id
@@ -184,6 +210,12 @@ async def _delete_topic(name: str | None, topic_id: UUID, timeout_ms: int, gatew
     )
 
 
+def _not_deleted(name: str | None, topic_id: UUID) -> Any:
+    return messages.DeletableTopicResult(
+        name=name, topic_id=topic_id, error_code=TOPIC_DENIED, error_message=None
+    )
+
+
 async def handle_create_partitions(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one CreatePartitions."""
     times = Counter(topic.name for topic in request.topics)
@@ -191,6 +223,8 @@ async def handle_create_partitions(request: Any, context: RequestContext, gatewa
     for topic in request.topics:
         if times[topic.name] > 1:
             result = refuse(KafkaCode.INVALID_REQUEST, "named twice in this request")
+        elif not on_topic(context, gateway, Operation.ALTER, topic.name):
+            result = AdminResult(TOPIC_DENIED)
         else:
             result = await _grow(topic, request, gateway)
         results.append(

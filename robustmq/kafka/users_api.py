@@ -23,18 +23,18 @@ from robustmq.credentials import (
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.access import Changed, Operation
-from robustmq.kafka.acls_api import DENIED, may
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import Gateway
+from robustmq.kafka.permissions import CLUSTER_DENIED, on_cluster
 
 NUMBERS = {name: number for number, name in SCRAM_NUMBERS.items()}
 
 
 async def handle_describe(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one DescribeUserScramCredentials."""
-    if not may(context, gateway, Operation.DESCRIBE):
+    if not on_cluster(context, gateway, Operation.DESCRIBE):
         return messages.DescribeUserScramCredentialsResponse(
-            error_code=DENIED, error_message=None, results=[]
+            error_code=CLUSTER_DENIED, error_message=None, results=[]
         )
     found: dict[str, list[tuple[int, int]]] = {}
     for one in gateway.access.credentials().values():
@@ -69,8 +69,8 @@ async def handle_alter(request: Any, context: RequestContext, gateway: Gateway) 
     """Answer one AlterUserScramCredentials."""
     changes = [*request.deletions, *request.upsertions]
     users = list(dict.fromkeys(one.name for one in changes))
-    if not may(context, gateway, Operation.ALTER):
-        return _altered(dict.fromkeys(users, Changed(DENIED)))
+    if not on_cluster(context, gateway, Operation.ALTER):
+        return _altered(dict.fromkeys(users, Changed(CLUSTER_DENIED)))
     problems = _problems(request, gateway)
     removed = [
         credential_key(one.name, SCRAM_NUMBERS[one.mechanism])

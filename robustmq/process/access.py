@@ -46,6 +46,11 @@ class AccessControl:
             self.authorizer.remove(delta.removed)
             self.authorizer.add(delta.added)
 
+    @property
+    def is_open(self) -> bool:
+        """Is everything allowed to everybody?"""
+        return self.authorizer.is_open
+
     def allowed(self, asker: Asker, operation: int, resource: int, name: str) -> bool:
         """May somebody do this?"""
         return self.authorizer.allowed(asker, operation, resource, name)

@@ -103,7 +103,8 @@ class Authorizer:
         self._types: dict[int, _Patterns] = {}
         self._super_users = frozenset(super_users)
         self._allow_if_no_acl = allow_if_no_acl
-        self._open = False
+        self.is_open = False
+        """Is everything allowed to everybody?"""
         self._changed()
 
     def __len__(self) -> int:
@@ -139,7 +140,7 @@ class Authorizer:
 
     def allowed(self, asker: Asker, operation: int, resource_type: int, name: str) -> bool:
         """The verdict on one operation."""
-        if self._open:
+        if self.is_open:
             return True
         if asker.epoch != self.epoch or len(asker.verdicts) >= MAX_REMEMBERED:
             asker.verdicts = {}
@@ -154,7 +155,7 @@ class Authorizer:
     def topic_allowed(self, asker: Asker, operation: int, topic: bytes) -> bool:
         """The verdict on a topic by its canonical name (see robustmq.names). A name that Kafka
         cannot show is held against the rules in the form it would have."""
-        if self._open:
+        if self.is_open:
             return True
         name = names.to_kafka(topic) or topic.decode("utf-8", "replace").replace("/", ".")
         return self.allowed(asker, operation, Resource.TOPIC, name)
@@ -184,7 +185,7 @@ class Authorizer:
 
     def allowed_somewhere(self, asker: Asker, operation: int, resource_type: int) -> bool:
         """Is there a name of this type for which the operation is allowed (KIP-679)?"""
-        if self._open or asker.principal in self._super_users:
+        if self.is_open or asker.principal in self._super_users:
             return True
         patterns = self._types.get(resource_type)
         if patterns is None:
@@ -219,7 +220,7 @@ class Authorizer:
 
     def _changed(self) -> None:
         self.epoch += 1
-        self._open = self._allow_if_no_acl and not self._rules
+        self.is_open = self._allow_if_no_acl and not self._rules
 
 
 def _covers_all(rule: AclBinding) -> bool:

@@ -148,7 +148,18 @@ def describe_users(world: Any, version: int) -> None:
     assert world.unique in {one.user for one in answer.results}
 
 
+def sasl_handshake(world: Any, version: int) -> None:
+    """Where nobody asks who the client is."""
+    assert world.ask("SaslHandshake", version, mechanism="PLAIN").error_code == 34
+
+
+def sasl_authenticate(world: Any, version: int) -> None:
+    assert world.ask("SaslAuthenticate", version, auth_bytes=b"").error_code == 34
+
+
 SECURITY_CALLS: dict[str, Callable[[Any, int], None]] = {
+    "SaslHandshake": sasl_handshake,
+    "SaslAuthenticate": sasl_authenticate,
     "DescribeAcls": describe_acls,
     "CreateAcls": create_acls,
     "DeleteAcls": delete_acls,
