@@ -89,6 +89,21 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             1_000_000,
         ),
     ] = 1_000
+    share_group_max_size: Annotated[
+        int,
+        bound(
+            "members", "Members of a share group at most; Kafka's group.share.max.size.", 1, 1_000
+        ),
+    ] = 200
+    max_share_sessions: Annotated[
+        int,
+        bound(
+            "sessions",
+            "Share sessions of a worker at most; Kafka's group.share.max.share.sessions.",
+            1,
+            100_000,
+        ),
+    ] = 2_000
     group_min_session_timeout_ms: Annotated[
         int,
         bound(

@@ -89,6 +89,13 @@ _ROWS = (
     Api(75, "DescribeTopicPartitions", 0, 0, 0),
     Api(68, "ConsumerGroupHeartbeat", 0, 1, 0),
     Api(69, "ConsumerGroupDescribe", 0, 1, 0),
+    Api(76, "ShareGroupHeartbeat", 1, 1, 0),
+    Api(77, "ShareGroupDescribe", 1, 1, 0),
+    Api(78, "ShareFetch", 1, 2, 0),
+    Api(79, "ShareAcknowledge", 1, 2, 0),
+    Api(90, "DescribeShareGroupOffsets", 0, 1, 0),
+    Api(91, "AlterShareGroupOffsets", 0, 0, 0),
+    Api(92, "DeleteShareGroupOffsets", 0, 0, 0),
 )
 
 APIS: dict[int, Api] = {api.key: api for api in _ROWS}

@@ -16,6 +16,7 @@ from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka.admin_results import outcome, refuse
 from robustmq.kafka.context import kafka_code, legal_name, settled
 from robustmq.kafka.gateway import AdminResult, Gateway, TopicInfo
+from robustmq.kafka.group_configs import GROUP_SETTINGS, GroupSetting, refusal
 from robustmq.kafka.topic_configs import (
     BOOLEAN,
     INT,
@@ -195,7 +196,46 @@ async def _alter_broker(
     )
 
 
+# Groups
+
+
+async def _describe_group(name: str, gateway: Gateway) -> list[ConfigRow] | AdminResult:
+    """A group has settings also before it has members."""
+    if not name:
+        return refuse(KafkaCode.INVALID_REQUEST, "a group has a name")
+    own = gateway.resource_configs(GROUP, name)
+    return [_group_row(setting, own.get(setting.name)) for setting in GROUP_SETTINGS.values()]
+
+
+def _group_row(setting: GroupSetting, own: str | None) -> ConfigRow:
+    inherited = (setting.broker_setting or setting.name, setting.default, FROM_DEFAULT)
+    layers = (inherited,) if own is None else ((setting.name, own, FROM_GROUP), inherited)
+    return ConfigRow(
+        setting.name,
+        setting.default if own is None else own,
+        FROM_DEFAULT if own is None else FROM_GROUP,
+        setting.kind,
+        synonyms=layers,
+        documentation=setting.documentation,
+    )
+
+
+async def _alter_group(
+    name: str, changes: Changes, validate_only: bool, gateway: Gateway
+) -> AdminResult:
+    changed = {**gateway.resource_configs(GROUP, name), **changes}
+    for setting, value in changes.items():
+        if value is None and setting not in GROUP_SETTINGS:
+            return refuse(KafkaCode.INVALID_CONFIG, f"Unknown group config name: {setting}")
+    wrong = refusal({key: value for key, value in changed.items() if value is not None})
+    if wrong is not None:
+        return refuse(KafkaCode.INVALID_CONFIG, wrong)
+    asked = gateway.alter_resource_configs(GROUP, name, changes, validate_only)
+    return outcome(await settled(asked))
+
+
 RESOURCES: dict[int, ConfigResource] = {
     TOPIC: ConfigResource(FROM_TOPIC, _describe_topic, _alter_topic),
     BROKER: ConfigResource(FROM_DYNAMIC_BROKER, _describe_broker, _alter_broker),
+    GROUP: ConfigResource(FROM_GROUP, _describe_group, _alter_group),
 }

@@ -47,6 +47,15 @@ class ConnectionState(msgspec.Struct):
     client_software_version: str = ""
     closed: bool = False
     """The client is gone: nobody reads what is still being answered."""
+    on_close: dict[object, Callable[[], None]] = {}
+    """What must be done then, by what it is about."""
+
+    def close(self) -> None:
+        """The client is gone."""
+        self.closed = True
+        waiting, self.on_close = self.on_close, {}
+        for callback in waiting.values():
+            callback()
 
     @property
     def asker(self) -> Asker:

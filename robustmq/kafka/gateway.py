@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from robustmq.kafka.context import RequestContext
     from robustmq.kafka.fetch_sessions import FetchSessions
     from robustmq.kafka.group_events import GroupEvent, GroupListing, GroupReply
+    from robustmq.kafka.share_gateway import ShareGateway
     from robustmq.kafka.transaction_events import TransactionListing
 
 GROUP = b"group"
@@ -216,6 +217,10 @@ class Gateway(Protocol):
     """The fetch sessions of this worker (FetchSessions(capacity, first_id)); made once by the
     worker.
     """
+
+    @property
+    def share(self) -> ShareGateway:
+        """What the handlers of share groups ask of share-partitions."""
 
     def now_ms(self) -> int:
         """Monotonic milliseconds, the clock of time-outs."""

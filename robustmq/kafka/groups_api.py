@@ -30,6 +30,7 @@ from robustmq.kafka.permissions import (
     on_cluster,
     on_group,
 )
+from robustmq.kafka.share_offsets_api import delete_group
 
 Reply = TypeVar("Reply")
 
@@ -318,6 +319,8 @@ async def handle_delete(request: Any, context: RequestContext, gateway: Gateway)
         if on_group(context, gateway, Operation.DELETE, group_id):
             reply = await ask(gateway, group_id, events.DeleteGroup(), events.ErrorReply)
             code = int(reply if isinstance(reply, int) else reply.error)
+            if code == KafkaCode.GROUP_ID_NOT_FOUND:
+                code = int(await delete_group(group_id, gateway))
         results.append(messages.DeletableGroupResult(group_id=group_id, error_code=code))
     return messages.DeleteGroupsResponse(results=results)
 

@@ -92,7 +92,7 @@ class KafkaConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone; answers that still come are dropped."""
         self._transport = None
-        self._state.closed = True
+        self._state.close()
         self._forget()
         self._count("kafka_connections", -1)
 

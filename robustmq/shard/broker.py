@@ -357,7 +357,7 @@ class Broker:
         self.pressure.steer(self.draining)
 
     def _committed(self, shard: int) -> None:
-        self.kafka.waits.committed(shard)
+        self.kafka.committed(shard)
         if self.pressure.committed():
             self.turn()
 
@@ -378,6 +378,8 @@ class Broker:
             kind, *rest = key
             if kind == "wait":
                 self.kafka.waits.fire(int(rest[0]))
+            elif kind == "share-wait":
+                self.kafka.share.waits.fire(int(rest[0]))
             elif kind == "machine":
                 self.kafka.machines.fire(rest[0].encode(), rest[1], rest[2])
             elif kind == "session":

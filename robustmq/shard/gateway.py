@@ -22,6 +22,7 @@ from robustmq.kafka.coordinating import PATIENCE_MS, ask
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
     GROUP,
+    SHARE_GROUP,
     TRANSACTION,
     AbortedTransaction,
     AppendWait,
@@ -57,6 +58,7 @@ from robustmq.shard.log_admin import LogAdmin
 from robustmq.shard.placement import Placement
 from robustmq.shard.rpc import Rpc
 from robustmq.shard.runtime import MachineRuntime
+from robustmq.shard.share_gateway import ShareCalls
 from robustmq.shard.waits import AppendWaits
 
 PRODUCER_ID_BLOCK = 1000
@@ -64,6 +66,9 @@ PRODUCER_ID_BLOCK = 1000
 
 class KafkaGateway(Directory):
     """What the Kafka handlers of one worker ask."""
+
+    share: ShareCalls
+    """What they ask of share-partitions; set when the worker is put together."""
 
     def __init__(
         self,
@@ -326,8 +331,12 @@ class KafkaGateway(Directory):
         return resolved(self._listings())
 
     def _listings(self) -> list[GroupListing]:
-        groups = self._machines.machines(GROUP).values()
-        return [group.listing() for group in groups if not group.disposable]  # type: ignore[attr-defined]
+        return [
+            machine.listing()  # type: ignore[attr-defined]
+            for kind in (GROUP, SHARE_GROUP)
+            for machine in self._machines.machines(kind).values()
+            if not machine.disposable
+        ]
 
     async def _list_groups(self) -> list[GroupListing]:
         found: list[GroupListing] = []
@@ -432,6 +441,8 @@ class KafkaGateway(Directory):
                 return self._logs.write_marker(message)
             case wire.MachineCall():
                 return self._machines.serve(message.kind, message.key, message.event)
+            case wire.ShareFetchCall() | wire.ShareWaitCall():
+                return self.share.serve(message)
             case wire.GroupsListCall():
                 return resolved(encode_listings(self._listings()))
         return self._serve_topics(message)

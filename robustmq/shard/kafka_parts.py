@@ -15,6 +15,7 @@ from robustmq.shard.machines import group_kind, transaction_kind
 from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.releases import Releases
 from robustmq.shard.runtime import MachineRuntime
+from robustmq.shard.share_parts import ShareParts
 from robustmq.shard.transactions import TransactionMarkers
 from robustmq.shard.waits import AppendWaits
 
@@ -33,10 +34,12 @@ class KafkaParts:
     def __init__(self, broker: Broker) -> None:
         """The broker has its placement, stores, commits, owner and bus already."""
         around, placement = broker.around, broker.placement
+        self.share = ShareParts(broker)
         self.machines = MachineRuntime(
             (
                 group_kind(broker.settings.kafka, broker.cluster),
                 transaction_kind(broker.settings.kafka, around.wall_ms),
+                *self.share.kinds,
             ),
             placement,
             broker.stores,
@@ -68,6 +71,7 @@ class KafkaParts:
             self.gateway, self.machines, placement, self.waits, broker.cluster.shard_epoch
         )
         self.machines.executors[TRANSACTION] = self.markers.carry_out
+        self.share.open(self.logs, self.machines, self.gateway)
         self._wheel, self._monotonic_ms = broker.wheel, around.monotonic_ms
         self._wall_ms = around.wall_ms
         self._expire_every_ms = broker.settings.kafka.offsets_retention_check_s * 1000
@@ -122,4 +126,12 @@ class KafkaParts:
             broker.wheel, around.monotonic_ms, placement.shard, self.logs.visible_end
         )
         self.waits.began = broker.commits.hurry
-        broker.commits.awaited = self.waits.awaited
+        broker.commits.awaited = self._awaited
+
+    def _awaited(self, shard: int) -> bool:
+        return self.waits.awaited(shard) or self.share.waits.awaited(shard)
+
+    def committed(self, shard: int) -> None:
+        """A shard's commit may have something for those who wait."""
+        self.waits.committed(shard)
+        self.share.waits.committed(shard)

@@ -17,6 +17,7 @@ from robustmq.core.hashing import key_hash, murmur2, topic_hash
 from robustmq.core.publish import RouteTable, TopicRoute
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka import gateway
+from robustmq.kafka.share_events import share_key
 from robustmq.names import DELAYED_PREFIX, split_delayed, to_kafka
 from robustmq.shard.cluster_view import Declared
 from robustmq.shard.metering import Meters, NoMeters
@@ -232,7 +233,13 @@ class Placement:
         return self.shard_owner(self.session_shard(client_id))
 
     def machine_shard(self, kind: bytes, key: str) -> int:
-        """The shard in which a machine of a kind lives; its owner runs it."""
+        """The shard in which a machine of a kind lives; its owner runs it. A share-partition lives
+        with its log, a share group where any group of its name would."""
+        if kind == gateway.SHARE_PARTITION:
+            found = share_key(key)
+            return self.shard(found.topic, found.partition)
+        if kind == gateway.SHARE_GROUP:
+            kind = GROUP_KIND
         return key_hash(kind, key.encode()) % self.shard_count
 
     def route(self, topic: bytes) -> TopicRoute:

@@ -277,6 +277,30 @@ class LogSizesCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """The answer: (topic, partition, bytes) of the declared topics' logs held there."""
 
 
+class ShareFetchCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """A member of a share group wants records of share-partitions that the receiver holds; the
+    answer is (commits seen, (error, batches, acquired) of each)."""
+
+    group_id: str
+    member_id: str
+    partitions: list[tuple[bytes, bytes, int]]
+    max_bytes: int
+    min_bytes: int
+    max_records: int
+    mode: int
+    last_call: bool
+
+
+class ShareWaitCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Answer when one of these share-partitions may have something for a member, or after the
+    time."""
+
+    group_id: str
+    partitions: list[tuple[bytes, bytes, int]]
+    seen: int
+    timeout_ms: int
+
+
 class GroupsListCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """The groups that the receiver coordinates."""
 
@@ -335,6 +359,8 @@ Message = (
     | ProducersCall
     | MarkerCall
     | MachineCall
+    | ShareFetchCall
+    | ShareWaitCall
     | GroupsListCall
     | DeleteRecordsCall
     | LogSizesCall

@@ -39,6 +39,7 @@ from robustmq.kafka.gateway import (
     TopicInfo,
 )
 from robustmq.kafka.markers import Marker, end_marker
+from robustmq.kafka.share_gateway import ShareGateway
 from robustmq.kafka.transaction_events import (
     MarkersWritten,
     TransactionEvent,
@@ -86,6 +87,8 @@ class Log:
 
 class FakeGateway:
     """See robustmq.kafka.gateway.Gateway."""
+
+    share: ShareGateway
 
     def __init__(self) -> None:
         self.cluster_id = "fake-cluster-id-000000"

@@ -17,6 +17,7 @@ from tests.broker import BrokerProcess
 from tests.kafka.admin_calls import ADMIN_CALLS
 from tests.kafka.kio_wire import KioClient, kio_class
 from tests.kafka.security_calls import SECURITY_CALLS
+from tests.kafka.share_calls import SHARE_CALLS
 from tests.kafka.transaction_calls import TRANSACTION_CALLS
 from tests.kafka.wire import batch
 
@@ -433,6 +434,7 @@ CALLS: dict[str, Callable[[World, int], None]] = {
     **SECURITY_CALLS,
     **ADMIN_CALLS,
     **TRANSACTION_CALLS,
+    **SHARE_CALLS,
     "Produce": produce,
     "Fetch": fetch,
     "ListOffsets": list_offsets,
