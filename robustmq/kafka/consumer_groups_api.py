@@ -31,8 +31,6 @@ from robustmq.kafka.consumer_events import (
     TopicsFound,
 )
 from robustmq.kafka.context import (
-    GROUP_OPERATIONS,
-    NO_OPERATIONS,
     Handlers,
     RequestContext,
     legal_name,
@@ -40,6 +38,7 @@ from robustmq.kafka.context import (
 )
 from robustmq.kafka.gateway import Gateway
 from robustmq.kafka.groups_api import ask
+from robustmq.kafka.permissions import bits
 from robustmq.promises import gather, start
 
 _MEMBER_ID_BY_CLIENT_VERSION = 1
@@ -241,9 +240,8 @@ async def handle_describe(request: Any, context: RequestContext, gateway: Gatewa
             reply = ConsumerDescribeReply(
                 KafkaCode.TOPIC_AUTHORIZATION_FAILED, "a topic of the group may not be described"
             )
-        operations = NO_OPERATIONS
-        if request.include_authorized_operations and not reply.error:
-            operations = GROUP_OPERATIONS
+        asked = request.include_authorized_operations and not reply.error
+        operations = bits(context, gateway, asked, Resource.GROUP, group_id)
         groups.append(_described(group_id, reply, operations))
     return messages.ConsumerGroupDescribeResponse(groups=groups)
 

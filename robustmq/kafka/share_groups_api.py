@@ -18,14 +18,13 @@ from robustmq.kafka import group_events, messages
 from robustmq.kafka import share_events as events
 from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import (
-    GROUP_OPERATIONS,
-    NO_OPERATIONS,
     Handlers,
     RequestContext,
     legal_name,
     settled,
 )
 from robustmq.kafka.gateway import SHARE_GROUP, Gateway
+from robustmq.kafka.permissions import bits
 from robustmq.kafka.share_events import HeartbeatReply, ShareDescription, TopicShape
 
 JOIN_EPOCH, LEAVE_EPOCH = 0, -1
@@ -196,7 +195,7 @@ async def _described(
     described.assignment_epoch = reply.assignment_epoch
     described.assignor_name = ASSIGNOR
     described.members = [_member(member) for member in reply.members]
-    described.authorized_operations = GROUP_OPERATIONS if operations else NO_OPERATIONS
+    described.authorized_operations = bits(context, gateway, operations, Resource.GROUP, group_id)
     return described
 
 
