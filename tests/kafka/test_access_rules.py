@@ -227,6 +227,18 @@ ROWS: dict[str, Row] = {
     "UnregisterBroker": ({"broker_id": 99}, 31, [(CLUSTER, ALTER)]),
     "DescribeTransactions": ({"transactional_ids": [NAME]}, 53, [(TRANSACTION, DESCRIBE)]),
     "ListConfigResources": ({"resource_types": []}, 31, [(CLUSTER, DESCRIBE_CONFIGS)]),
+    "ConsumerGroupHeartbeat": (
+        {
+            "group_id": "consumers",
+            "member_id": "m",
+            "rebalance_timeout_ms": 10_000,
+            "subscribed_topic_names": [NAME],
+            "topic_partitions": [],
+        },
+        30,
+        [(GROUP, READ), (TOPIC, DESCRIBE)],
+    ),
+    "ConsumerGroupDescribe": ({"group_ids": [NAME]}, 30, [(GROUP, DESCRIBE)]),
     "DescribeTopicPartitions": (
         {"topics": [{"name": NAME}], "response_partition_limit": 9, "cursor": None},
         29,
@@ -305,7 +317,7 @@ class Guarded:
             request["topic_data"][0]["partition_data"][0]["records"] = batch(b"v")
         return codes(self.limited.ask(key, version, **request))
 
-    def rules(self, rules: list[Rule]) -> None:
+    def rules(self, rules: list[Rule], name: str = "*") -> None:
         """These are all rules that there are."""
         everything = {
             "resource_type_filter": 1,
@@ -320,7 +332,7 @@ class Guarded:
         made = [
             {
                 "resource_type": resource,
-                "resource_name": CLUSTER_NAME if resource == CLUSTER else NAME,
+                "resource_name": CLUSTER_NAME if resource == CLUSTER else name,
                 "resource_pattern_type": 3,
                 "principal": "User:limited",
                 "host": "127.0.0.1",
@@ -389,7 +401,7 @@ def test_lists_leave_out_what_the_client_may_not_see(guarded: Guarded) -> None:
         "include_topic_authorized_operations": True,
     }
     assert guarded.limited.ask(3, 10, **everything).topics == []
-    guarded.rules([(TOPIC, READ), (CLUSTER, DESCRIBE)])
+    guarded.rules([(TOPIC, READ), (CLUSTER, DESCRIBE)], NAME)
     seen = guarded.limited.ask(3, 10, **everything)
     assert [one.name for one in seen.topics] == [NAME]
     assert seen.topics[0].topic_authorized_operations == 1 << READ | 1 << DESCRIBE
