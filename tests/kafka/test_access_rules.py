@@ -238,6 +238,45 @@ ROWS: dict[str, Row] = {
         30,
         [(GROUP, READ), (TOPIC, DESCRIBE)],
     ),
+    "ShareGroupHeartbeat": (
+        {"group_id": "sharers", "member_id": "m", "subscribed_topic_names": [NAME]},
+        30,
+        [(GROUP, READ), (TOPIC, DESCRIBE)],
+    ),
+    "ShareGroupDescribe": ({"group_ids": [NAME]}, 30, [(GROUP, DESCRIBE)]),
+    "ShareFetch": (
+        {"group_id": "sharers", "member_id": "m", "topics": []},
+        30,
+        [(GROUP, READ)],
+    ),
+    "ShareAcknowledge": (
+        {"group_id": "sharers", "member_id": "m", "topics": []},
+        30,
+        [(GROUP, READ)],
+    ),
+    "DescribeShareGroupOffsets": (
+        {"groups": [{"group_id": "sharers", "topics": [{"topic_name": NAME, "partitions": [0]}]}]},
+        30,
+        [(GROUP, DESCRIBE)],
+    ),
+    "AlterShareGroupOffsets": (
+        {
+            "group_id": "sharers",
+            "topics": [
+                {
+                    "topic_name": NAME,
+                    "partitions": [{"partition_index": 0, "start_offset": 0}],
+                }
+            ],
+        },
+        30,
+        [(GROUP, READ)],
+    ),
+    "DeleteShareGroupOffsets": (
+        {"group_id": "sharers", "topics": [{"topic_name": NAME}]},
+        30,
+        [(GROUP, DELETE)],
+    ),
     "ConsumerGroupDescribe": ({"group_ids": [NAME]}, 30, [(GROUP, DESCRIBE)]),
     "DescribeTopicPartitions": (
         {"topics": [{"name": NAME}], "response_partition_limit": 9, "cursor": None},
