@@ -165,7 +165,7 @@ class LocalLogs:
         if verdict.repeated is not None or verdict.error == KafkaCode.INVALID_PRODUCER_EPOCH:
             go(0)
             return done
-        question = self.transaction_partition(
+        asked = (
             transactional_id or "",
             info.producer_id,
             info.producer_epoch,
@@ -173,7 +173,7 @@ class LocalLogs:
             partition,
             transactions >= ADDS,
         )
-        self._verifications.ask(key, question, go)
+        self._verifications.ask(key, lambda: self.transaction_partition(*asked), go)
         return done
 
     def _checked(

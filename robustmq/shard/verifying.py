@@ -3,7 +3,8 @@ the transaction (KIP-890).
 
 Without that, a batch that was delayed in the network could begin a transaction that nobody ends.
 Only the first batch of a transaction on a partition asks; what its producer sends meanwhile waits
-behind it, so that order holds. A marker that comes meanwhile makes the answer void.
+behind it, so that order holds. A marker that comes meanwhile makes the answer void: it may be about
+the transaction that is over, so the coordinator is asked again.
 """
 
 from __future__ import annotations
@@ -40,10 +41,16 @@ class Verifications:
         """Call `go` with the answer, behind those that wait for it already."""
         self._waiting[key].append(go)
 
-    def ask(self, key: Key, question: Promise[int], go: Callable[[int], None]) -> None:
-        """Wait for the answer to a question: `go(error code)`."""
+    def ask(
+        self, key: Key, question: Callable[[], Promise[int]], go: Callable[[int], None]
+    ) -> None:
+        """Ask, and wait for the answer: `go(error code)`."""
         self._waiting[key] = [go]
-        question.when_settled(lambda: self._answered(key, question))
+        self._ask(key, question)
+
+    def _ask(self, key: Key, question: Callable[[], Promise[int]]) -> None:
+        asked = question()
+        asked.when_settled(lambda: self._answered(key, question, asked))
 
     def ended(self, topic: bytes, partition: int, producer_id: int) -> None:
         """A marker was written for a producer: what was asked before is of a transaction that is
@@ -52,14 +59,18 @@ class Verifications:
             key for key in self._waiting if key[:3] == (topic, partition, producer_id)
         )
 
-    def _answered(self, key: Key, question: Promise[int]) -> None:
+    def _answered(
+        self, key: Key, question: Callable[[], Promise[int]], asked: Promise[int]
+    ) -> None:
         try:
-            error = question.result()
+            error = asked.result()
         except BrokerError:
             error = KafkaCode.COORDINATOR_NOT_AVAILABLE
-        if key in self._void:
-            self._void.discard(key)
-            error = error or KafkaCode.INVALID_TXN_STATE
+        void = key in self._void
+        self._void.discard(key)
+        if void and not error:
+            self._ask(key, question)
+            return
         for go in self._waiting.pop(key):
             go(error)
 
