@@ -386,10 +386,8 @@ class Gateway(Protocol):
         watermark; settles when that lasts. Beyond the high watermark: 1; unknown: 3.
         """
 
-    def log_sizes(self, broker_wide: bool) -> Promise[list[LogSize]]:
-        """The logs of declared topics that this broker holds, as clients see brokers; with
-        `broker_wide` those of every worker.
-        """
+    def log_sizes(self) -> Promise[list[LogSize]]:
+        """The logs of declared topics that this broker holds, as clients see brokers."""
 
     def metadata_version(self) -> int:
         """How many changes the cluster's metadata has seen."""

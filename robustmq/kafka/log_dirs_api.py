@@ -24,7 +24,7 @@ async def handle_describe_log_dirs(request: Any, context: RequestContext, gatewa
         return messages.DescribeLogDirsResponse(
             error_code=int(KafkaCode.CLUSTER_AUTHORIZATION_FAILED), results=[]
         )
-    sizes = await settled(gateway.log_sizes(False))
+    sizes = await settled(gateway.log_sizes())
     if isinstance(sizes, BrokerError):
         return messages.DescribeLogDirsResponse(error_code=kafka_code(sizes), results=[])
     directory, total, free = gateway.disk_space()

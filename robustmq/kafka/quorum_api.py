@@ -13,6 +13,7 @@ from typing import Any
 from robustmq.errors import KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.access import CLUSTER_NAME, Operation, Resource
+from robustmq.kafka.api_versions import FEATURES
 from robustmq.kafka.context import Handlers, RequestContext
 from robustmq.kafka.gateway import Gateway
 
@@ -85,16 +86,25 @@ async def handle_update_features(request: Any, context: RequestContext, gateway:
         return messages.UpdateFeaturesResponse(error_code=code, error_message=message, results=[])
     if not request.feature_updates:
         return messages.UpdateFeaturesResponse(error_code=0, error_message=None, results=[])
-    why = "features have the one level of this version"
-    code = int(KafkaCode.INVALID_UPDATE_VERSION)
-    results = [
-        messages.UpdatableFeatureResult(feature=one.feature, error_code=code, error_message=why)
-        for one in request.feature_updates
-    ]
+    results = [_updated(one) for one in request.feature_updates]
+    refused = next((row for row in results if row.error_code), None)
+    if refused is None or context.api_version < 2:
+        return messages.UpdateFeaturesResponse(error_code=0, error_message=None, results=results)
     # From version 2 on there is one error for all.
-    top = code if context.api_version >= 2 else 0
     return messages.UpdateFeaturesResponse(
-        error_code=top, error_message=why if top else None, results=results
+        error_code=refused.error_code, error_message=refused.error_message, results=[]
+    )
+
+
+def _updated(update: Any) -> Any:
+    """A feature stays at its level; to ask for that level is no error."""
+    _, _, level = FEATURES.get(update.feature, (0, 0, -1))
+    code, why = 0, None
+    if update.max_version_level != level:
+        code = int(KafkaCode.INVALID_UPDATE_VERSION)
+        why = f"{update.feature} has the one level of this version"
+    return messages.UpdatableFeatureResult(
+        feature=update.feature, error_code=code, error_message=why
     )
 
 

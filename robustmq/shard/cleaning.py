@@ -99,19 +99,24 @@ class Cleaning:
         if 0 <= last.first_time < now_ms - log.settings.max_compaction_lag_ms:
             log.roll()
             self._changed(held)
-        found = candidate(
-            log.files,
-            log.settings,
-            log.start_offset,
-            log.state.clean_offset,
-            self._stable_offset(held.topic, held.partition, log.high_watermark),
-            now_ms,
-        )
+        found = self._candidate(log, log.high_watermark, now_ms)
         if found is None:
             return
+        # What is stable is asked for those alone that are worth it.
+        stable = self._stable_offset(held.topic, held.partition, log.high_watermark)
+        if stable < found.end_offset:
+            found = self._candidate(log, stable, now_ms)
+            if found is None:
+                return
         best = self._best
         if best is None or (found.must, found.ratio) > (best[2].must, best[2].ratio):
             self._best = held, log, found
+
+    def _candidate(
+        self, log: SegmentPartition, stable_offset: int, now_ms: int
+    ) -> Candidate | None:
+        start, clean = log.start_offset, log.state.clean_offset
+        return candidate(log.files, log.settings, start, clean, stable_offset, now_ms)
 
     def _compact(self) -> None:
         """Begin with the log that wants it most, if it is still what it was."""

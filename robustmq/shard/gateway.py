@@ -356,9 +356,10 @@ class KafkaGateway(Directory):
         call = wire.DeleteRecordsCall(topic, partition, offset)
         return start(self._converted(self._rpc.call(worker, call), DeletedRecords))
 
-    def log_sizes(self, broker_wide: bool) -> Promise[list[LogSize]]:
-        """The logs of declared topics that are held here, or anywhere in the node."""
-        alone = not (broker_wide or self._settings.kafka.single_port)
+    def log_sizes(self) -> Promise[list[LogSize]]:
+        """The logs of declared topics that are held here; those of all workers where clients see
+        one broker."""
+        alone = not self._settings.kafka.single_port
         workers = [self.node_id] if alone else range(self._cluster.worker_count)
         return start(self._log_sizes(workers))
 

@@ -48,6 +48,8 @@ from robustmq.shard.verifying import Verifications, produce_error
 from robustmq.storage.shard_store import ShardStore
 
 MAX_GIVEN_IDS = 65536
+LOOKED_AT = 100
+"""Batches in which the record of a time is looked for."""
 
 _UNKNOWN = ReadResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
 
@@ -432,13 +434,24 @@ class LocalLogs:
         self, topic: bytes, partition: int, offset: int, timestamp_ms: int, epoch: int
     ) -> ListedOffset:
         """The record of a time in the batch that the engine found by its header alone."""
-        result = self.read(topic, partition, offset, 1, -1)
-        if result.error:
-            return ListedOffset(result.error)
-        if not result.buffers:
-            return ListedOffset()
-        record = first_at(bytes(result.buffers[0]), timestamp_ms)
-        return ListedOffset() if record is None else ListedOffset(0, *record, epoch)
+        log = self._partitions.get(topic, partition)
+        store = self._stores[self._placement.shard(topic, partition)]
+        start = log.start_offset if log is not None else store.start_offset(topic)
+        offset = max(offset, start)
+        # A batch may begin before the log does, or be one that a compaction has left empty.
+        for _ in range(LOOKED_AT):
+            result = self.read(topic, partition, offset, 1, -1)
+            if result.error:
+                return ListedOffset(result.error)
+            if not result.buffers:
+                return ListedOffset()
+            batch = bytes(result.buffers[0])
+            record = first_at(batch, timestamp_ms, start)
+            if record is not None:
+                return ListedOffset(0, *record, epoch)
+            info = batches.validate(batch, 0, len(batch), False)
+            offset = info.base_offset + info.last_offset_delta + 1
+        return ListedOffset()
 
     def _epoch_error(self, topic: bytes, partition: int, leader_epoch: int) -> int:
         if leader_epoch < 0:

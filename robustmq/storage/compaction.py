@@ -133,13 +133,15 @@ class Compaction:
     def __init__(self, task: Task, disk: Disk) -> None:
         self._task = task
         self._disk = disk
-        self._map = OffsetMap(task.memory_bytes)
+        # Made by the first step, on the storage thread: it is large.
+        self._map = OffsetMap(0)
         self._mapped_to = task.dirty_offset
         self._last_batches: dict[int, int] = {}
         self._read = self._written = 0
 
     def steps(self) -> Iterator[Step]:
         """Run on the storage thread, a bounded piece of work a step."""
+        self._map = OffsetMap(self._task.memory_bytes)
         yield from self._note_keys()
         if self._mapped_to == self._task.dirty_offset:
             yield Finished(self._task.dirty_offset, self._read, 0)

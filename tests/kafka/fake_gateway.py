@@ -372,7 +372,7 @@ class FakeGateway:
         offset = log.end if offset == -1 else offset
         return resolved(DeletedRecords(0, offset) if 0 <= offset <= log.end else DeletedRecords(1))
 
-    def log_sizes(self, broker_wide: bool) -> Promise[list[LogSize]]:
+    def log_sizes(self) -> Promise[list[LogSize]]:
         declared = [name for name, info in self.topics.items() if info.declared]
         return resolved([LogSize(name, 0, 100) for name in declared])
 
