@@ -21,7 +21,7 @@ from robustmq import names
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
-from robustmq.groups.producers import ProducerTable, SeenBatch
+from robustmq.groups.producers import EPOCH_BUMP, ProducerTable, SeenBatch
 from robustmq.kafka.gateway import (
     ADDS,
     AbortedTransaction,
@@ -292,7 +292,9 @@ class LocalLogs:
         )
         if refused:
             return resolved(int(refused))
-        self._verifications.ended(topic, partition, call.producer_id)
+        # A marker that raises the epoch is older than what the producer asks with it (KIP-890).
+        below = call.producer_epoch + (call.transaction_version < EPOCH_BUMP)
+        self._verifications.ended(topic, partition, call.producer_id, below)
         batch = end_marker(marker, self._wall_ms())
         kind, flags = self._placement.produced(topic, -1)
         answer: Promise[Any] = Promise()

@@ -52,11 +52,13 @@ class Verifications:
         asked = question()
         asked.when_settled(lambda: self._answered(key, question, asked))
 
-    def ended(self, topic: bytes, partition: int, producer_id: int) -> None:
-        """A marker was written for a producer: what was asked before is of a transaction that is
+    def ended(self, topic: bytes, partition: int, producer_id: int, below_epoch: int) -> None:
+        """A marker was written: what was asked for an epoch below is of a transaction that is
         over."""
         self._void.update(
-            key for key in self._waiting if key[:3] == (topic, partition, producer_id)
+            key
+            for key in self._waiting
+            if key[:3] == (topic, partition, producer_id) and key[3] < below_epoch
         )
 
     def _answered(

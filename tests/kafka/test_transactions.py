@@ -183,8 +183,6 @@ def test_each_api_asks_for_its_rights(one: Producer) -> None:
     assert (one.init(), one.offsets(), one.end(), one.commit()) == (53, 53, 53, 53)
     one.deny(Operation.CLUSTER_ACTION, Resource.CLUSTER, "kafka-cluster")
     assert one.add(4) == 31
-    one.deny(Operation.IDEMPOTENT_WRITE, Resource.CLUSTER, "kafka-cluster")
-    assert one.init(transactional_id=None) == 31
     one.deny(Operation.DESCRIBE, Resource.TRANSACTIONAL_ID, ID)
     (state,) = one.client.ask(DESCRIBE, 0, transactional_ids=[ID]).transaction_states
     assert state.error_code == 53

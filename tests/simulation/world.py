@@ -54,6 +54,12 @@ class Scheduler:
         """Run at this time, after what is running."""
         self.at(0, run)
 
+    def step(self) -> None:
+        """Run the next event, whenever it is due."""
+        when, _, _, run = heapq.heappop(self._events)
+        self.now_ms = max(self.now_ms, int(when))
+        run()
+
     def run(self, for_ms: float, limit: int = 1_000_000) -> None:
         """Let virtual time pass."""
         end = self.now_ms + for_ms
@@ -61,9 +67,7 @@ class Scheduler:
             if not self._events or self._events[0][0] > end:
                 self.now_ms = int(end)
                 return
-            when, _, _, run = heapq.heappop(self._events)
-            self.now_ms = max(self.now_ms, int(when))
-            run()
+            self.step()
         raise AssertionError("the world never comes to rest")
 
 
