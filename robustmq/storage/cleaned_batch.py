@@ -174,7 +174,9 @@ def _marker_type(data: bytes, begin: int, info: BatchInfo) -> int:
 
 
 def _empty(data: bytes, begin: int, info: BatchInfo) -> Rewritten:
-    """The header alone: offsets, producer and sequence are known from it."""
+    """The header alone: offsets, producer and sequence are known from it. Nothing is compressed in
+    it: librdkafka fails on a batch without bytes that says it is."""
+    info = info._replace(attributes=info.attributes & ~batches.COMPRESSION_MASK)
     return _written(data, begin, info, b"", 0, info.first_timestamp, info.max_timestamp, 0)
 
 

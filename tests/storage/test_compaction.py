@@ -76,6 +76,7 @@ class Log:
             for begin, info in batches.headers(data, 0, len(data), True):
                 assert info.crc_ok
                 assert info.base_offset + info.last_offset_delta >= offset
+                assert info.count or not info.attributes & batches.COMPRESSION_MASK
                 offset = info.base_offset + info.last_offset_delta + 1
                 for record in batches.parse(data, begin, begin + info.length):
                     if not info.attributes & batches.CONTROL:
