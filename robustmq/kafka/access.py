@@ -25,9 +25,31 @@ class Changed(msgspec.Struct, frozen=True, gc=False):
     message: str | None = None
 
 
+class Limiter(Protocol):
+    """How long clients must wait for what they have used (robustmq.quotas)."""
+
+    def now_us(self) -> int:
+        """Monotonic microseconds, for the time that requests take."""
+
+    def bound(self, key: str, user: str, client_id: str) -> float | None:
+        """The bound of a client; None: there is none."""
+
+    def charge(self, key: str, user: str, client_id: str, amount: float, now_ms: int) -> int:
+        """A client has used so much; how long it must wait, in ms."""
+
+    def mutate(
+        self, user: str, client_id: str, partitions: int, now_ms: int, strict: bool
+    ) -> tuple[bool, int]:
+        """May a client make or delete so many partitions, and how long must it wait?"""
+
+
 class Access(Protocol):
     """Rules, credentials and quotas of the cluster, as this worker knows them. Changes settle when
     all workers know them."""
+
+    @property
+    def limiter(self) -> Limiter | None:
+        """What holds clients to their quotas; None: nobody has one."""
 
     @property
     def is_open(self) -> bool:
@@ -70,6 +92,7 @@ class Access(Protocol):
 class Unguarded:
     """The access of a broker that has none of this (the simulation): everything is allowed."""
 
+    limiter = None
     is_open = True
 
     def allowed(self, asker: Asker, operation: int, resource: int, name: str) -> bool:

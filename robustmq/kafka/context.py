@@ -39,6 +39,12 @@ class ConnectionState(msgspec.Struct):
     """The name of the listener that it came by."""
     sasl: SaslState | None = None
     """How far the client has proven who it is; None: nobody asks."""
+    throttle_ms: int = 0
+    """How long nothing more is to be read: the client is above a quota."""
+    owed_ms: int = 0
+    """What the next answer tells of that, beside what the request itself used."""
+    used_us: int = 0
+    """Time of the loop that was not charged to the client yet; only while there are quotas."""
     ending: bool = False
     """The connection ends behind what is being answered."""
     known_as: Asker | None = None

@@ -41,6 +41,7 @@ from robustmq.kafka import (
     share_fetch,
     share_groups_api,
     share_offsets_api,
+    throttling,
     topics_api,
     transaction_offsets,
     transactions_api,
@@ -104,7 +105,13 @@ def dispatch(
     sasl = connection.sasl
     if sasl is not None and sasl.wants_tokens:
         return start(sasl_api.serve_token(frame, connection, gateway))
-    return start(_serve(frame, connection, gateway))
+    limiter = gateway.access.limiter
+    if limiter is None:
+        return start(_serve(frame, connection, gateway))
+    began_us = limiter.now_us()
+    answer = start(_serve(frame, connection, gateway))
+    connection.used_us += limiter.now_us() - began_us
+    return answer
 
 
 async def _serve(frame: bytes, connection: ConnectionState, gateway: Gateway) -> Buffers | None:
@@ -129,10 +136,20 @@ async def _serve(frame: bytes, connection: ConnectionState, gateway: Gateway) ->
         gateway.count("kafka_requests_refused")
         raise
     context = RequestContext(key, version, header.client_id or "", connection)
+    limiter = gateway.access.limiter
+    waits_ms = 0
+    if limiter is not None:
+        waits_ms = throttling.arrived(request, context, len(frame), limiter, gateway.now_ms())
     response = await handler(request, context, gateway)
-    if response is None:
-        return None
-    return _encode(key, version, header.correlation_id, response)
+    if limiter is None:
+        if response is None:
+            return None
+        return _encode(key, version, header.correlation_id, response)
+
+    def encode() -> Buffers:
+        return _encode(key, version, header.correlation_id, response)
+
+    return throttling.charged(response, encode, waits_ms, context, limiter, gateway.now_ms())
 
 
 def _encode(api_key: int, version: int, correlation_id: int, response: Any) -> Buffers:

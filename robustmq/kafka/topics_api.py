@@ -20,10 +20,12 @@ from robustmq.kafka.config_resources import FROM_DEFAULT, FROM_TOPIC
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, legal_name, settled
 from robustmq.kafka.gateway import AdminResult, Gateway, NewTopic, TopicInfo
 from robustmq.kafka.permissions import TOPIC_DENIED, may_create, on_key, on_topic
+from robustmq.kafka.throttling import mutates
 from robustmq.kafka.topic_configs import TOPIC_SETTINGS, check_all, check_together, effective
 from robustmq.promises import Promise, gather, resolved, start
 
 MAX_PARTITIONS = 10_000
+TOO_MUCH = "above the quota of changes: wait as long as the answer says"
 _BY_ID_VERSION = 6
 _NO_ID = UUID(int=0)
 
@@ -70,6 +72,8 @@ async def _create_topic(
     if partitions == -1:
         partitions = gateway.default_partitions
     configs = {config.name: config.value for config in topic.configs}
+    if not request.validate_only and _is_too_much(partitions, 6, context, gateway):
+        return refuse(KafkaCode.THROTTLING_QUOTA_EXCEEDED, TOO_MUCH)
     wanted = NewTopic(names.from_kafka(topic.name), partitions, configs)
     return outcome(
         await settled(gateway.create_topic(wanted, request.validate_only, request.timeout_ms))
@@ -198,6 +202,8 @@ async def _delete_topic(
     elif not on_key(context, gateway, Operation.DELETE, info.name):
         seen = on_key(context, gateway, Operation.DESCRIBE, info.name)
         return _not_deleted(names.to_kafka(info.name) if seen else None, topic_id)
+    elif _is_too_much(len(info.partitions), 5, context, gateway):
+        result = refuse(KafkaCode.THROTTLING_QUOTA_EXCEEDED, TOO_MUCH)
     else:
         name = name or names.to_kafka(info.name)
         topic_id = info.topic_id
@@ -226,7 +232,7 @@ async def handle_create_partitions(request: Any, context: RequestContext, gatewa
         elif not on_topic(context, gateway, Operation.ALTER, topic.name):
             result = AdminResult(TOPIC_DENIED)
         else:
-            result = await _grow(topic, request, gateway)
+            result = await _grow(topic, request, context, gateway)
         results.append(
             messages.CreatePartitionsTopicResult(
                 name=topic.name, error_code=int(result.error), error_message=result.message
@@ -235,7 +241,16 @@ async def handle_create_partitions(request: Any, context: RequestContext, gatewa
     return messages.CreatePartitionsResponse(results=results)
 
 
-async def _grow(topic: Any, request: Any, gateway: Gateway) -> AdminResult:
+def _is_too_much(
+    partitions: int, strict_from: int, context: RequestContext, gateway: Gateway
+) -> bool:
+    """Is the client above its quota of changes? Older versions are not refused, they wait."""
+    strict = context.api_version >= strict_from
+    limiter = gateway.access.limiter
+    return not mutates(context, limiter, partitions, gateway.now_ms(), strict)
+
+
+async def _grow(topic: Any, request: Any, context: RequestContext, gateway: Gateway) -> AdminResult:
     if not legal_name(topic.name):
         return refuse(KafkaCode.INVALID_TOPIC_EXCEPTION, f"illegal topic name {topic.name!r}")
     key = names.from_kafka(topic.name)
@@ -261,6 +276,8 @@ async def _grow(topic: Any, request: Any, gateway: Gateway) -> AdminResult:
             return refuse(
                 KafkaCode.INVALID_REPLICA_ASSIGNMENT, "one live broker for each new partition"
             )
+    if not request.validate_only and _is_too_much(topic.count - now, 3, context, gateway):
+        return refuse(KafkaCode.THROTTLING_QUOTA_EXCEEDED, TOO_MUCH)
     growth = gateway.create_partitions(key, topic.count, request.validate_only, request.timeout_ms)
     return outcome(await settled(growth))
 

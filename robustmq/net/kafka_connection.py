@@ -70,6 +70,9 @@ class KafkaConnection(asyncio.Protocol):
         self._answering = False
         self._finishing = False
         self._held = False
+        self._muted_until_s = 0.0
+        self._muted = False
+        """The client is above a quota and waits, as its answer has told it (KIP-219)."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket was adopted."""
@@ -165,6 +168,8 @@ class KafkaConnection(asyncio.Protocol):
         answer = dispatch(frame, self._state, self._gateway)
         self._answers.append((answer, len(frame)))
         self._in_flight_bytes += len(frame)
+        if self._state.throttle_ms:
+            self._mute()
         answer.when_settled(self._answer)
 
     def _may_serve(self) -> bool:
@@ -174,6 +179,7 @@ class KafkaConnection(asyncio.Protocol):
             and self._writable
             and not self._finishing
             and not self._held
+            and not self._muted
             and len(self._answers) < self._limits.max_requests_in_flight
             and self._in_flight_bytes < self._limits.max_request_bytes
         )
@@ -194,6 +200,8 @@ class KafkaConnection(asyncio.Protocol):
                     return
                 if buffers is not None and self._transport is not None:
                     self._transport.writelines(buffers)
+                if self._state.throttle_ms:
+                    self._mute()
                 if self._state.ending and not self._answers:
                     self._count("kafka_faults", 1)
                     log.info("connection ended", peer=self.address, reason="not authenticated")
@@ -208,6 +216,27 @@ class KafkaConnection(asyncio.Protocol):
             self._answering = False
         if not self._reading:
             self._continue()
+
+    def _mute(self) -> None:
+        """One timer for what the answers so far have said; the next one comes when it is over."""
+        waits_ms, self._state.throttle_ms = self._state.throttle_ms, 0
+        self._count("kafka_throttled", 1)
+        self._count("kafka_throttled_ms", waits_ms)
+        self._muted_until_s = max(
+            self._muted_until_s, asyncio.get_running_loop().time() + waits_ms / 1000
+        )
+        if not self._muted:
+            self._muted = True
+            asyncio.get_running_loop().call_at(self._muted_until_s, self._unmute)
+        self._steer()
+
+    def _unmute(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._muted_until_s and self._transport is not None:
+            loop.call_at(self._muted_until_s, self._unmute)
+            return
+        self._muted = False
+        self._continue()
 
     def _continue(self) -> None:
         """Serve what was read while nothing might be served, then read on."""

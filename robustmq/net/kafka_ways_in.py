@@ -58,8 +58,11 @@ class KafkaWaysIn:
         prepared: Prepared,
         verifier: Callable[[Listener], Verifier],
         spawn: Spawn,
+        admits: Callable[[str], bool],
     ) -> None:
-        """`verifier` is asked for each listener with SASL; `spawn` runs a coroutine."""
+        """`verifier` is asked for each listener with SASL; `spawn` runs a coroutine; `admits` says
+        whether an address may open one more connection."""
+        self._admits = admits
         self.connections: weakref.WeakSet[KafkaConnection] = weakref.WeakSet()
         self._loop = loop
         self._gateway = gateway
@@ -112,6 +115,10 @@ class KafkaWaysIn:
 
     def _accept(self, way: _Way, sock: socket.socket) -> None:
         def adopt(accepted: socket.socket, address: str) -> None:
+            if not self._admits(address.rpartition(":")[0].strip("[]")):
+                self._count("connections_refused", 1)
+                accepted.close()
+                return
             self._spawn("kafka connection", self._adopt(way, accepted, address))
 
         self._acceptors.append(

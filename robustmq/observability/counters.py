@@ -144,6 +144,8 @@ COUNTERS: tuple[Counter, ...] = (
         "kafka_requests_refused",
         "Kafka requests that could not be read or are in a version not offered.",
     ),
+    _counter("kafka_throttled", "Answers that told a Kafka client to wait for its quota."),
+    _counter("kafka_throttled_ms", "How long they told it to wait, in milliseconds."),
     _counter("kafka_authentications", "Kafka clients that proved who they are."),
     _counter("kafka_authentications_refused", "Kafka clients that did not."),
     _counter("kafka_batches_refused", "Record batches that were refused."),

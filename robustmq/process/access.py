@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from robustmq import clock
 from robustmq.acls import AclBinding, AclFilter, Asker, Resource
 from robustmq.cluster.commands import (
     AclsChanged,
@@ -14,15 +15,17 @@ from robustmq.cluster.commands import (
     ChangeScram,
     Command,
     Delta,
+    QuotaChanged,
 )
 from robustmq.config import Settings
 from robustmq.credentials import SaltedPassword, ScramCredential
-from robustmq.kafka.access import Changed
+from robustmq.kafka.access import Changed, Limiter
 from robustmq.process.meta_client import MetaPort
 from robustmq.promises import Promise, start
 from robustmq.quotas import QuotaEntity, QuotaSetting
 from robustmq.security import scram
 from robustmq.security.authorizer import Authorizer
+from robustmq.security.client_quotas import ClientQuotas
 
 
 class AccessControl:
@@ -31,9 +34,11 @@ class AccessControl:
     def __init__(self, settings: Settings, meta: MetaPort) -> None:
         """`meta` has its first state."""
         self.authorizer = Authorizer()
+        self.client_quotas = ClientQuotas(clock.monotonic_us)
         self._meta = meta
         self.reload(settings)
         self.authorizer.add(meta.state.acls)
+        self.client_quotas.replace(meta.state.quotas)
         meta.on_delta(self._on_delta)
 
     def reload(self, settings: Settings) -> None:
@@ -45,6 +50,13 @@ class AccessControl:
         if isinstance(delta, AclsChanged):
             self.authorizer.remove(delta.removed)
             self.authorizer.add(delta.added)
+        elif isinstance(delta, QuotaChanged):
+            self.client_quotas.replace(self._meta.state.quotas)
+
+    @property
+    def limiter(self) -> Limiter | None:
+        """What holds clients to their quotas; None: nobody has one."""
+        return self.client_quotas if self.client_quotas.active else None
 
     @property
     def is_open(self) -> bool:

@@ -329,6 +329,7 @@ class Worker:
                 listener, settings.kafka.connections_max_reauth_ms, self._authenticator
             ),
             spawn,
+            lambda host: self._access.client_quotas.admits(host, clock.monotonic_ms()),
         )
         places, endpoints = self._kafka_in.open(settings, context.worker_id, context.run_directory)
         self._kafka = self._kafka_in.connections
