@@ -36,7 +36,8 @@ from robustmq.storage.engine import PartitionSettings
 from robustmq.storage.segment_file import CLEANED, LOG, SegmentFile, claimed_length, file_name
 from robustmq.storage.stored_producers import Aborted
 
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
+"""A step reads this much: one or two milliseconds of work."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -246,6 +247,7 @@ class Compaction:
         self._disk.remove(path)
         self._disk.append(path, [])
         for file in group:
+            self._read += file.size
             for data in self._chunks(file):
                 out: list[bytes | memoryview] = []
                 for begin, info in batches.headers(data, 0, len(data), True):
@@ -284,7 +286,6 @@ class Compaction:
             if not used:
                 position = file.sound_from(until) if position < until else until
                 continue
-            self._read += used
             yield data[:used]
             position += used
             if position >= until:
