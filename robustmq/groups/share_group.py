@@ -336,6 +336,14 @@ class ShareGroup:
             effects.records.append(ShareGroupDeletedRecord())
         return ShareGroupResult(error)
 
+    def _on_drop(self, event: events.DropShareTopic, now_ms: int, effects: GroupEffects) -> None:
+        if event.topic in self._known:
+            self._shapes.pop(event.topic, None)
+            del self._known[event.topic]
+            for member in self._members.values():
+                member.assignment = {one for one in member.assignment if one[0] != event.topic}
+            self._next_epoch(effects)
+
     def _on_forget(
         self, event: events.ForgetShareTopics, now_ms: int, effects: GroupEffects
     ) -> ShareGroupResult:
@@ -426,6 +434,7 @@ _HANDLERS: dict[type, Callable[..., ShareGroupReply | None]] = {
     events.TopicsSeen: ShareGroup._on_topics,
     events.DescribeShareGroup: ShareGroup._on_describe,
     events.DeleteShareGroup: ShareGroup._on_delete,
+    events.DropShareTopic: ShareGroup._on_drop,
     events.ForgetShareTopics: ShareGroup._on_forget,
     events.TouchShareTopics: ShareGroup._on_touch,
     events.ShareTimer: ShareGroup._on_timer,

@@ -56,6 +56,8 @@ REJECTED, DELIVERY_LIMIT = 1, 2
 
 READ_THROUGH = 500
 """Available records that lie no farther apart are read, and acquired, together."""
+BURY_AGAIN_MS = 3_000
+"""Dead letters that could not be appended are tried again after this."""
 ALIGNMENT = 2
 """A batch that would give a member more than this times what it asked for is divided, also where it
 asks for whole batches."""
@@ -362,7 +364,17 @@ class SharePartition:
             effects.records.append(ShareStateDeletedRecord())
         return ShareErrorReply()
 
+    def _on_bury_failed(self, event: events.BuryFailed, now_ms: int, effects: ShareEffects) -> None:
+        effects.timers.append((now_ms + BURY_AGAIN_MS, "bury"))
+
+    def _bury(self, effects: ShareEffects) -> None:
+        for one in self.burying():
+            effects.commands.append(Bury(one.first, one.last, one.delivery_count, one.reason))
+
     def _on_timer(self, event: events.LockTimer, now_ms: int, effects: ShareEffects) -> None:
+        if event.key == "bury":
+            self._bury(effects)
+            return
         self._armed_ms = None
         left: int | None = None
         for one in self._acquired():
@@ -375,8 +387,7 @@ class SharePartition:
 
     def _on_resumed(self, event: events.ShareResumed, now_ms: int, effects: ShareEffects) -> None:
         """Nobody holds anything after recovery; what has used up its deliveries is over now."""
-        for one in self.burying():
-            effects.commands.append(Bury(one.first, one.last, one.delivery_count, one.reason))
+        self._bury(effects)
         limit = self._settings().delivery_count_limit
         for one in list(self.ranges):
             if one.state == DeliveryState.AVAILABLE and one.delivery_count >= limit:
@@ -481,6 +492,7 @@ _HANDLERS: dict[type, Callable[..., SharePartitionReply | None]] = {
     events.DescribeState: SharePartition._on_describe,
     events.DeleteState: SharePartition._on_delete,
     events.Buried: SharePartition._on_buried,
+    events.BuryFailed: SharePartition._on_bury_failed,
     events.LockTimer: SharePartition._on_timer,
     events.ShareResumed: SharePartition._on_resumed,
 }

@@ -63,6 +63,8 @@ COUNTERS = (
     "kafka_bytes_in",
     "kafka_bytes_out",
     "kafka_batches_refused",
+    "kafka_dead_letters",
+    "kafka_dead_letters_refused",
 )
 """Every counter that the handlers add to."""
 

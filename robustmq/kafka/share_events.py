@@ -122,6 +122,10 @@ class Buried(msgspec.Struct, frozen=True, tag="share-buried", array_like=True):
     last: int
 
 
+class BuryFailed(msgspec.Struct, frozen=True, tag="share-bury-failed", array_like=True):
+    """Dead letters could not be appended: it is to be tried again later. Has no reply."""
+
+
 class LockTimer(msgspec.Struct, frozen=True, tag="share-timer", array_like=True):
     """The deadline of an acquisition lock has come."""
 
@@ -142,6 +146,7 @@ SharePartitionEvent = (
     | DescribeState
     | DeleteState
     | Buried
+    | BuryFailed
     | LockTimer
     | ShareResumed
 )
@@ -219,6 +224,12 @@ class DeleteShareGroup(msgspec.Struct, frozen=True, tag="share-delete", array_li
     """Remove the group; only an empty one goes. Its share-partitions were deleted before."""
 
 
+class DropShareTopic(msgspec.Struct, frozen=True, tag="share-drop", array_like=True):
+    """A topic was deleted. Has no reply."""
+
+    topic: bytes
+
+
 class ForgetShareTopics(msgspec.Struct, frozen=True, tag="share-forget", array_like=True):
     """The group's state of these topics is deleted; only of an empty group."""
 
@@ -248,6 +259,7 @@ ShareGroupEvent = (
     | TopicsSeen
     | DescribeShareGroup
     | DeleteShareGroup
+    | DropShareTopic
     | ForgetShareTopics
     | TouchShareTopics
     | ShareTimer

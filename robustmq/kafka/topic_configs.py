@@ -20,6 +20,8 @@ _LONG_MAX = (1 << 63) - 1
 _MIB = 1024 * 1024
 _DAY_MS = 86_400_000
 
+DEAD_LETTERS_ENABLE = "robustmq.errors.deadletterqueue.group.enable"
+
 
 class TopicSetting(msgspec.Struct, frozen=True):
     """One setting; `accepts` says whether a text is a value of it, `broker_names` what a broker's
@@ -192,6 +194,13 @@ _ROWS = (
         _one_of("producer"),
         "Batches are stored as they came.",
         ("compression.type",),
+    ),
+    TopicSetting(
+        DEAD_LETTERS_ENABLE,
+        BOOLEAN,
+        "false",
+        _one_of("true", "false"),
+        "Whether share groups may have the topic as their dead letter topic (KIP-1191).",
     ),
     TopicSetting(
         "robustmq.storage.mode",

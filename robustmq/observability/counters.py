@@ -149,6 +149,8 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("kafka_authentications", "Kafka clients that proved who they are."),
     _counter("kafka_authentications_refused", "Kafka clients that did not."),
     _counter("kafka_batches_refused", "Record batches that were refused."),
+    _counter("kafka_dead_letters", "Records of share groups that went to a dead letter topic."),
+    _counter("kafka_dead_letters_refused", "Times that a dead letter topic did not take records."),
     _counter("kafka_transactions_committed", "Transactions that were committed everywhere."),
     _counter("kafka_transactions_aborted", "Transactions that were aborted everywhere."),
     _counter(

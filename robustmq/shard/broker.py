@@ -673,6 +673,7 @@ class Broker:
         self.placement.forget_routes()
         self.kafka.logs.forget(topic)
         self.kafka.machines.tell(GROUP_KIND, ForgetTopic(topic))
+        self.kafka.share.drop_topic(topic)
 
     def reload(self, settings: Settings) -> None:
         """Take over what can change while running: limits, and what CONNACK promises."""

@@ -7,13 +7,14 @@ in the shard of its log, so nothing can come between. The answer leaves when the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from robustmq.core import batches
-from robustmq.core.batches import CONTROL, BatchInfo
+from robustmq.core.batches import CONTROL, TRANSACTIONAL, BatchInfo
 from robustmq.errors import KafkaCode
 from robustmq.groups.share_partition import SharePartition
 from robustmq.groups.timers import TimeWheel
@@ -22,11 +23,13 @@ from robustmq.kafka.gateway import SHARE_PARTITION, ReadResult
 from robustmq.kafka.share_events import (
     Acquire,
     AcquiredRange,
+    DeleteState,
     FetchedBatch,
     InitializeState,
     MoveStart,
     ShareKey,
     StartAt,
+    share_key,
 )
 from robustmq.kafka.share_gateway import ShareRead, ShareWanted
 from robustmq.promises import Promise, start
@@ -38,7 +41,6 @@ from robustmq.shard.share_waits import ShareWaits
 CHUNK_BYTES = 256 * 1024
 """So much is read at a time: a member mostly wants fewer records than bytes."""
 _LATEST, _EARLIEST = -1, -2
-_ABORT_MARKER = 0
 
 Buffer = bytes | memoryview
 
@@ -105,8 +107,8 @@ class SharePartitions:
         place = machine.wanted(max_records)
         if place is None:
             return ShareRead()
-        committed = self._committed_only(key.group_id)
-        found = self._read(key, *place, max_records, max_bytes, committed)
+        isolation = self._isolation(key.group_id)
+        found = self._read(key, *place, max_records, max_bytes, isolation)
         if isinstance(found, int):
             return self._moved(key, text, machine, found)
         if not found.batches or (found.size < wanted.min_bytes and not wanted.last_call):
@@ -128,16 +130,17 @@ class SharePartitions:
     def _reset(self, key: ShareKey) -> int:
         """The offset of share.auto.offset.reset."""
         configs = self._settings.configs(key.group_id)
+        isolation = self._isolation(key.group_id)
         strategy = group_configs.effective(configs, group_configs.AUTO_OFFSET_RESET)
         ago_ms = group_configs.reset_duration_ms(strategy)
         if ago_ms is not None:
             at = max(self._wall_ms() - ago_ms, 0)
-            listed = self._logs.list_offset(key.topic, key.partition, at, -1)
+            listed = self._logs.list_offset(key.topic, key.partition, at, -1, isolation)
             if listed.offset >= 0:
                 return listed.offset
             strategy = group_configs.LATEST
         where = _EARLIEST if strategy == group_configs.EARLIEST else _LATEST
-        return self._logs.list_offset(key.topic, key.partition, where, -1).offset
+        return self._logs.list_offset(key.topic, key.partition, where, -1, isolation).offset
 
     def _moved(self, key: ShareKey, text: str, machine: SharePartition, error: int) -> ShareRead:
         """The log does not hold what the share-partition wants next."""
@@ -160,22 +163,21 @@ class SharePartitions:
         last: int | None,
         max_records: int,
         max_bytes: int,
-        committed: bool,
+        isolation: int,
     ) -> _Window | int:
         """Whole batches from an offset on, until there are enough; or an error code."""
         window = _Window([], [])
         at = first
         while window.records < max_records and window.size < max_bytes:
             room = min(CHUNK_BYTES, max_bytes - window.size)
-            result = self._logs.read(key.topic, key.partition, at, room, -1)
+            result = self._logs.read(key.topic, key.partition, at, room, -1, isolation)
             if result.error:
                 return window if window.batches else int(result.error)
             before = at
-            for info, part in _split(result):
+            for info, part, usable in _split(result):
                 end = info.base_offset + info.last_offset_delta
                 if last is not None and info.base_offset > last:
                     return window
-                usable = not info.attributes & CONTROL
                 window.batches.append(FetchedBatch(info.base_offset, end, usable))
                 if usable:
                     window.parts.append((info.base_offset, end, part))
@@ -186,10 +188,17 @@ class SharePartitions:
                 break
         return window
 
-    def _committed_only(self, group_id: str) -> bool:
+    def _isolation(self, group_id: str) -> int:
+        """1 for read_committed."""
         configs = self._settings.configs(group_id)
         level = group_configs.effective(configs, group_configs.ISOLATION_LEVEL)
-        return level == "read_committed"
+        return int(level == "read_committed")
+
+    def drop_topic(self, topic: bytes) -> None:
+        """A topic is gone, and how far groups have come with it."""
+        for text in list(self._machines.machines(SHARE_PARTITION)):
+            if share_key(text).topic == topic:
+                self._machines.tell_one(SHARE_PARTITION, text, DeleteState())
 
     def _machine(self, text: str) -> SharePartition:
         machine = self._machines.machines(SHARE_PARTITION)[text]
@@ -199,7 +208,8 @@ class SharePartitions:
     def _ready(self, key: ShareKey) -> bool:
         """May there be something for a member?"""
         machine = self._machines.machines(SHARE_PARTITION).get(key.text())
-        end = self._logs.high_watermark(key.topic, key.partition)
+        isolation = self._isolation(key.group_id)
+        end = self._logs.visible_end(key.topic, key.partition, isolation)
         if end is None or not isinstance(machine, SharePartition) or not machine.started:
             return True
         place = machine.wanted(1)
@@ -214,12 +224,23 @@ async def _when_held(
     return seen, reads
 
 
-def _split(result: ReadResult) -> Iterable[tuple[BatchInfo, Buffer]]:
-    """The batches of a read, one by one."""
+def _split(result: ReadResult) -> Iterator[tuple[BatchInfo, Buffer, bool]]:
+    """The batches of a read, one by one, and whether consumers are given them: control batches are
+    not, nor what was aborted (as a read_committed consumer has it, KIP-98).
+    """
+    begun = deque(sorted(result.aborted, key=lambda one: one.first_offset))
+    aborted: set[int] = set()
     for buffer in result.buffers:
         whole = bytes(buffer)
         for begin, info in batches.headers(whole, 0, len(whole)):
-            yield info, memoryview(whole)[begin : begin + info.length]
+            while begun and begun[0].first_offset <= info.base_offset + info.last_offset_delta:
+                aborted.add(begun.popleft().producer_id)
+            control = bool(info.attributes & CONTROL)
+            gone = bool(info.attributes & TRANSACTIONAL) and info.producer_id in aborted
+            if control:
+                # Of a producer whose transaction was aborted this is the end of it.
+                aborted.discard(info.producer_id)
+            yield info, memoryview(whole)[begin : begin + info.length], not (control or gone)
 
 
 def _kept(parts: list[tuple[int, int, Buffer]], acquired: list[AcquiredRange]) -> list[Buffer]:

@@ -11,6 +11,7 @@ from robustmq.groups.share_group import ShareGroup
 from robustmq.groups.share_partition import SharePartition
 from robustmq.kafka import share_events
 from robustmq.kafka.gateway import SHARE_GROUP, SHARE_PARTITION
+from robustmq.shard.dead_letters import DeadLetters
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.group_settings import GroupSettingsView
 from robustmq.shard.local_log import LocalLogs
@@ -83,6 +84,9 @@ class ShareParts:
         )
         self.waits = self.partitions.waits
         self.waits.began = broker.commits.hurry
+        self._machines = machines
+        self.dead_letters = DeadLetters(gateway, logs, machines, self.settings, broker.around.log)
+        machines.executors[SHARE_PARTITION] = self.dead_letters.carry_out
         gateway.share = ShareCalls(
             broker.placement,
             self.partitions,
@@ -92,3 +96,8 @@ class ShareParts:
             broker.turn,
             broker.settings.kafka.max_share_sessions,
         )
+
+    def drop_topic(self, topic: bytes) -> None:
+        """A topic is gone."""
+        self.partitions.drop_topic(topic)
+        self._machines.tell(SHARE_GROUP, share_events.DropShareTopic(topic))
