@@ -140,18 +140,20 @@ class DeadLetters:
     def _letters(
         self, key: ShareKey, first: int, last: int, command: Bury, configs: Configs
     ) -> tuple[int, list[Record]]:
-        """Dead letters of a range, and the last offset that they are of."""
-        if not group_configs.enabled(configs, group_configs.DEAD_LETTER_COPY):
-            numbers = range(first, last + 1)
-            return last, [Record(None, None, _headers(key, one, command)) for one in numbers]
+        """Dead letters of a range, and the last offset that they are of. One of a record that the
+        log does not have any more says which it was.
+        """
         letters: list[Record] = []
         size = 0
-        for record in self._originals(key, first, last):
-            size += len(record.key or b"") + len(record.value or b"")
-            if letters and size > AT_ONCE_BYTES:
-                return record.offset - 1, letters
-            headers = [*record.headers, *_headers(key, record.offset, command)]
-            letters.append(Record(record.key, record.value, headers, record.timestamp_ms))
+        if group_configs.enabled(configs, group_configs.DEAD_LETTER_COPY):
+            for record in self._originals(key, first, last):
+                letters += _bare(key, first + len(letters), record.offset, command)
+                size += len(record.key or b"") + len(record.value or b"")
+                if letters and size > AT_ONCE_BYTES:
+                    return first + len(letters) - 1, letters
+                headers = [*record.headers, *_headers(key, record.offset, command)]
+                letters.append(Record(record.key, record.value, headers, record.timestamp_ms))
+        letters += _bare(key, first + len(letters), last + 1, command)
         return last, letters
 
     def _originals(self, key: ShareKey, first: int, last: int) -> Iterator[Record]:
@@ -167,6 +169,11 @@ class DeadLetters:
                     if at <= record.offset <= last:
                         yield record
                 at = max(at + 1, info.base_offset + info.last_offset_delta + 1)
+
+
+def _bare(key: ShareKey, first: int, end: int, command: Bury) -> list[Record]:
+    """Dead letters without their records."""
+    return [Record(None, None, _headers(key, one, command)) for one in range(first, end)]
 
 
 def _headers(key: ShareKey, offset: int, command: Bury) -> list[tuple[str, bytes | None]]:
