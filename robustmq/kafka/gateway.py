@@ -79,6 +79,8 @@ class TopicInfo(msgspec.Struct, frozen=True):
     topic_id: UUID
     partitions: tuple[PartitionInfo, ...]
     internal: bool = False
+    """Consumers of a pattern leave it out: the topics whose names in MQTT begin with $, which its
+    wildcards do not match either."""
     declared: bool = False
     configs: dict[str, str] = {}
     """Settings that were set for this topic, by their name in robustmq.kafka.topic_configs; not the

@@ -36,6 +36,8 @@ from robustmq.kafka.permissions import (
 from robustmq.promises import gather, start
 
 AUTO_CREATE_VERSION = 4
+BY_ID_VERSION = 12
+"""Versions 10 and 11 have a field for the topic id, and may not use it in a request: 42."""
 _NO_ID = UUID(int=0)
 _BROKERS = 1
 
@@ -43,7 +45,9 @@ _BROKERS = 1
 async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one Metadata."""
     wanted = request.topics
-    if wanted is None or (context.api_version == 0 and not wanted):
+    if wanted and context.api_version < BY_ID_VERSION and any(map(_by_id, wanted)):
+        topics = [_failed(topic.name or "", _NO_ID, KafkaCode.INVALID_REQUEST) for topic in wanted]
+    elif wanted is None or (context.api_version == 0 and not wanted):
         topics = await _all_topics(request, context, gateway)
     else:
         create = gateway.auto_create and (
@@ -66,6 +70,10 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
             context, gateway, request.include_cluster_authorized_operations
         ),
     )
+
+
+def _by_id(topic: Any) -> bool:
+    return topic.name is None or topic.topic_id != _NO_ID
 
 
 async def _all_topics(request: Any, context: RequestContext, gateway: Gateway) -> list[Any]:

@@ -43,6 +43,9 @@ async def handle_describe_topic_partitions(
     asked = sorted({topic.name for topic in request.topics})
     everything = not asked
     first = 0
+    if request.cursor is not None and request.cursor.partition_index < 0:
+        refused = [_unknown(name, KafkaCode.INVALID_REQUEST) for name in asked]
+        return messages.DescribeTopicPartitionsResponse(topics=refused, next_cursor=None)
     if everything:
         listed = await settled(gateway.list_topics(gateway.listed_light_topics))
         found = [] if isinstance(listed, BrokerError) else listed

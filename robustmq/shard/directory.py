@@ -89,7 +89,7 @@ class Directory:
 
     def _light_info(self, name: bytes) -> TopicInfo:
         leader = self._leader_of(self._placement.shard(name, 0))
-        return TopicInfo(name, names.topic_id(name, 0), (leader,))
+        return TopicInfo(name, names.topic_id(name, 0), (leader,), name.startswith(b"$"))
 
     def _declared_info(self, name: bytes, known: list[PartitionInfo] | None = None) -> TopicInfo:
         """`known`: the leader of each shard, where many topics are asked for."""

@@ -13,6 +13,7 @@ from tests.kafka.fake_gateway import FakeGateway
 from tests.kafka.wire import Client
 
 METADATA, COMMIT, OFFSETS, COORDINATOR, JOIN, HEARTBEAT, LEAVE, SYNC = 3, 8, 9, 10, 11, 12, 13, 14
+TOPIC_PARTITIONS = 75
 DESCRIBE_GROUPS, LIST_GROUPS, API_VERSIONS, CREATE, DELETE, PRODUCER = 15, 16, 18, 19, 20, 22
 DESCRIBE_CONFIGS, PARTITIONS, DELETE_GROUPS, ALTER, DELETE_OFFSETS, CLUSTER = 32, 37, 42, 44, 47, 60
 
@@ -92,6 +93,24 @@ def test_metadata_by_topic_id(client: Client, gateway: FakeGateway) -> None:
     unknown = type(info.topic_id)(int=999)
     wanted = [{"name": None, "topic_id": info.topic_id}, {"name": None, "topic_id": unknown}]
     assert names_of(client.ask(METADATA, 12, topics=wanted)) == [("a.b", 0), (None, 100)]
+
+
+@pytest.mark.parametrize("version", [10, 11])
+def test_metadata_by_topic_id_is_42_before_version_12(
+    client: Client, gateway: FakeGateway, version: int
+) -> None:
+    info = gateway.add(b"a", 1, False, {})
+    wanted = [{"name": None, "topic_id": info.topic_id}, {"name": "a"}]
+    assert names_of(client.ask(METADATA, version, topics=wanted)) == [("", 42), ("a", 42)]
+
+
+def test_a_page_of_partitions_that_begins_before_the_first_is_42(
+    client: Client, gateway: FakeGateway
+) -> None:
+    gateway.add(b"a", 3, True, {})
+    cursor = {"topic_name": "a", "partition_index": -2}
+    answer = client.ask(TOPIC_PARTITIONS, 0, topics=[{"name": "a"}], cursor=cursor)
+    assert names_of(answer) == [("a", 42)]
 
 
 def test_describe_cluster(client: Client) -> None:
