@@ -41,12 +41,10 @@ def test_lengths_that_are_not_carried_and_batches_that_grow_cost_no_memory(
     for api, version in CASES:
         head = codec.encode_header(api.key, version, 7, "c")
         for length in LENGTHS:
-            with SocketClient(broker.kafka, 0.5) as client:
+            with SocketClient(broker.kafka, 0.05) as client, contextlib.suppress(OSError):
                 client.send_frame(head + length)
-                client.send_frame(head + b"\0" * 8 + length + b"\0" * 60)
-                client.socket.shutdown(1)
-                while client.socket.recv(65536):
-                    pass
+                client.send_frame(head + bytes(8) + length + bytes(60))
+                client.read_frame()
     for size in (2**31 - 1, -1, 200 * MIB):
         with SocketClient(broker.kafka) as client:
             client.socket.sendall(struct.pack(">i", size) + b"\0" * 100)
