@@ -89,6 +89,8 @@ _ROWS = (
     Api(75, "DescribeTopicPartitions", 0, 0, 0),
     Api(68, "ConsumerGroupHeartbeat", 0, 1, 0),
     Api(69, "ConsumerGroupDescribe", 0, 1, 0),
+    Api(71, "GetTelemetrySubscriptions", 0, 0, 0),
+    Api(72, "PushTelemetry", 0, 0, 0),
     Api(76, "ShareGroupHeartbeat", 1, 1, 0),
     Api(77, "ShareGroupDescribe", 1, 1, 0),
     Api(78, "ShareFetch", 1, 2, 0),

@@ -13,6 +13,7 @@ import msgspec
 
 from robustmq import names
 from robustmq.errors import BrokerError, KafkaCode
+from robustmq.kafka import telemetry
 from robustmq.kafka.admin_results import outcome, refuse
 from robustmq.kafka.context import kafka_code, legal_name, settled
 from robustmq.kafka.gateway import AdminResult, Gateway, TopicInfo
@@ -234,8 +235,40 @@ async def _alter_group(
     return outcome(await settled(asked))
 
 
+# Subscriptions of client metrics (KIP-714)
+
+
+async def _describe_telemetry(name: str, gateway: Gateway) -> list[ConfigRow] | AdminResult:
+    """A subscription that nobody made has no settings."""
+    if not name:
+        return refuse(KafkaCode.INVALID_REQUEST, "a subscription has a name")
+    own = gateway.resource_configs(CLIENT_METRICS, name)
+    if not own:
+        return []
+    rows = []
+    for setting, usual in telemetry.SETTINGS.items():
+        source = FROM_CLIENT_METRICS if setting in own else FROM_DEFAULT
+        kind = INT if setting == "interval.ms" else LIST
+        rows.append(ConfigRow(setting, own.get(setting, usual), source, kind))
+    return rows
+
+
+async def _alter_telemetry(
+    name: str, changes: Changes, validate_only: bool, gateway: Gateway
+) -> AdminResult:
+    changed = {**gateway.resource_configs(CLIENT_METRICS, name), **changes}
+    wrong = telemetry.problem_of(
+        {key: value for key, value in changed.items() if value is not None}
+    )
+    if wrong is not None:
+        return refuse(KafkaCode.INVALID_CONFIG, wrong)
+    asked = gateway.alter_resource_configs(CLIENT_METRICS, name, changes, validate_only)
+    return outcome(await settled(asked))
+
+
 RESOURCES: dict[int, ConfigResource] = {
     TOPIC: ConfigResource(FROM_TOPIC, _describe_topic, _alter_topic),
     BROKER: ConfigResource(FROM_DYNAMIC_BROKER, _describe_broker, _alter_broker),
+    CLIENT_METRICS: ConfigResource(FROM_CLIENT_METRICS, _describe_telemetry, _alter_telemetry),
     GROUP: ConfigResource(FROM_GROUP, _describe_group, _alter_group),
 }

@@ -49,6 +49,7 @@ class ConnectionState(msgspec.Struct):
     """The connection ends behind what is being answered."""
     known_as: Asker | None = None
     """Who the client is, and what it was told; `asker` makes it."""
+    client_port: int = 0
     client_software_name: str = ""
     client_software_version: str = ""
     closed: bool = False

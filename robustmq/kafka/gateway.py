@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from robustmq.kafka.fetch_sessions import FetchSessions
     from robustmq.kafka.group_events import GroupEvent, GroupListing, GroupReply
     from robustmq.kafka.share_gateway import ShareGateway
+    from robustmq.kafka.telemetry import Instances
     from robustmq.kafka.transaction_events import TransactionListing
 
 GROUP = b"group"
@@ -215,6 +216,8 @@ class Gateway(Protocol):
     """Topic settings whose default is one of the broker's own settings."""
     access: Access
     """Rules, credentials and quotas."""
+    telemetry: Instances
+    """The clients that this worker has heard of in GetTelemetrySubscriptions and PushTelemetry."""
     fetch_sessions: FetchSessions
     """The fetch sessions of this worker (FetchSessions(capacity, first_id)); made once by the
     worker.

@@ -57,6 +57,7 @@ class KafkaConnection(asyncio.Protocol):
             listener,
             None if verifier is None else SaslState(verifier),
         )
+        self._state.client_port = int(address.rpartition(":")[2] or 0)
         self._transport: asyncio.Transport | None = None
         self._chunks: list[bytes] = []
         # Served of the first chunk; _gathered counts from there.

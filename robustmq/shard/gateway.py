@@ -42,6 +42,7 @@ from robustmq.kafka.group_events import (
     decode_listings,
     encode_listings,
 )
+from robustmq.kafka.telemetry import Instances
 from robustmq.kafka.transaction_events import (
     AddPartitions,
     PartitionsReply,
@@ -93,6 +94,7 @@ class KafkaGateway(Directory):
         self.cluster_id = cluster.cluster_id
         self.reload(settings)
         self.access = access
+        self.telemetry = Instances()
         self.fetch_sessions = FetchSessions(settings.limits.max_fetch_sessions, first_session_id)
         self._logs = logs
         logs.transaction_partition = self.transaction_partition

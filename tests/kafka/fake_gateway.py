@@ -40,6 +40,7 @@ from robustmq.kafka.gateway import (
 )
 from robustmq.kafka.markers import Marker, end_marker
 from robustmq.kafka.share_gateway import ShareGateway
+from robustmq.kafka.telemetry import Instances
 from robustmq.kafka.transaction_events import (
     MarkersWritten,
     TransactionEvent,
@@ -98,6 +99,7 @@ class FakeGateway:
         self.default_partitions = 3
         self.listed_light_topics = 10
         self.access: Access = Unguarded()
+        self.telemetry = Instances()
         self.fetch_sessions = FetchSessions(capacity=4, first_id=100)
         self.time_ms = 0
         self.counters: dict[str, int] = {}

@@ -3,6 +3,7 @@ call that asserts what is answered. `world` is that test's."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -157,7 +158,39 @@ def sasl_authenticate(world: Any, version: int) -> None:
     assert world.ask("SaslAuthenticate", version, auth_bytes=b"").error_code == 34
 
 
+def get_subscriptions(world: Any, version: int) -> None:
+    """Nobody has subscribed: the client is told to push nothing and to come again."""
+    answer = world.ask("GetTelemetrySubscriptions", version)
+    assert answer.error_code == 0 and answer.client_instance_id.int != 0
+    assert answer.requested_metrics == ()
+    again = {"client_instance_id": answer.client_instance_id}
+    assert world.ask("GetTelemetrySubscriptions", version, **again).error_code == 89
+
+
+def push_telemetry(world: Any, version: int) -> None:
+    asked = world.ask("GetTelemetrySubscriptions", 0)
+    known = {"client_instance_id": asked.client_instance_id}
+    good = {**known, "subscription_id": asked.subscription_id}
+
+    def pushed(**changes: Any) -> int:
+        values = {**good, "compression_type": 0, "metrics": b"", **changes}
+        return int(world.ask("PushTelemetry", version, **values).error_code)
+
+    assert pushed(client_instance_id=uuid.UUID(int=0)) == 42
+    assert pushed(subscription_id=asked.subscription_id ^ 1) == 117
+    assert pushed(metrics=bytes(1_048_577)) == 118
+    assert pushed(compression_type=9) == 76
+    # One data point of a gauge, in one metric, scope and resource.
+    otlp = b"\x0a\x08\x12\x06\x12\x04\x2a\x02\x0a\x00"
+    assert pushed(metrics=otlp) == 0
+    assert pushed(metrics=otlp) == 89
+    assert pushed(metrics=b"\x0f", terminating=True) == 87
+    assert pushed() == 42
+
+
 SECURITY_CALLS: dict[str, Callable[[Any, int], None]] = {
+    "GetTelemetrySubscriptions": get_subscriptions,
+    "PushTelemetry": push_telemetry,
     "SaslHandshake": sasl_handshake,
     "SaslAuthenticate": sasl_authenticate,
     "DescribeAcls": describe_acls,
