@@ -281,6 +281,11 @@ class ProducerTable:
         """Is any transaction open?"""
         return bool(self._open)
 
+    @property
+    def is_settled(self) -> bool:
+        """Are all markers committed, as far as `last_stable_offset` was told?"""
+        return not self._ending
+
     def producers(self, now_ms: int) -> Iterator[tuple[int, _Producer]]:
         """The producers that have not expired."""
         for producer_id, producer in self._producers.items():

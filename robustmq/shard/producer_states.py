@@ -86,7 +86,7 @@ class ProducerStates:
         table = ProducerTable(expiry_ms=self.expiry_ms)
         state = _State(table, self._placement.shard(topic, partition), topic_id)
         if durable:
-            state.key = declared_key(topic_id, partition) if topic_id else light_key(topic)
+            state.key = _stored_key(topic_id, topic, partition)
             stored = self._stored[state.shard]
             snapshot = stored.load(state.key)
             if snapshot is not None:
@@ -100,7 +100,7 @@ class ProducerStates:
     def _make_room(self) -> None:
         for key in list(self._states)[:8]:
             state = self._states[key]
-            if state.key is not None or not state.table.has_open:
+            if state.table.is_settled and (state.key is not None or not state.table.has_open):
                 self._save(state)
                 self._changed.get(state.shard, {}).pop(key, None)
                 del self._states[key]
@@ -111,7 +111,10 @@ class ProducerStates:
         key = (topic, partition)
         state = self._states[key]
         if state.key is None:
-            return
+            if self._placement.mode(topic) == "memory":
+                return
+            # The topic has left that mode.
+            state.key = _stored_key(state.topic_id, topic, partition)
         changed = self._changed.get(state.shard)
         if changed is None:
             changed = self._changed[state.shard] = {}
@@ -265,3 +268,7 @@ class ProducerStates:
                 self._changed.get(state.shard, {}).pop(key, None)
                 assert state.key is not None, "what the log has is kept"
                 self._stored[state.shard].drop(state.key)
+
+
+def _stored_key(topic_id: bytes | None, topic: bytes, partition: int) -> bytes:
+    return light_key(topic) if topic_id is None else declared_key(topic_id, partition)

@@ -170,6 +170,24 @@ def write_markers(world: Any, version: int) -> None:
         # The second is of an epoch that the first has ended.
         assert codes == [0 if committed else 47, 3]
     assert producers(world)[pid].current_txn_start_offset == -1
+    abort_as_an_operator(world, version)
+
+
+def abort_as_an_operator(world: Any, version: int) -> None:
+    """End a transaction with what DescribeProducers tells of it, as Kafka's tool does."""
+    pid, epoch, offset = open_on_partition(world)
+    found = producers(world)[pid]
+    assert (found.producer_epoch, found.current_txn_start_offset) == (epoch, offset)
+    marker = {
+        "producer_id": pid,
+        "producer_epoch": found.producer_epoch,
+        "transaction_result": False,
+        "topics": [world.topic(partition_indexes=[1])],
+        "coordinator_epoch": found.coordinator_epoch,
+    }
+    answer = world.ask("WriteTxnMarkers", version, markers=[marker])
+    assert answer.markers[0].topics[0].partitions[0].error_code == 0
+    assert producers(world)[pid].current_txn_start_offset == -1
 
 
 TRANSACTION_CALLS: dict[str, Callable[[Any, int], Any]] = {
