@@ -171,6 +171,7 @@ def errors_text() -> str:
 def apis_text() -> str:
     """docs/reference/kafka.md: the APIs that are offered, with their versions."""
     from robustmq.kafka.apis import APIS
+    from robustmq.kafka.group_configs import GROUP_SETTINGS
     from robustmq.kafka.topic_configs import TOPIC_SETTINGS
 
     parts = [NOTE + "# Kafka APIs\n", "| key | API | versions |", "|---|---|---|"]
@@ -179,6 +180,9 @@ def apis_text() -> str:
     parts += ["\n## Topic settings\n", "| setting | default | |", "|---|---|---|"]
     for setting in TOPIC_SETTINGS.values():
         parts.append(f"| {setting.name} | `{setting.default}` | {setting.documentation} |")
+    parts += ["\n## Group settings\n", "| setting | default | |", "|---|---|---|"]
+    for row in GROUP_SETTINGS.values():
+        parts.append(f"| {row.name} | `{row.default}` | {row.documentation} |")
     return "\n".join(parts) + "\n"
 
 
