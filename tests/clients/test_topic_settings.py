@@ -35,9 +35,20 @@ class Client:
             "bootstrap.servers": f"127.0.0.1:{self.broker.kafka}"
         }
         self.admin = AdminClient(self.config)
+        self.producer = confluent_kafka.Producer({**self.config, "linger.ms": 0})
+        self.consumer = confluent_kafka.Consumer(
+            {
+                **self.config,
+                "group.id": "g",
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,
+            }
+        )
 
     def restart(self) -> None:
         """Kill -9, and start again."""
+        self.consumer.close()
         self.broker.kill()
         self.broker.start()
         self.connect()
@@ -59,41 +70,31 @@ class Client:
 
     def produce(self, topic: str, *records: Record, at_ms: int | None = None) -> None:
         """One batch a call; the time of the first record, the others follow."""
-        producer = confluent_kafka.Producer({**self.config, "linger.ms": 0})
         at_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
         for number, (key, value) in enumerate(records):
-            producer.produce(topic, value, key, partition=0, timestamp=at_ms + number)
-            assert producer.flush(20) == 0
+            self.producer.produce(topic, value, key, partition=0, timestamp=at_ms + number)
+            assert self.producer.flush(20) == 0
 
     def bounds(self, topic: str) -> tuple[int, int]:
         """Where a partition begins and ends."""
-        consumer = confluent_kafka.Consumer({**self.config, "group.id": "g"})
-        found: tuple[int, int] = consumer.get_watermark_offsets(TopicPartition(topic, 0), 10)
-        consumer.close()
+        at = TopicPartition(topic, 0)
+        found: tuple[int, int] = self.consumer.get_watermark_offsets(at, 10)
         return found
 
     def read(self, topic: str, begin: int | None = None) -> dict[int, Record]:
         """All records by offset."""
-        consumer = confluent_kafka.Consumer(
-            {
-                **self.config,
-                "group.id": "g",
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-            }
-        )
         offset = confluent_kafka.OFFSET_BEGINNING if begin is None else begin
-        consumer.assign([TopicPartition(topic, 0, offset)])
+        self.consumer.assign([TopicPartition(topic, 0, offset)])
         found: dict[int, Record] = {}
         while True:
-            message = consumer.poll(15)
+            message = self.consumer.poll(15)
             assert message is not None, "nothing came"
             error = message.error()
             if error is not None:
                 assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF, error
                 break
             found[message.offset() or 0] = (message.key(), message.value())
-        consumer.close()
+        self.consumer.unassign()
         return found
 
     def files(self, pattern: str = "*.log") -> list[Path]:
