@@ -21,6 +21,11 @@ cpdef long long signed_varint(cbytes source, Py_ssize_t at, Py_ssize_t end, arra
 cpdef Py_ssize_t headers_end(cbytes source, Py_ssize_t at, Py_ssize_t end, long long number) noexcept
 @cython.locals(source=cbytes, rows="int*", position="int*", capacity=Py_ssize_t, count=Py_ssize_t, at=Py_ssize_t, row=Py_ssize_t, length="long long", stop="long long", delta="long long", number="long long", part=int)
 cpdef Py_ssize_t scan_records(object buffer, Py_ssize_t begin, Py_ssize_t end, array.array table) except -1
+@cython.locals(fact="long long*", position="int*", length="long long", number="long long", part=int)
+cpdef bint inspect_fields(cbytes source, Py_ssize_t at, Py_ssize_t end, array.array facts) except? 0
+@cython.locals(source=cbytes, fact="long long*", position="int*", at=Py_ssize_t, walked=Py_ssize_t, length="long long", stop="long long", stamp="long long", number="long long")
+cpdef Py_ssize_t inspect_records(object buffer, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t limit, array.array facts) except -1
+cpdef stamp(bytearray batch, long long timestamp_ms)
 cpdef long long record_count(object buffer, Py_ssize_t begin)
 @cython.locals(at=Py_ssize_t, end=Py_ssize_t, total="long long", count="long long", size="long long", index=Py_ssize_t)
 cpdef long long count_records(const unsigned char[::1] source) except -1

@@ -42,8 +42,16 @@ STAMP_MAX = 1 << 48
 """Milliseconds; a producer's timestamp outside 0 to this is none: such a message does not age."""
 
 
+class TooLarge(BrokerError):
+    """Compressed records are larger than the bound."""
+
+    def __init__(self) -> None:
+        super().__init__(Fault.CORRUPT_RECORD, "compressed records are larger than the bound")
+
+
 class BatchInfo(NamedTuple):
-    """The header of a batch; `length` is its whole size in bytes."""
+    """The header of a batch; `length` is its whole size in bytes. `headers`: its records may have
+    headers."""
 
     base_offset: int
     length: int
@@ -58,6 +66,7 @@ class BatchInfo(NamedTuple):
     producer_epoch: int
     base_sequence: int
     count: int  # type: ignore[assignment]
+    headers: bool = True
 
 
 def batch_size(buffer: bytes | bytearray, begin: int, end: int) -> int:
@@ -313,6 +322,76 @@ def scan_records(buffer: bytes | bytearray, begin: int, end: int, table: array[i
     return count
 
 
+def inspect_fields(source: bytes | bytearray, at: int, end: int, facts: array[int]) -> bool:
+    """Look at the key, value and headers of a record; False when they do not end where it does."""
+    fact = memory.longs(facts)
+    position = memory.ints(_place)
+    position[0] = at
+    for part in range(2):
+        if position[0] < 0:
+            return False
+        length = signed_varint(source, position[0], end, _place)
+        if position[0] < 0 or length > end - position[0]:
+            return False
+        if length > 0:
+            position[0] = position[0] + length
+        elif length < 0 and part == 0:
+            if fact[2] == 0:
+                fact[3] = fact[0]
+            fact[2] = fact[2] + 1
+    number = signed_varint(source, position[0], end, _place)
+    if position[0] < 0 or number < 0 or number > end - position[0]:
+        return False
+    if number > 0:
+        fact[1] = fact[1] + 1
+    return headers_end(source, position[0], end, number) == end
+
+
+def inspect_records(
+    buffer: bytes | bytearray, begin: int, end: int, limit: int, facts: array[int]
+) -> int:
+    """Walk at most `limit` plain records of an area; where the next one begins. They are numbered
+    in order from facts[0] on, else, or when one is not sound, CORRUPT_RECORD.
+
+    facts, an array("q") of 6: the next offset delta, records with headers, records without a key,
+    the first of these, the least and the greatest timestamp delta. All but the fourth (-1) begin
+    at 0.
+    """
+    source = buffer
+    fact = memory.longs(facts)
+    position = memory.ints(_place)
+    at = begin
+    walked = 0
+    while at < end and walked < limit:
+        length = signed_varint(source, at, end, _place)
+        at = position[0]
+        if at < 0 or length < 6 or length > end - at:
+            raise BrokerError(Fault.CORRUPT_RECORD, "a record is cut short")
+        stop = at + length
+        stamp = signed_varint(source, at + 1, stop, _place)
+        number = -1
+        if position[0] >= 0:
+            number = signed_varint(source, position[0], stop, _place)
+        if position[0] >= 0 and number != fact[0]:
+            raise BrokerError(Fault.CORRUPT_RECORD, "records are not numbered in order")
+        if not inspect_fields(source, position[0], stop, facts):
+            raise BrokerError(Fault.CORRUPT_RECORD, "a record is not sound")
+        fact[4] = min(fact[4], stamp)
+        fact[5] = max(fact[5], stamp)
+        fact[0] = fact[0] + 1
+        at = stop
+        walked += 1
+    return at
+
+
+def stamp(batch: bytearray, timestamp_ms: int) -> None:
+    """Make the time of the append that of all records of a batch (message.timestamp.type =
+    LogAppendTime): its greatest timestamp and an attribute say so, and the checksum follows."""
+    memory.put16be(batch, 21, memory.get16be(batch, 21) | LOG_APPEND_TIME)
+    memory.put64be(batch, 35, timestamp_ms)
+    memory.put32be(batch, 17, memory.checksum(batch, 21, len(batch)))
+
+
 def parse(
     buffer: bytes | bytearray,
     begin: int = 0,
@@ -397,7 +476,7 @@ def decompress(packed: bytes, compression: int, max_decompressed: int) -> bytes:
     except Exception as error:  # each library has errors of its own, and all of them mean this
         raise BrokerError(Fault.CORRUPT_RECORD, f"compressed records: {error}") from error
     if len(plain) > max_decompressed:
-        raise BrokerError(Fault.CORRUPT_RECORD, "compressed records are larger than the bound")
+        raise TooLarge
     return plain
 
 
@@ -447,7 +526,7 @@ def _check_snappy(block: bytes, bound: int) -> None:
         if byte < 128:
             break
     if size > bound:
-        raise BrokerError(Fault.CORRUPT_RECORD, "compressed records are larger than the bound")
+        raise TooLarge
 
 
 def record_count(buffer: bytes | bytearray, begin: int) -> int:

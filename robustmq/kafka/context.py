@@ -30,6 +30,10 @@ _NAME_LIMIT = 249
 _LEGAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
+def _nothing() -> None:
+    """Nobody waits."""
+
+
 class ConnectionState(msgspec.Struct):
     """What is known of a Kafka connection; the shell makes one for each, for `dispatch`."""
 
@@ -56,13 +60,28 @@ class ConnectionState(msgspec.Struct):
     """The client is gone: nobody reads what is still being answered."""
     on_close: dict[object, Callable[[], None]] = {}
     """What must be done then, by what it is about."""
+    held: int = 0
+    """Requests that no later one may overtake are being served: none is begun."""
+    released: Callable[[], None] = _nothing
+    """Called when `held` is 0 again."""
 
     def close(self) -> None:
         """The client is gone."""
         self.closed = True
+        self.released = _nothing
         waiting, self.on_close = self.on_close, {}
         for callback in waiting.values():
             callback()
+
+    def hold(self) -> None:
+        """Begin no later request of this connection until `release`."""
+        self.held += 1
+
+    def release(self) -> None:
+        """Later requests may be begun."""
+        self.held -= 1
+        if not self.held:
+            self.released()
 
     @property
     def asker(self) -> Asker:

@@ -16,8 +16,8 @@ Rules for whoever implements it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -43,6 +43,7 @@ SHARE_PARTITION = b"share-partition"
 VERIFIES, ABORTABLE, ADDS = range(3)
 """Produce up to v10: the partition must have been added to the transaction; v11 also knows the
 error TRANSACTION_ABORTABLE; from v12 on the first batch adds the partition (KIP-890)."""
+T = TypeVar("T")
 
 LATEST_TIMESTAMP = -1
 EARLIEST_TIMESTAMP = -2
@@ -99,6 +100,23 @@ class ProduceResult(msgspec.Struct, frozen=True, gc=False):
     log_append_time_ms: int = -1
     log_start_offset: int = -1
     message: str | None = None
+    record_errors: tuple[tuple[int, str], ...] = ()
+    """(number in the batch, message) of the records for which it was refused (KIP-467)."""
+
+
+class ProduceRules(msgspec.Struct, frozen=True, gc=False):
+    """What a topic asks of produced records and makes of them; the defaults are Kafka's."""
+
+    compression: int = -1
+    """The codec that all batches get; -1: the producer's."""
+    log_append_time: bool = False
+    before_max_ms: int = (1 << 63) - 1
+    after_max_ms: int = 3_600_000
+    """How far a producer's timestamps may lie behind and before the wall clock."""
+    compacted: bool = False
+
+
+DEFAULT_RULES = ProduceRules()
 
 
 class AbortedTransaction(msgspec.Struct, frozen=True, gc=False):
@@ -282,20 +300,29 @@ class Gateway(Protocol):
     def alike(self, name: str) -> str | None:
         """The Kafka name of a declared topic that differs from this one in `.` and `_` alone."""
 
+    def produce_rules(self, topic: bytes) -> ProduceRules:
+        """What is asked of batches for a topic; of an unknown one the defaults."""
+
+    def off_loop(self, work: Callable[[], T]) -> Promise[T]:
+        """Run what takes long on another thread; it may touch nothing that the event loop does."""
+
+    def breathe(self) -> Promise[None]:
+        """Settles when the event loop has served others: between the slices of long work."""
+
     def produce(
         self,
         topic: bytes,
         partition: int,
-        batch: bytes | memoryview,
+        batch: bytearray,
         acks: int,
         timeout_ms: int,
         info: BatchInfo,
         transactional_id: str | None = None,
         transactions: int = 0,
     ) -> Promise[ProduceResult]:
-        """Append one validated batch (CRC and structure are right, `info` is what was read from
-        it). A transactional one comes with the id of its producer, and with what the version of
-        its request knows of transactions: `transactions` is VERIFIES, ABORTABLE or ADDS.
+        """Append one checked batch (`info` is what was read from it), which is the log's from now
+        on. A transactional one comes with the id of its producer, and with what the version of its
+        request knows of transactions: `transactions` is VERIFIES, ABORTABLE or ADDS.
 
         Settles when appended (acks 0 and 1) or committed (acks -1). The owner runs the idempotence
         check (robustmq.groups.producers) and answers 3 for an unknown topic or partition: producing

@@ -1,121 +1,57 @@
-"""Produce: every batch is checked whole before anything of it is written (protocol guide, Produce).
-
-| records | code |
-|---|---|
-| null, empty, two batches, magic below 2, a control batch, a broken structure | 87 |
-| CRC does not match | 2 |
-| unknown compression | -1 |
-| a producer id without a sequence, a transactional batch without a producer id | 87 |
-| transactional batch of a transactional id that may not be used (or is not given) | 53 |
-| a topic that the client may not write to | 29 |
-| acks not -1, 0 or 1 (for every partition) | 21 |
+"""Produce: every batch is checked whole before anything of it is written (protocol guide, Produce;
+what is checked stands in `batch_checks`). Answers of this module: acks not -1, 0 or 1 is 21 for
+every partition, a topic that the client may not write to 29, a transactional batch of an id that
+may not be used (or is not given) 53.
 
 All partitions are handed to the gateway before the first answer is awaited, so that they share a
-commit, and so that requests of one connection are appended in the order in which they came. acks=0
-has no answer: an error closes the connection, which is how such a producer learns of it.
+commit, and so that requests of one connection are appended in the order in which they came: while a
+check takes long, the connection serves no later request. acks=0 has no answer: an error closes the
+connection, which is how such a producer learns of it.
 """
 
 from __future__ import annotations
 
-import struct
-from array import array
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from robustmq import names
 from robustmq.core import batches
-from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.access import Operation, Resource
+from robustmq.kafka.batch_checks import Checked, NotHere, check
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import ADDS, VERIFIES, Gateway, ProduceResult
 from robustmq.kafka.permissions import on_key
 from robustmq.promises import Promise, resolved
 
 TOPIC_ID_VERSION = 13
-_HEADER = 61
-_MAGIC = 16
-_ZSTD = 4
-_SLICE = 1024
-"""Records that are looked at with one offset table."""
 
 
-def check_records(records: bytes | None, max_decompressed: int) -> ProduceResult | BatchInfo:
-    """What was read of the one batch of a partition, or why its records are refused."""
-    if records is None or len(records) < _HEADER:
-        return _refused(KafkaCode.INVALID_RECORD, "no record batch")
-    (length,) = struct.unpack_from(">i", records, 8)
-    if records[_MAGIC] != 2:
-        return _refused(KafkaCode.INVALID_RECORD, "magic is not 2")
-    if length + 12 != len(records):
-        return _refused(KafkaCode.INVALID_RECORD, "not exactly one record batch")
-    try:
-        info = batches.validate(records, 0, len(records))
-        if not info.crc_ok:
-            return _refused(KafkaCode.CORRUPT_MESSAGE, "the checksum is wrong")
-        if info.attributes & batches.COMPRESSION_MASK > _ZSTD:
-            return _refused(KafkaCode.UNKNOWN_SERVER_ERROR, "unknown compression")
-        if info.attributes & batches.CONTROL:
-            return _refused(KafkaCode.INVALID_RECORD, "clients may not write control batches")
-        if info.producer_id >= 0 and info.base_sequence < 0:
-            return _refused(KafkaCode.INVALID_RECORD, "a producer id without a sequence")
-        if info.producer_id < 0 and info.attributes & batches.TRANSACTIONAL:
-            return _refused(KafkaCode.INVALID_RECORD, "a transactional batch without a producer")
-        _check_structure(records, info, max_decompressed)
-    except BrokerError as error:
-        return _refused(KafkaCode.INVALID_RECORD, error.detail)
-    return info
+class _Part(NamedTuple):
+    """A partition of the request: its topic's key, its number, what became of its records."""
 
-
-def _check_structure(records: bytes, info: BatchInfo, max_decompressed: int) -> None:
-    """Every record is whole, numbered 0, 1, 2, ... and there are as many as the header says."""
-    if info.count <= 0 or info.last_offset_delta != info.count - 1:
-        raise BrokerError(Fault.CORRUPT_RECORD, "the header's counts do not match")
-    body, begin = records, batches.HEADER_SIZE
-    compression = info.attributes & batches.COMPRESSION_MASK
-    if compression:
-        body = batches.decompress(records[begin:], compression, max_decompressed)
-        begin = 0
-    table = array("i", bytes(4 * batches.RECORD_ROW * min(info.count, _SLICE)))
-    found = 0
-    while begin < len(body):
-        rows = batches.scan_records(body, begin, len(body), table)
-        last = (rows - 1) * batches.RECORD_ROW
-        if table[last + 7] != found + rows - 1:
-            raise BrokerError(Fault.CORRUPT_RECORD, "records are not numbered in order")
-        found += rows
-        begin = table[last + 6]
-    if found != info.count:
-        raise BrokerError(Fault.CORRUPT_RECORD, "the header's count is wrong")
-
-
-def _refused(code: KafkaCode, message: str) -> ProduceResult:
-    return ProduceResult(error=code, message=message)
+    key: bytes
+    number: int
+    outcome: ProduceResult | Checked
 
 
 async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one Produce; None for acks=0."""
     acks = request.acks
-    bound = context.connection.limits.max_decompressed_bytes
-    started: list[tuple[Any, list[tuple[int, Promise[ProduceResult]]]]] = []
-    for topic in request.topic_data:
-        key: bytes | None
-        if context.api_version >= TOPIC_ID_VERSION:
-            key = await _key_of(topic.topic_id, gateway)
-        else:
-            key = names.from_kafka(topic.name)
-        partitions = [
-            (part.index, _start(key, part.index, part.records, request, context, gateway, bound))
-            for part in topic.partition_data
-        ]
-        started.append((topic, partitions))
+    connection = context.connection
+    connection.hold()
+    try:
+        checked = [await _topic(topic, request, context, gateway) for topic in request.topic_data]
+        started = [[_start(part, request, context, gateway) for part in parts] for parts in checked]
+    finally:
+        connection.release()
     responses = []
     failed = False
-    for topic, partitions in started:
+    for topic, parts, promises in zip(request.topic_data, checked, started, strict=True):
         answers = []
-        for index, promise in partitions:
-            answer = await _answer(index, promise)
+        for part, promise in zip(parts, promises, strict=True):
+            answer = await _answer(part.number, promise)
             failed = failed or answer.error_code != 0
             answers.append(answer)
         responses.append(
@@ -130,32 +66,59 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
     return messages.ProduceResponse(responses=responses)
 
 
+async def _topic(
+    topic: Any, request: Any, context: RequestContext, gateway: Gateway
+) -> list[_Part]:
+    """Check what came for one topic."""
+    key: bytes | None
+    if context.api_version >= TOPIC_ID_VERSION:
+        key = await _key_of(topic.topic_id, gateway)
+    else:
+        key = names.from_kafka(topic.name)
+    refused = None
+    if request.acks not in (-1, 0, 1):
+        refused = ProduceResult(
+            error=KafkaCode.INVALID_REQUIRED_ACKS, message="acks is not -1, 0 or 1"
+        )
+    elif key is None:
+        refused = ProduceResult(error=KafkaCode.UNKNOWN_TOPIC_ID)
+    elif not on_key(context, gateway, Operation.WRITE, key):
+        refused = ProduceResult(error=KafkaCode.TOPIC_AUTHORIZATION_FAILED)
+    if key is None or refused is not None:
+        assert refused is not None, "a topic without a key is refused"
+        return [_Part(b"", part.index, refused) for part in topic.partition_data]
+    return [
+        _Part(key, part.index, await _check(part.records, key, context, gateway))
+        for part in topic.partition_data
+    ]
+
+
 async def _key_of(topic_id: UUID, gateway: Gateway) -> bytes | None:
     key = await settled(gateway.key_of_id(topic_id))
     return None if isinstance(key, BrokerError) else key
 
 
+async def _check(
+    records: Any, key: bytes, context: RequestContext, gateway: Gateway
+) -> ProduceResult | Checked:
+    rules = gateway.produce_rules(key)
+    bound = context.connection.limits.max_decompressed_bytes
+    now_ms = gateway.timestamp_ms()
+    try:
+        outcome = check(records, rules, bound, now_ms, here=True)
+    except NotHere:
+        outcome = await gateway.off_loop(lambda: check(records, rules, bound, now_ms))
+    return outcome
+
+
 def _start(
-    key: bytes | None,
-    partition: int,
-    records: bytes | memoryview | None,
-    request: Any,
-    context: RequestContext,
-    gateway: Gateway,
-    max_decompressed: int,
+    part: _Part, request: Any, context: RequestContext, gateway: Gateway
 ) -> Promise[ProduceResult]:
-    if request.acks not in (-1, 0, 1):
-        return resolved(_refused(KafkaCode.INVALID_REQUIRED_ACKS, "acks is not -1, 0 or 1"))
-    if key is None:
-        return resolved(ProduceResult(error=KafkaCode.UNKNOWN_TOPIC_ID))
-    if not on_key(context, gateway, Operation.WRITE, key):
-        return resolved(ProduceResult(error=KafkaCode.TOPIC_AUTHORIZATION_FAILED))
-    batch = None if records is None else bytes(records)
-    info = check_records(batch, max_decompressed)
-    if batch is None or isinstance(info, ProduceResult):
+    outcome = part.outcome
+    if isinstance(outcome, ProduceResult):
         gateway.count("kafka_batches_refused")
-        assert isinstance(info, ProduceResult), "records that are not there are refused"
-        return resolved(info)
+        return resolved(outcome)
+    batch, info = outcome.batch, outcome.info
     transactional_id = None
     if info.attributes & batches.TRANSACTIONAL:
         transactional_id = request.transactional_id
@@ -166,8 +129,8 @@ def _start(
     gateway.count("kafka_records_in", info.count)
     gateway.count("kafka_bytes_in", len(batch))
     return gateway.produce(
-        key,
-        partition,
+        part.key,
+        part.number,
         batch,
         request.acks,
         request.timeout_ms,
@@ -187,6 +150,10 @@ async def _answer(index: int, promise: Promise[ProduceResult]) -> Any:
         base_offset=result.base_offset,
         log_append_time_ms=result.log_append_time_ms,
         log_start_offset=result.log_start_offset,
+        record_errors=[
+            messages.BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=each)
+            for index, each in result.record_errors
+        ],
         error_message=result.message,
     )
 

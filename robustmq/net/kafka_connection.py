@@ -74,6 +74,8 @@ class KafkaConnection(asyncio.Protocol):
         self._muted_until_s = 0.0
         self._muted = False
         """The client is above a quota and waits, as its answer has told it (KIP-219)."""
+        self._serving = False
+        self._state.released = self._released
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket was adopted."""
@@ -138,7 +140,19 @@ class KafkaConnection(asyncio.Protocol):
         """True when no request waits for its answer (a drain waits for it)."""
         return not self._answers
 
+    def _released(self) -> None:
+        """The request that no other may overtake has been handed on."""
+        if not self._serving:
+            self._continue()
+
     def _serve_whole(self) -> None:
+        self._serving = True
+        try:
+            self._serve_frames()
+        finally:
+            self._serving = False
+
+    def _serve_frames(self) -> None:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         position, end = self._offset, len(data)
         needed = LENGTH.size
@@ -181,6 +195,7 @@ class KafkaConnection(asyncio.Protocol):
             and not self._finishing
             and not self._held
             and not self._muted
+            and not self._state.held
             and len(self._answers) < self._limits.max_requests_in_flight
             and self._in_flight_bytes < self._limits.max_request_bytes
         )

@@ -40,6 +40,7 @@ from robustmq.process.cluster_view import MetaView
 from robustmq.process.context import UNREADABLE, WorkerContext
 from robustmq.process.housekeeping import Housekeeping
 from robustmq.process.kafka_sasl import SaslVerifier
+from robustmq.process.long_work import LongWork
 from robustmq.process.meta import socket_path
 from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
 from robustmq.process.spawn import spawn
@@ -206,6 +207,7 @@ class Worker:
             self._meters,
             self._access,
             lambda: (data_dir, total_bytes(data_dir), free_bytes(data_dir)),
+            LongWork(loop),
         )
         self._broker = Broker(
             settings,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from robustmq.kafka.context import RequestContext
 from robustmq.kafka.coordinating import PATIENCE_MS, ask
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
+    DEFAULT_RULES,
     GROUP,
     SHARE_GROUP,
     TRANSACTION,
@@ -33,6 +34,7 @@ from robustmq.kafka.gateway import (
     LogSize,
     ProduceResult,
     ProducerState,
+    ProduceRules,
     ReadResult,
 )
 from robustmq.kafka.group_events import (
@@ -60,8 +62,10 @@ from robustmq.shard.placement import Placement
 from robustmq.shard.rpc import Rpc
 from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.share_gateway import ShareCalls
+from robustmq.shard.surroundings import OffLoop
 from robustmq.shard.waits import AppendWaits
 
+T = TypeVar("T")
 PRODUCER_ID_BLOCK = 1000
 
 
@@ -89,8 +93,12 @@ class KafkaGateway(Directory):
         access: Access,
         admin: LogAdmin,
         space: Callable[[], tuple[str, int, int]],
+        off_loop: OffLoop,
+        call_soon: Callable[[Callable[[], None]], object],
     ) -> None:
         super().__init__(settings, placement, cluster, rpc, unique)
+        self._off_loop = off_loop
+        self._call_soon = call_soon
         self.cluster_id = cluster.cluster_id
         self.reload(settings)
         self.access = access
@@ -145,18 +153,32 @@ class KafkaGateway(Directory):
 
     # -- records -----------------------------------------------------------------------------------
 
+    def produce_rules(self, topic: bytes) -> ProduceRules:
+        """What is asked of batches for a topic."""
+        return self._placement.produce_rules.get(topic, DEFAULT_RULES)
+
+    def off_loop(self, work: Callable[[], T]) -> Promise[T]:
+        """Run what takes long on another thread."""
+        return self._off_loop(work)
+
+    def breathe(self) -> Promise[None]:
+        """Settles in another turn of the event loop."""
+        over: Promise[None] = Promise()
+        self._call_soon(lambda: over.resolve(None))
+        return over
+
     def produce(
         self,
         topic: bytes,
         partition: int,
-        batch: bytes | memoryview,
+        batch: bytearray,
         acks: int,
         timeout_ms: int,
         info: BatchInfo,
         transactional_id: str | None = None,
         transactions: int = 0,
     ) -> Promise[ProduceResult]:
-        """Append a validated batch at its owner."""
+        """Append a checked batch at its owner."""
         worker = self._placement.worker(topic, partition)
         self._turn()
         if worker == self.node_id:
@@ -164,7 +186,7 @@ class KafkaGateway(Directory):
                 topic, partition, batch, acks, info, transactional_id, transactions
             )
         call = wire.ProduceCall(
-            topic, partition, bytes(batch), acks, transactional_id, transactions
+            topic, partition, batch, acks, transactional_id, transactions, info.headers
         )
         return start(self._converted(self._rpc.call(worker, call), ProduceResult))
 

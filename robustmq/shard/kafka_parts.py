@@ -66,6 +66,8 @@ class KafkaParts:
             around.access,
             LogAdmin(placement, broker.stores, broker.partitions, broker.commits, around.wall_ms),
             around.space,
+            around.off_loop,
+            around.call_soon,
         )
         self.markers = TransactionMarkers(
             self.gateway, self.machines, placement, self.waits, broker.cluster.shard_epoch

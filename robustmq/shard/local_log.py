@@ -96,7 +96,7 @@ class LocalLogs:
         self,
         topic: bytes,
         partition: int,
-        batch: bytes | memoryview,
+        batch: bytearray,
         acks: int,
         info: BatchInfo,
         transactional_id: str | None = None,
@@ -117,14 +117,14 @@ class LocalLogs:
                 )
             )
         if info.producer_id < 0:
-            return self._append(store, shard, topic, partition, bytes(batch), acks, info, None)
+            return self._append(store, shard, topic, partition, batch, acks, info, None)
         table = self.producers.table(topic, partition)
         if info.attributes & batches.TRANSACTIONAL:
             key = (topic, partition, info.producer_id, info.producer_epoch)
             waiting = self._verifications.is_open(key)
             if waiting or not table.is_open(info.producer_id, info.producer_epoch):
                 return self._verified(
-                    topic, partition, bytes(batch), acks, info, transactional_id, transactions
+                    topic, partition, batch, acks, info, transactional_id, transactions
                 )
         return self._checked(store, shard, topic, partition, batch, acks, info, table, False)
 
@@ -132,7 +132,7 @@ class LocalLogs:
         self,
         topic: bytes,
         partition: int,
-        batch: bytes,
+        batch: bytearray,
         acks: int,
         info: BatchInfo,
         transactional_id: str | None,
@@ -184,7 +184,7 @@ class LocalLogs:
         shard: int,
         topic: bytes,
         partition: int,
-        batch: bytes | memoryview,
+        batch: bytearray,
         acks: int,
         info: BatchInfo,
         table: ProducerTable,
@@ -197,7 +197,7 @@ class LocalLogs:
         if verdict.repeated is not None:
             start = self._start(store, topic, partition)
             return self._repeated(topic, partition, acks, verdict.repeated, start)
-        return self._append(store, shard, topic, partition, bytes(batch), acks, info, table)
+        return self._append(store, shard, topic, partition, batch, acks, info, table)
 
     def _repeated(
         self, topic: bytes, partition: int, acks: int, seen: SeenBatch, start: int
@@ -219,7 +219,7 @@ class LocalLogs:
         shard: int,
         topic: bytes,
         partition: int,
-        batch: bytes,
+        batch: bytearray,
         acks: int,
         info: BatchInfo,
         table: ProducerTable | None,
@@ -233,6 +233,11 @@ class LocalLogs:
             done.resolve(ProduceResult(fault.kafka) if fault is not None else result)
 
         confirm = committed if acks == -1 or self.behind() else None
+        appended_ms = -1
+        if topic in self._placement.produce_rules:
+            if self._placement.produce_rules[topic].log_append_time:
+                appended_ms = self._wall_ms()
+                batches.stamp(batch, appended_ms)
         try:
             base_offset = self._owner.append_batch(
                 shard,
@@ -241,17 +246,17 @@ class LocalLogs:
                 partition,
                 flags,
                 batch,
+                info.headers,
                 confirm,
                 not info.attributes & batches.TRANSACTIONAL,
             )
         except BrokerError as error:
             return resolved(ProduceResult(error.fault.kafka, message=error.detail or None))
-        result = ProduceResult(0, base_offset, -1, self._start(store, topic, partition))
+        result = ProduceResult(0, base_offset, appended_ms, self._start(store, topic, partition))
         if table is not None:
             table.record(info, base_offset, self._wall_ms())
-            if info.attributes & batches.TRANSACTIONAL and may_retain(
-                batch, topic in self._placement.compacted
-            ):
+            compacted = topic in self._placement.compacted
+            if info.attributes & batches.TRANSACTIONAL and may_retain(batch, compacted):
                 table.retains(info.producer_id)
             self.producers.changed(topic, partition)
         if confirm is None:
@@ -262,7 +267,8 @@ class LocalLogs:
 
     def produce_remote(self, call: wire.ProduceCall) -> Promise[Any]:
         """A batch that another worker received."""
-        info = batches.validate(call.batch, 0, len(call.batch))
+        info = batches.validate(call.batch, 0, len(call.batch), False)
+        info = info._replace(headers=call.headers)
         promise = self.produce(
             call.topic,
             call.partition,
@@ -295,7 +301,7 @@ class LocalLogs:
         # A marker that raises the epoch is older than what the producer asks with it (KIP-890).
         below = call.producer_epoch + (call.transaction_version < EPOCH_BUMP)
         self._verifications.ended(topic, partition, call.producer_id, below)
-        batch = end_marker(marker, self._wall_ms())
+        batch = bytearray(end_marker(marker, self._wall_ms()))
         kind, flags = self._placement.produced(topic, -1)
         answer: Promise[Any] = Promise()
         release = self._announced(store, topic, partition, marker) if call.commit else None
@@ -307,7 +313,7 @@ class LocalLogs:
 
         try:
             offset = self._owner.append_batch(
-                shard, kind, topic, partition, flags, batch, committed, False
+                shard, kind, topic, partition, flags, batch, False, committed, False
             )
         except BrokerError as error:
             if release is not None:

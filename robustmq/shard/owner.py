@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from robustmq.core import batches, blocks
+from robustmq.core.hashing import topic_key
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
 from robustmq.shard import wire
@@ -128,13 +129,13 @@ class Owner:
             self.received(shard).remember(fresh)
         if position == REPEATED:
             if confirm is not None:
-                self._mark(shard, flags, block, Commit(confirm))
+                self._mark(shard, flags, len(block), Commit(confirm))
             return
         commit = Commit(confirm) if confirm is not None else None
         if flags & ENTRY_RETAIN and kind != DELAYED:
             retain(store, block, self.retained_expiry_s)
         if kind in (DELAYED, RETAINED):
-            self._mark(shard, flags, block, commit)
+            self._mark(shard, flags, len(block), commit)
             return
         self._tell(shard, position, block, mask, same, flags, commit, block)
 
@@ -162,20 +163,32 @@ class Owner:
         topic: bytes,
         partition: int,
         flags: int,
-        batch: bytes,
+        batch: bytearray,
+        headers: bool,
         confirm: Confirm | None,
         told: bool = True,
     ) -> int:
-        """Append a Kafka batch to a shard held here and deliver it; its base offset. What is not
-        `told` waits for the end of its transaction. Raises BrokerError."""
-        block = bytearray(build_entry(topic, b"", partition, flags, 0, 0, batch))
-        position = self._append(self._stores[shard], kind, block, 0, 0)
+        """Append a Kafka batch to a shard held here and deliver it; its base offset. The batch is
+        the log's from now on; `headers`: its records may have some. What is not `told` waits for
+        the end of its transaction. Raises BrokerError."""
         commit = Commit(confirm) if confirm is not None else None
+        retains = told and (headers or topic in self._placement.compacted)
+        if kind == DECLARED and not self._wanted(topic):
+            self._check_room(kind)
+            base_offset, marker = self._partitions.append_batch(topic, partition, flags, batch)
+            self._stores[shard].append(DECLARED_MARKER, marker, 0, 0, self._wall_ms())
+            if retains:
+                self._retain_produced(topic, batch, commit)
+            self._mark(shard, flags, len(batch), commit)
+            return base_offset
+        block = bytearray(build_entry(topic, b"", partition, flags, 0, 0, bytes(batch)))
+        position = self._append(self._stores[shard], kind, block, 0, 0)
         base_offset = blocks.base_offset(block, 0)
         if not told:
-            self._mark(shard, flags, block, commit)
+            self._mark(shard, flags, len(block), commit)
             return base_offset
-        self._retain_produced(topic, batch, commit)
+        if retains:
+            self._retain_produced(topic, batch, commit)
         shown = deliverable(block, self._placement, True)
         mask, same = 0, True
         if shown:
@@ -188,7 +201,7 @@ class Owner:
         changed; then go on."""
         commit = Commit(lambda fault: done())
         for entry in blocks.entries(block):
-            self._retain_produced(entry.topic, bytes(block[entry.batch_begin : entry.end]), commit)
+            self._retain_produced(entry.topic, block[entry.batch_begin : entry.end], commit)
         commit.step()
 
     def tell_released(
@@ -202,7 +215,16 @@ class Owner:
             mask, same, _ = blocks.split(shown, self._interest.masks, self._interest.mask)
         self._tell(shard, position, shown, mask, same, flags, Commit(confirm), block)
 
-    def _retain_produced(self, topic: bytes, batch: bytes, commit: Commit | None) -> None:
+    def _wanted(self, topic: bytes) -> bool:
+        """May anybody over MQTT want what Kafka writes to a topic?"""
+        if self._placement.is_stream(topic):
+            return True
+        mask = self._interest.masks.find(topic_key(topic))
+        return bool(self._interest.mask(topic) if mask is None else mask)
+
+    def _retain_produced(
+        self, topic: bytes, batch: bytes | bytearray, commit: Commit | None
+    ) -> None:
         """What Kafka produced changes retained values, each at the home of its topic; `commit`
         waits for it."""
         placement = self._placement
@@ -260,15 +282,15 @@ class Owner:
             sync = bool(flags & ENTRY_PERSISTENT)
             telling.after_commit(shard, sync, position, shown, mask, same, flags, commit)
             return
-        self._mark(shard, flags, block, commit)
+        self._mark(shard, flags, len(block), commit)
         if mask:
             # Not committed: told by no position, so that no cursor points at what a crash undoes.
             telling.tell(shard, wire.NO_POSITION, shown, mask, same, flags, commit)
 
-    def _mark(self, shard: int, flags: int, block: bytearray, commit: Commit | None) -> None:
+    def _mark(self, shard: int, flags: int, size: int, commit: Commit | None) -> None:
         """Mark the shard for the turn's commit, or a later one when nobody waits for it."""
         if commit is None and not flags & ENTRY_PERSISTENT:
-            self._commits.mark_lazy(shard, len(block))
+            self._commits.mark_lazy(shard, size)
         else:
             step = commit.step if commit is not None else None
             self._commits.mark(shard, bool(flags & ENTRY_PERSISTENT), step)
@@ -278,8 +300,7 @@ class Owner:
     ) -> int:
         """The log position, NO_POSITION in memory, or REPEATED when the frame was appended
         before."""
-        if self.full and kind != MEMORY:
-            raise BrokerError(Fault.STORAGE_FULL, "the disk is full")
+        self._check_room(kind)
         if kind == LIGHT:
             return store.append_block(block, source, sequence, self._wall_ms())
         if kind == MEMORY:
@@ -294,6 +315,10 @@ class Owner:
             return REPEATED
         marker = self._partitions.append_entries(block)
         return store.append(DECLARED_MARKER, marker, source, sequence, self._wall_ms())
+
+    def _check_room(self, kind: int) -> None:
+        if self.full and kind != MEMORY:
+            raise BrokerError(Fault.STORAGE_FULL, "the disk is full")
 
     def _append_delayed(
         self, store: ShardStore, block: bytearray, source: int, sequence: int

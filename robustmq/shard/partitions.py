@@ -282,6 +282,20 @@ class Partitions:
             )
         return _marker_encoder.encode(marked)
 
+    def append_batch(
+        self, topic: bytes, partition: int, flags: int, batch: bytearray
+    ) -> tuple[int, bytes]:
+        """Append a batch that Kafka produced; its base offset, and the marker."""
+        log = self.get(topic, partition)
+        if log is None:
+            raise BrokerError(Fault.OWNER_UNAVAILABLE, f"{topic!r} is not here")
+        store = self._stores[self._placement.shard(topic, partition)]
+        base_offset = store.append_partition(log, batch)
+        topic_id = self._topics[topic].topic_id.bytes
+        end = log.end_offset
+        mark = MarkedAppend(topic, partition, base_offset, topic, flags, 0, 0, 0, topic_id, end)
+        return base_offset, _marker_encoder.encode([mark])
+
     def replay_marker(self, payload: bytes | memoryview) -> list[MarkedAppend]:
         """Recovery: a partition holds what a marker says; what lies behind the last marker was
         written by a turn whose commit the crash cut off, and is cut when the partition is opened.

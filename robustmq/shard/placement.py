@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from robustmq.core import recoding
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hashing import key_hash, murmur2, topic_hash
 from robustmq.core.publish import RouteTable, TopicRoute
@@ -78,6 +79,8 @@ class Placement:
         self.compacted: set[bytes] = set()
         self.max_message_bytes: dict[bytes, int] = {}
         """Of the declared topics that set it."""
+        self.produce_rules: dict[bytes, gateway.ProduceRules] = {}
+        """Of the declared topics whose rules are not the defaults."""
         self._alike: dict[str, dict[str, None]] = {}
         self.max_delay_s = 0
         """The longest delay of a message; see `route`."""
@@ -131,6 +134,10 @@ class Placement:
         self.max_message_bytes.pop(topic.name, None)
         if "max.message.bytes" in topic.configs:
             self.max_message_bytes[topic.name] = int(topic.configs["max.message.bytes"])
+        rules = _produce_rules(topic.configs, compacted)
+        self.produce_rules.pop(topic.name, None)
+        if rules != gateway.DEFAULT_RULES:
+            self.produce_rules[topic.name] = rules
         moved = self._set_filter(topic.name, topic.configs.get(FILTER_SETTING, ""))
         self.forget_routes()
         return moved
@@ -146,6 +153,7 @@ class Placement:
         self.declared.pop(topic, None)
         self.compacted.discard(topic)
         self.max_message_bytes.pop(topic, None)
+        self.produce_rules.pop(topic, None)
         moved = self._set_filter(topic, "")
         self.forget_routes()
         return moved
@@ -298,3 +306,15 @@ class Placement:
 def _first(numbers: list[object]) -> int:
     """The rule that comes first in the configuration."""
     return min(number for number in numbers if isinstance(number, int))
+
+
+def _produce_rules(configs: dict[str, str], compacted: bool) -> gateway.ProduceRules:
+    """What a topic's settings ask of produced batches."""
+    default = gateway.DEFAULT_RULES
+    return gateway.ProduceRules(
+        recoding.CODECS.get(configs.get("compression.type", ""), -1),
+        configs.get("message.timestamp.type") == "LogAppendTime",
+        int(configs.get("message.timestamp.before.max.ms", default.before_max_ms)),
+        int(configs.get("message.timestamp.after.max.ms", default.after_max_ms)),
+        compacted,
+    )

@@ -76,13 +76,13 @@ def _expires_ms(record: Record, expiry_s: int) -> int:
     return min(record.timestamp_ms + 1000 * expiry_s, NEVER)
 
 
-def may_retain(batch: bytes, compacted: bool) -> bool:
+def may_retain(batch: bytes | bytearray, compacted: bool) -> bool:
     """Can the records of a batch change retained values?"""
     return compacted or RETAIN.encode() in batch
 
 
 def produced(
-    batch: bytes, compacted: bool, topic_of: Callable[[bytes | None], bytes]
+    batch: bytes | bytearray, compacted: bool, topic_of: Callable[[bytes | None], bytes]
 ) -> list[bytes]:
     """What a batch that Kafka produced does to retained values, as entries with one record: a
     record with the header `mqtt.retain` is kept, and a tombstone of a compacted topic clears (an

@@ -6,11 +6,27 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from robustmq.kafka.access import Access, Unguarded
+from robustmq.promises import Promise, resolved
 from robustmq.shard.metering import Meters, NoMeters
 from robustmq.shard.rpc import Bus
 from robustmq.shard.sessions import Authenticator
+
+T = TypeVar("T")
+
+
+class OffLoop(Protocol):
+    """Runs what takes long off the event loop."""
+
+    def __call__(self, work: Callable[[], T]) -> Promise[T]:
+        """The promise of what `work` returns; fails with what it raises."""
+
+
+def at_once(work: Callable[[], T]) -> Promise[T]:
+    """Where there is no other thread."""
+    return resolved(work())
 
 
 class Surroundings:
@@ -32,11 +48,12 @@ class Surroundings:
         meters: Meters | None = None,
         access: Access | None = None,
         space: Callable[[], tuple[str, int, int]] = lambda: ("", -1, -1),
+        off_loop: OffLoop = at_once,
     ) -> None:
         """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
         **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
         run)` is the loop's; `space` tells the data directory, the bytes of its file system, and
-        those that are free."""
+        those that are free; `off_loop` runs what takes long on another thread."""
         self.bus = bus
         self.monotonic_ms = monotonic_ms
         self.wall_ms = wall_ms
@@ -49,5 +66,6 @@ class Surroundings:
         self.monotonic_us = monotonic_us
         self.call_later = call_later
         self.meters: Meters = NoMeters() if meters is None else meters
+        self.off_loop = off_loop
         self.access: Access = Unguarded() if access is None else access
         self.space = space

@@ -202,10 +202,12 @@ class ProduceCall(msgspec.Struct, frozen=True, tag=True, gc=False):
 
     topic: bytes
     partition: int
-    batch: bytes
+    batch: bytearray
     acks: int
     transactional_id: str | None = None
     transactions: int = 0
+    headers: bool = True
+    """Its records may have headers."""
 
 
 class ReadCall(msgspec.Struct, frozen=True, tag=True, gc=False):

@@ -79,7 +79,8 @@ class PartitionLog(Protocol):
         ...
 
     def append(self, batch: bytearray, leader_epoch: int) -> int:
-        """Add one batch, patching its base offset and epoch in place; the base offset."""
+        """Add one batch, patching its base offset and epoch in place; the base offset. The log may
+        keep the buffer: nobody changes it from now on."""
         ...
 
     def read(self, offset: int, max_bytes: int, committed: bool = True) -> ReadResult:

@@ -59,7 +59,7 @@ class SegmentPartition:
         self._state_changed = False
         self._to_make: list[str] = []
         self._to_remove: list[str] = []
-        self._new: list[tuple[SegmentFile, bytes, int]] = []
+        self._new: list[tuple[SegmentFile, bytearray, int]] = []
         self._writing_to: deque[int] = deque()
         self._unwritten = 0
         self._made = False
@@ -209,7 +209,7 @@ class SegmentPartition:
     # -- appending ---------------------------------------------------------------------------------
 
     def append(self, batch: bytearray, leader_epoch: int) -> int:
-        """Add one batch in memory."""
+        """Add one batch in memory, as it is: the caller lets go of it."""
         base_offset = self.end_offset
         batches.set_base(batch, 0, base_offset, leader_epoch)
         info = batches.validate(batch, 0, len(batch), False)
@@ -219,7 +219,7 @@ class SegmentPartition:
         file.note(base_offset, file.size, info.max_timestamp, self._settings.index_interval_bytes)
         file.size += len(batch)
         self.end_offset = base_offset + info.last_offset_delta + 1
-        self._new.append((file, bytes(batch), base_offset))
+        self._new.append((file, batch, base_offset))
         return base_offset
 
     def _is_full(self, file: SegmentFile, size: int, info: BatchInfo) -> bool:
@@ -332,7 +332,7 @@ class SegmentPartition:
                 continue
             if found and size + len(batch) > max_bytes:
                 break
-            found.append(batch)
+            found.append(memoryview(batch))
             size += len(batch)
         return found
 

@@ -4,8 +4,8 @@ waits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -22,6 +22,7 @@ from robustmq.kafka.access import Access, Operation, Resource, Unguarded
 from robustmq.kafka.context import RequestContext
 from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
+    DEFAULT_RULES,
     GROUP,
     TRANSACTION,
     AdminResult,
@@ -35,6 +36,7 @@ from robustmq.kafka.gateway import (
     PartitionInfo,
     ProduceResult,
     ProducerState,
+    ProduceRules,
     ReadResult,
     TopicInfo,
 )
@@ -48,6 +50,8 @@ from robustmq.kafka.transaction_events import (
 )
 from robustmq.promises import Promise, resolved
 from robustmq.shard.cluster_view import Declared
+
+T = TypeVar("T")
 
 
 class Log:
@@ -111,6 +115,7 @@ class FakeGateway:
         self.waits: list[tuple[int, Sequence[AppendWait], Promise[None]]] = []
         self.resources: dict[tuple[int, str], dict[str, str]] = {}
         self.ids = 0
+        self.rules: dict[bytes, ProduceRules] = {}
         self.denied: set[tuple[int, int, str]] = set()
 
     def now_ms(self) -> int:
@@ -176,11 +181,20 @@ class FakeGateway:
         folded = name.replace(".", "_")
         return next((o for o in shown if o != name and o.replace(".", "_") == folded), None)
 
+    def produce_rules(self, topic: bytes) -> ProduceRules:
+        return self.rules.get(topic, DEFAULT_RULES)
+
+    def off_loop(self, work: Callable[[], T]) -> Promise[T]:
+        return resolved(work())
+
+    def breathe(self) -> Promise[None]:
+        return resolved(None)
+
     def produce(
         self,
         topic: bytes,
         partition: int,
-        batch: bytes | memoryview,
+        batch: bytearray,
         acks: int,
         timeout_ms: int,
         info: BatchInfo,

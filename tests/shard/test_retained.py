@@ -195,7 +195,11 @@ def test_a_kafka_record_of_no_possible_time_is_retained_and_does_not_age(
     batch = bytearray(batches.build(records, 0))
     batches.write_header(batch, 0, len(batch), 0, 2, first_timestamp, first_timestamp, -1, -1, -1)
     with client(broker) as maker, SocketClient(broker.kafka) as kafka:
-        maker.publish(name.encode(), b"makes the topic", 1)
+        late = {"name": "message.timestamp.after.max.ms", "value": str(2**63 - 1)}
+        topic = {"name": name, "num_partitions": 1, "replication_factor": 1, "configs": [late]}
+        topic["assignments"] = []
+        assert not kafka.ask(19, 5, topics=[topic], timeout_ms=5000).topics[0].error_code
+        maker.publish(name.encode(), b"reaches the topic", 1)
         data = [{"name": name, "partition_data": [{"index": 0, "records": bytes(batch)}]}]
         answer = kafka.ask(0, 9, acks=-1, timeout_ms=5000, topic_data=data)
         assert answer.responses[0].partition_responses[0].error_code == 0

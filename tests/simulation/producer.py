@@ -66,7 +66,7 @@ class SimProducer:
         )
         info = batches.validate(batch, 0, len(batch))
         broker = scheduler.random.choice(alive)
-        promise = broker.kafka.gateway.produce(*partition, batch, -1, ANSWER_MS, info)
+        promise = broker.kafka.gateway.produce(*partition, bytearray(batch), -1, ANSWER_MS, info)
         settled = False
 
         def answered() -> None:
