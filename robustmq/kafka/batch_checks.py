@@ -34,6 +34,8 @@ _SLICE = 4_096
 """Records that are looked at in one call, between which another thread may run."""
 HERE_BYTES = 1024 * 1024
 """Plain records of this size are looked at on the event loop; that takes a millisecond or two."""
+ANEW_BYTES = 16 * 1024
+"""A batch that is no larger is compressed anew there, too."""
 _MAX_NAMED = 1_000
 """Records that an answer names."""
 _NO_TIME = 1 << 62
@@ -76,7 +78,7 @@ def check(
             return refused
         codec = info.attributes & batches.COMPRESSION_MASK
         anew = rules.compression not in (-1, codec)
-        if here and (anew or len(batch) > HERE_BYTES):
+        if here and len(batch) > (ANEW_BYTES if anew else HERE_BYTES):
             raise NotHere
         facts, body = _look(batch, info, HERE_BYTES if here else max_decompressed)
         refused = _check_rules(info, body, facts, rules, now_ms)

@@ -126,7 +126,7 @@ class DeadLetters:
         if info.configs.get(DEAD_LETTERS_ENABLE) != "true":
             return f"the dead letter topic does not have {DEAD_LETTERS_ENABLE}=true"
         number = partition % len(info.partitions)
-        batch = batches.build(letters, self._gateway.timestamp_ms())
+        batch = bytearray(batches.build(letters, self._gateway.timestamp_ms()))
         read = batches.validate(batch, 0, len(batch))
         appended = self._gateway.produce(info.name, number, batch, -1, TIMEOUT_MS, read)
         result = await settled(appended)

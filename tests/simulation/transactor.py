@@ -103,7 +103,7 @@ class SimTransactor:
 
         self._ask(
             lambda one: one.kafka.gateway.produce(
-                *partition, batch, -1, ANSWER_MS, info, self.name, ADDS
+                *partition, bytearray(batch), -1, ANSWER_MS, info, self.name, ADDS
             ),
             answered,
         )
