@@ -163,7 +163,7 @@ class Directory:
 
     async def _create_topic(self, topic: NewTopic, validate_only: bool) -> AdminResult:
         if await self.topic(topic.name, False) is not None:
-            return AdminResult(KafkaCode.TOPIC_ALREADY_EXISTS, "the topic exists already")
+            return AdminResult(KafkaCode.TOPIC_ALREADY_EXISTS, "a topic of this name already exists")
         topic_id = self._unique()
         if validate_only:
             leaders = (PartitionInfo(self.node_id, 0),) * topic.partitions

@@ -15,17 +15,24 @@ import org.apache.kafka.common.utils.Exit;
  */
 public class Tools {
     static class Ended extends RuntimeException {
-        final int code;
-
         Ended(int code) {
             super("exit " + code, null, false, false);
-            this.code = code;
         }
     }
 
+    /** The first exit code of a tool: some catch what is thrown here, and exit once more. */
+    static Integer first;
+
+    static void end(int code) {
+        if (first == null) {
+            first = code;
+        }
+        throw new Ended(code);
+    }
+
     public static void main(String[] arguments) throws Exception {
-        Exit.setExitProcedure((code, message) -> { throw new Ended(code); });
-        Exit.setHaltProcedure((code, message) -> { throw new Ended(code); });
+        Exit.setExitProcedure((code, message) -> end(code));
+        Exit.setHaltProcedure((code, message) -> end(code));
         PrintStream output = System.out;
         var input = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = input.readLine(); line != null; line = input.readLine()) {
@@ -48,12 +55,13 @@ public class Tools {
     }
 
     static int run(String name, String[] arguments, PrintStream captured) {
+        first = null;
         try {
             Class.forName(name).getMethod("main", String[].class).invoke(null, (Object) arguments);
             return 0;
         } catch (InvocationTargetException error) {
-            if (error.getCause() instanceof Ended ended) {
-                return ended.code;
+            if (error.getCause() instanceof Ended) {
+                return first;
             }
             error.getCause().printStackTrace(captured);
             return 70;
