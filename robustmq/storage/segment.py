@@ -490,6 +490,11 @@ class SegmentPartition:
         settings = self._settings
         if self.compacting or not self.files:
             return 0
+        if len(self.files) == 1 and not (
+            settings.delete and 0 <= settings.retention_ms < now_ms - self.files[0].max_time
+        ):
+            # The one file of most partitions goes by time alone.
+            return 0
         rows = self._rows(now_ms)
         count = below(rows, self.start_offset)
         if settings.delete:
