@@ -90,7 +90,8 @@ async def _all_topics(request: Any, context: RequestContext, gateway: Gateway) -
 async def _one_topic(
     topic: Any, create: bool, request: Any, context: RequestContext, gateway: Gateway
 ) -> Any:
-    if topic.name is None:
+    if topic.name is None or topic.topic_id != _NO_ID:
+        # By id; the Java client then sends an empty name, not none.
         info = await settled(gateway.topic_by_id(topic.topic_id))
         if info is None or isinstance(info, BrokerError):
             code = kafka_code(info) if info else KafkaCode.UNKNOWN_TOPIC_ID

@@ -372,3 +372,13 @@ def test_producer_ids_are_new_each_time(client: Client) -> None:
     fields = {"transactional_id": None, "transaction_timeout_ms": 1}
     first, second = (client.ask(PRODUCER, 4, **fields).producer_id for _ in range(2))
     assert first != second
+
+
+@pytest.mark.parametrize("name", [None, ""], ids=["null", "empty"])
+def test_metadata_of_a_topic_id_comes_whatever_stands_in_the_name(name: str | None) -> None:
+    gateway = FakeGateway()
+    info = gateway.add(b"t", 2, True, {})
+    asked = [{"topic_id": info.topic_id, "name": name}]
+    answer = Client(gateway).ask(3, 13, topics=asked, allow_auto_topic_creation=False)
+    (topic,) = answer.topics
+    assert (topic.error_code, topic.name, len(topic.partitions)) == (0, "t", 2)
