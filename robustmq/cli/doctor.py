@@ -85,7 +85,7 @@ def _users(settings: Settings) -> Iterator[Finding]:
 
 
 def _tls(settings: Settings) -> Iterator[Finding]:
-    for listener in settings.listeners:
+    for listener in (*settings.listeners, *settings.kafka_listeners):
         if listener.transport not in ENCRYPTED:
             continue
         try:
@@ -182,9 +182,9 @@ def _sync_latency(directory: Path) -> Finding:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
-    listeners = [one for one in settings.listeners if one.transport != "unix"]
+    everywhere = (*settings.listeners, *settings.kafka_listeners)
+    listeners = [one for one in everywhere if one.transport != "unix"]
     wanted = [(one.shown, host, one.port) for one in listeners for host in one.bind]
-    wanted += [("kafka", host, settings.kafka.port) for host in settings.kafka.bind]
     if settings.metrics.enabled:
         wanted.append(("metrics", settings.metrics.bind, settings.metrics.port))
     for protocol, host, port in wanted:
@@ -225,6 +225,7 @@ def _kernel(settings: Settings) -> Iterator[Finding]:
     except (OSError, ValueError):
         yield Finding("warn", "kernel", "net.core.somaxconn cannot be read")
         return
-    wanted = max([settings.kafka.backlog, *(one.backlog for one in settings.listeners)])
+    everywhere = (*settings.listeners, *settings.kafka_listeners)
+    wanted = max(one.backlog for one in everywhere)
     advice = "" if backlog >= wanted else f"; bursts of connections want {wanted}"
     yield Finding("ok" if not advice else "warn", "kernel", f"net.core.somaxconn {backlog}{advice}")

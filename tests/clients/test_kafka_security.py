@@ -4,6 +4,7 @@ aiokafka, kafka-python. One broker of two workers, which is killed and comes aga
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import uuid
@@ -19,6 +20,7 @@ from cryptography import x509
 
 from tests.broker import BrokerProcess, until
 from tests.kafka.wire import SocketClient
+from tests.mqtt.wire import Wire
 from tests.net.carriers import Certificates
 
 admin: Any = confluent_kafka.admin
@@ -319,6 +321,58 @@ def test_tokens_go_without_headers_after_a_handshake_of_version_0(broker: Broker
         assert client.ask(17, 0, mechanism="PLAIN").error_code == 0
         client.socket.sendall((len(token) + 1).to_bytes(4, "big") + token + b"x")
         assert client.socket.recv(1) == b""
+
+
+def test_a_handshake_that_fails_ends_its_own_connection(
+    broker: BrokerProcess, certificates: Certificates
+) -> None:
+    for said in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05xxxxx", b""):
+        with socket.create_connection(("127.0.0.1", broker.listeners["ssl"]), TIMEOUT_S) as sock:
+            sock.sendall(said)
+            if said:
+                # An alert may come first.
+                while sock.recv(4096):
+                    pass
+    until(lambda: broker.metric("robustmq_tls_handshakes_failed_total") >= 2)
+    settings = options(broker, certificates, "sasl_ssl", **login("fay"))
+    assert admin.AdminClient(settings).list_topics(timeout=TIMEOUT_S).brokers
+
+
+def test_mqtt_has_the_same_users(tmp_path: Path) -> None:
+    """One worker and one port, at which each listener shows itself."""
+    text = """
+[[kafka.user]]
+name = "cora"
+password = "of the configuration"
+[kafka]
+single_port = true
+[[listener]]
+name = "one"
+protocol = "kafka"
+port = 0
+[[listener]]
+name = "two"
+protocol = "kafka"
+port = 0
+advertised_host = "localhost"
+sasl_mechanisms = ["PLAIN"]
+"""
+    with BrokerProcess(tmp_path, 1, text) as broker:
+        for password, wanted in ((b"of the configuration", 0), (b"wrong", 0x86)):
+            with Wire(broker.mqtt) as wire:
+                answer = wire.connect(b"c", user_name="cora", password=password)
+                assert answer.reason_code == wanted
+        for name, host in (("one", "127.0.0.1"), ("two", "localhost")):
+            settings = {
+                "bootstrap.servers": f"127.0.0.1:{broker.listeners[name]}",
+                "security.protocol": "PLAINTEXT" if name == "one" else "SASL_PLAINTEXT",
+                "sasl.mechanisms": "PLAIN",
+                "sasl.username": "cora",
+                "sasl.password": "of the configuration",
+            }
+            brokers = admin.AdminClient(settings).list_topics(timeout=TIMEOUT_S).brokers
+            places = [(one.host, one.port) for one in brokers.values()]
+            assert places == [(host, broker.listeners[name])]
 
 
 def test_users_and_rules_are_there_after_a_kill(

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from robustmq import config
+from robustmq.credentials import credential_key
 from robustmq.errors import BrokerError, Fault
 from robustmq.listener import DEFAULT
-from robustmq.security import passwords
+from robustmq.security import passwords, scram
 from robustmq.security.authenticator import Authenticator
 
 
@@ -58,5 +59,55 @@ def test_a_password_file_that_others_read_is_refused(tmp_path: Path) -> None:
         passwords.read(file)
     file.chmod(0o600)
     file.write_text("ann:plain\n")
+    with pytest.raises(passwords.PasswordFileError, match=":1:"):
+        passwords.read(file)
+
+
+def test_users_of_the_configuration_and_of_the_cluster_prove_themselves(tmp_path: Path) -> None:
+    made = scram.derive("run", "SCRAM-SHA-256", b"time", b"0123456789ab")
+    known = {credential_key("run", "SCRAM-SHA-256"): made}
+    settings = config.parse({"kafka": {"user": [{"name": "con", "password": "fig"}]}})
+    authenticator = Authenticator(settings, lambda: known)
+    for user, password in (("con", b"fig"), ("run", b"time")):
+        assert not authenticator.check(user, password, DEFAULT)
+        assert authenticator.verify_slowly(user, password)
+        assert not authenticator.verify_slowly(user, b"wrong")
+        authenticator.remember(authenticator.mark(user, password))
+        assert authenticator.recalls(user, password)
+    assert not authenticator.verify_slowly("nobody", b"x")
+    # Who is not a user may still call itself what it likes where anonymous clients may come in.
+    assert authenticator.check("nobody", b"x", DEFAULT)
+    # Another password of the user: what was verified counts no more.
+    known[credential_key("run", "SCRAM-SHA-256")] = scram.derive(
+        "run", "SCRAM-SHA-256", b"other", b"0123456789ab"
+    )
+    assert not authenticator.recalls("run", b"time")
+    known.clear()
+    assert not authenticator.verify_slowly("run", b"time")
+
+
+def test_scram_finds_the_verifier_of_a_user_wherever_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    users = passwords.set_password({}, "plain", b"p")
+    passwords.write(file, passwords.set_password(users, "both", b"b", tuple(scram.HASHES)))
+    settings = config.parse(
+        {
+            "security": {"password_file": str(file)},
+            "kafka": {"user": [{"name": "con", "password": "fig"}]},
+        }
+    )
+    authenticator = Authenticator(settings)
+    for mechanism in scram.HASHES:
+        found = authenticator.scram("both", mechanism)
+        assert found is not None and scram.holds(found, b"b") and not scram.holds(found, b"p")
+        assert authenticator.scram("plain", mechanism) is None
+        assert authenticator.must_make("con", mechanism)
+        authenticator.keep_scram(authenticator.make_scram("con", mechanism))
+        made = authenticator.scram("con", mechanism)
+        assert made is not None and scram.holds(made, b"fig")
+    assert authenticator.verify_slowly("both", b"b") and not authenticator.verify_slowly(
+        "both", b""
+    )
+    file.write_text(file.read_text().replace("SCRAM-SHA-256$", "SCRAM-SHA-256$x"))
     with pytest.raises(passwords.PasswordFileError, match=":1:"):
         passwords.read(file)

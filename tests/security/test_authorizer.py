@@ -163,7 +163,7 @@ def plainly(rules: list[AclBinding], operation: int, name: str, open_: bool) -> 
     return open_ and not named
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(st.lists(RULES, max_size=12), st.data(), st.booleans())
 def test_the_index_says_what_a_plain_reading_says(
     rules: list[AclBinding], data: st.DataObject, open_: bool
