@@ -93,6 +93,16 @@ def kafka_latency(broker: Running, _options: dict[str, Any], quick: bool) -> Fig
     return found
 
 
+def kafka_copy(broker: Running, _options: dict[str, Any], quick: bool) -> Figures:
+    """Consume, produce and commit offsets in transactions."""
+    import copy_load
+
+    records = copy_load.prepare(broker.kafka_port, broker.process, 1.0 if quick else 3.0)
+    found = copy_load.copy(broker.kafka_port, broker.process, records, 3.0 if quick else 10.0)
+    found["rss_mb"] = result.tree_use(broker.process).rss_bytes / 1e6
+    return found
+
+
 def million(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
     """scripts/million_topics; with `quick` fewer topics, whose figures meet no target."""
     topics = 20_000 if quick else int(options["topics"])
@@ -154,6 +164,7 @@ KINDS: dict[str, Callable[[Running, dict[str, Any], bool], Figures]] = {
     "idle": idle,
     "kafka": kafka,
     "kafka_latency": kafka_latency,
+    "kafka_copy": kafka_copy,
     "million": million,
     "subscriptions": subscriptions,
     "connections": connections,

@@ -113,6 +113,8 @@ ROWS = {
         *_kafka_cells(),
         Row("kafka_p99", "Kafka end-to-end p99 at 1,000 records/s, acks=all", "kafka_latency", {},
             "p99", "ms", False, (Target(1, "kafka"),), KAFKA),
+        Row("kafka_copy", "Kafka exactly-once copy, 1 KiB, 500 records a transaction", "kafka_copy",
+            {}, "copy_rate", "/s", True, (Target(1, "kafka"),), KAFKA),
         Row("kafka_rss", "memory after producing and consuming 1 KiB", "kafka", {},
             "rss_mb", "MB", False, (Target(0.5, "kafka"),), KAFKA),
         Row("idle_rss", "idle memory, whole tree", "idle", {}, "rss_mb", "MB", False,

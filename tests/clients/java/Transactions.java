@@ -31,7 +31,7 @@ public class Transactions {
     public static void main(String[] arguments) throws Exception {
         common.put("bootstrap.servers", arguments[0]);
         admin = Admin.create(common);
-        for (String topic : List.of("in", "out", "late", "fenced")) {
+        for (String topic : List.of("in", "late", "fenced")) {
             admin.createTopics(List.of(new NewTopic(topic, PARTITIONS, (short) 1))).all().get(20, TimeUnit.SECONDS);
         }
         endsAsAsked();
@@ -40,7 +40,8 @@ public class Transactions {
         told("fenced");
         timesOut();
         told("timed out");
-        copies();
+        copies("classic");
+        copies("consumer");
         admin.close();
         System.out.println("ok");
     }
@@ -56,7 +57,12 @@ public class Transactions {
     }
 
     static KafkaConsumer<String, String> consumer(String group, boolean committed) {
+        return consumer(group, committed, "classic");
+    }
+
+    static KafkaConsumer<String, String> consumer(String group, boolean committed, String protocol) {
         Properties properties = new Properties();
+        properties.put("group.protocol", protocol);
         properties.putAll(common);
         properties.put("group.id", group);
         properties.put("auto.offset.reset", "earliest");
@@ -154,9 +160,12 @@ public class Transactions {
         }
     }
 
-    static void copies() throws Exception {
+    static void copies(String protocol) throws Exception {
         int copied = 0;
-        try (var producer = producer("copy", 60_000); var consumer = consumer("copier", true)) {
+        String target = "copied by " + protocol;
+        target = target.replace(' ', '-');
+        admin.createTopics(List.of(new NewTopic(target, PARTITIONS, (short) 1))).all().get(20, TimeUnit.SECONDS);
+        try (var producer = producer("copy", 60_000); var consumer = consumer(protocol, true, protocol)) {
             consumer.subscribe(List.of("in"));
             long deadline = System.currentTimeMillis() + 30_000;
             for (int turn = 0; copied < COUNT && System.currentTimeMillis() < deadline; turn++) {
@@ -167,7 +176,7 @@ public class Transactions {
                 producer.beginTransaction();
                 Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
                 for (ConsumerRecord<String, String> record : records) {
-                    producer.send(new ProducerRecord<>("out", record.partition(), null, record.value()));
+                    producer.send(new ProducerRecord<>(target, record.partition(), null, record.value()));
                     var partition = new TopicPartition(record.topic(), record.partition());
                     offsets.put(partition, new OffsetAndMetadata(record.offset() + 1));
                 }
@@ -183,10 +192,10 @@ public class Transactions {
                 }
             }
         }
-        var seen = all("out", COUNT);
+        var seen = all(target, COUNT);
         check(seen.size() == COUNT && seen.stream().distinct().count() == COUNT, seen.size() + " copied");
         long sum = 0;
-        var offsets = admin.listConsumerGroupOffsets("copier").partitionsToOffsetAndMetadata();
+        var offsets = admin.listConsumerGroupOffsets(protocol).partitionsToOffsetAndMetadata();
         for (var offset : offsets.get(10, TimeUnit.SECONDS).values()) {
             sum += offset.offset();
         }
