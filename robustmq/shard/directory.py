@@ -22,6 +22,8 @@ from robustmq.shard.placement import Placement
 from robustmq.shard.rpc import Rpc
 
 MAX_LIGHT_IDS = 65536
+MAX_SEEN = 10_000
+"""Light topics of which it is remembered that they are there, for when their owner is away."""
 
 
 class Directory:
@@ -43,6 +45,7 @@ class Directory:
         self._rpc = rpc
         self._unique = unique
         self._light_ids: OrderedDict[uuid.UUID, bytes] = OrderedDict()
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
 
     # -- who is there ------------------------------------------------------------------------------
 
@@ -83,9 +86,25 @@ class Directory:
     async def _light_topic(self, name: bytes, create: bool) -> TopicInfo | None:
         action = "create" if create else "look"
         worker = self._placement.worker(name, 0)
-        if not await self._rpc.call(worker, wire.LightTopicCall(name, action)):
+        try:
+            found = await self._rpc.call(worker, wire.LightTopicCall(name, action))
+        except BrokerError:
+            if name not in self._seen:
+                raise
+            # Its owner is being restarted. A consumer that leads its group would assign nothing
+            # of a topic that has an error, and not notice when it is there again.
+            return self._light_info(name)
+        if not found:
+            self._seen.pop(name, None)
             return None
+        self._saw(name)
         return self._light_info(name)
+
+    def _saw(self, name: bytes) -> None:
+        self._seen[name] = None
+        self._seen.move_to_end(name)
+        if len(self._seen) > MAX_SEEN:
+            self._seen.popitem(last=False)
 
     def _light_info(self, name: bytes) -> TopicInfo:
         leader = self._leader_of(self._placement.shard(name, 0))
@@ -148,10 +167,17 @@ class Directory:
             try:
                 listed = await self._rpc.call(worker, wire.LightTopicsList(left))
             except BrokerError:
-                continue
+                listed = self._seen_of(worker)[:left]
+            else:
+                for name in listed[:MAX_SEEN]:
+                    self._saw(name)
             found.extend(self._light_info(name) for name in listed)
             left -= len(listed)
         return found
+
+    def _seen_of(self, worker: int) -> list[bytes]:
+        """What was seen of a worker that is away."""
+        return [name for name in self._seen if self._placement.worker(name, 0) == worker]
 
     # -- the cluster's state -----------------------------------------------------------------------
 
@@ -163,7 +189,9 @@ class Directory:
 
     async def _create_topic(self, topic: NewTopic, validate_only: bool) -> AdminResult:
         if await self.topic(topic.name, False) is not None:
-            return AdminResult(KafkaCode.TOPIC_ALREADY_EXISTS, "a topic of this name already exists")
+            return AdminResult(
+                KafkaCode.TOPIC_ALREADY_EXISTS, "a topic of this name already exists"
+            )
         topic_id = self._unique()
         if validate_only:
             leaders = (PartitionInfo(self.node_id, 0),) * topic.partitions

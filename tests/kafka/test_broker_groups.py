@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.broker import BrokerProcess, until
 from tests.kafka.wire import SocketClient, new_topic
 
 METADATA, COMMIT, FETCH_OFFSETS, FIND, JOIN, HEARTBEAT, LEAVE, SYNC = 3, 8, 9, 10, 11, 12, 13, 14
@@ -299,3 +300,23 @@ def test_delete_and_grow_codes(client: SocketClient, topic: str) -> None:
     answer = client.ask(DELETE_TOPICS, 5, topic_names=[topic, "no.such.topic"], timeout_ms=5000)
     assert [entry.error_code for entry in answer.responses] == [0, 3]
     assert metadata(client, [topic]).topics[0].error_code == 3
+
+
+def test_a_topic_of_mqtt_is_shown_while_its_owner_is_restarted(broker: BrokerProcess) -> None:
+    """A consumer that leads its group while a topic is not shown assigns nothing of it, and some
+    clients never notice that it is there again."""
+    name = f"away-{uuid.uuid4().hex[:8]}"
+    with SocketClient(broker.worker_ports[0]) as client:
+        asked: dict[str, Any] = {"topics": [{"name": name}], "allow_auto_topic_creation": True}
+        until(lambda: client.ask(3, 9, **asked).topics[0].error_code == 0, what="the topic")
+        owner = client.ask(3, 9, **asked).topics[0].partitions[0].leader_id
+    with SocketClient(broker.worker_ports[1 - owner]) as client:
+        asked["allow_auto_topic_creation"] = False
+        assert client.ask(3, 9, **asked).topics[0].error_code == 0
+        before = broker.worker_pids()
+        broker.kill_worker(owner)
+        while len(broker.worker_pids()) < broker.workers or broker.worker_pids() == before:
+            (topic,) = client.ask(3, 9, **asked).topics
+            assert (topic.error_code, len(topic.partitions)) == (0, 1)
+            everything = client.ask(3, 9, topics=None, allow_auto_topic_creation=False)
+            assert name in [topic.name for topic in everything.topics]
