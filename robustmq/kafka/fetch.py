@@ -4,7 +4,8 @@ KIP-227 sessions).
 - The first batch found always goes whole, however small the bounds; after it the response bound is
   kept.
 - A partition's error, or min_bytes reached, answers at once. Else the request waits for an append
-  behind what it saw; it holds nothing meanwhile but its own list of partitions.
+  behind what it saw; it holds nothing meanwhile but its own list of partitions, and ends with its
+  connection.
 - In an incremental session only partitions with records, errors or moved offsets are answered, and
   those served go to the end of the order, so that a small bound starves none.
 """
@@ -21,18 +22,24 @@ from robustmq.core import batches
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.access import Operation
-from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
+from robustmq.kafka.context import Handlers, RequestContext, settled
 from robustmq.kafka.fetch_sessions import FetchPartition, Opened, PartitionKey
-from robustmq.kafka.gateway import AppendWait, Gateway, ReadResult
+from robustmq.kafka.gateway import AppendWait, Gateway, PartitionRead, ReadResult
 from robustmq.kafka.permissions import on_key
 from robustmq.promises import Promise
 
 TOPIC_ID_VERSION = 13
 MAX_WAIT_MS = 300_000
 WAIT_SLICE_MS = 2_000
-"""A parked request looks up this often whether its client is still there: what a client that went
-away leaves behind, here and at other workers, is gone soon."""
+"""A request that waits for share groups looks up this often whether its client is still there."""
+SLICE = 500
+"""Partitions that are gone through between two breaths of the event loop."""
+WAIT_SLICE = 1_000
+"""Partitions that one wait is for."""
 _LEADER_ERRORS = (KafkaCode.NOT_LEADER_OR_FOLLOWER, KafkaCode.FENCED_LEADER_EPOCH)
+
+
+_NOTHING = ReadResult()
 
 
 class _Target(msgspec.Struct):
@@ -55,26 +62,55 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
     )
     if opened.error:
         return messages.FetchResponse(error_code=int(opened.error), session_id=0, responses=[])
-    targets = [await _target(wanted, context, gateway) for wanted in opened.partitions]
+    targets = await _targets(opened, context, gateway)
+    isolation = request.isolation_level
     max_bytes = min(max(request.max_bytes, 0), context.connection.limits.max_fetch_bytes)
     deadline_ms = gateway.now_ms() + min(max(request.max_wait_ms, 0), MAX_WAIT_MS)
     while True:
-        size = await _read_all(targets, max_bytes, request.isolation_level, gateway)
+        size = await _read_all(targets, max_bytes, isolation, gateway)
         left_ms = deadline_ms - gateway.now_ms()
-        waits = [
-            _wait(target, request.isolation_level) for target in targets if target.topic is not None
-        ]
+        read = [target for target in targets if target.topic is not None]
         failed = any(target.result.error for target in targets)
-        if size >= request.min_bytes or failed or left_ms <= 0 or not waits:
+        if size >= request.min_bytes or failed or left_ms <= 0 or not read:
             break
-        woken = gateway.wait_for_append(waits, min(left_ms, WAIT_SLICE_MS))
-        if isinstance(await settled(woken), BrokerError) or context.connection.closed:
+        if not await _woken(read, isolation, left_ms, context, gateway):
             break
     gateway.count("kafka_bytes_out", size)
     if size:
         buffers = [buffer for target in targets for buffer in target.result.buffers]
         gateway.count("kafka_records_out", sum(batches.count_records(one) for one in buffers))
-    return _response(opened, targets, request.isolation_level, gateway)
+    return await _response(opened, targets, isolation, gateway)
+
+
+async def _woken(
+    targets: list[_Target],
+    isolation: int,
+    left_ms: int,
+    context: RequestContext,
+    gateway: Gateway,
+) -> bool:
+    """Park the request until there is more to read, or its time is over; False when its client is
+    gone, which ends the waits."""
+    connection = context.connection
+    woken: Promise[None] = Promise()
+    connection.on_close[woken] = lambda: woken.resolve(None)
+    for begin in range(0, len(targets), WAIT_SLICE):
+        if begin:
+            await gateway.breathe()
+        if woken.settled or connection.closed:
+            break
+        waits = [_wait(target, isolation) for target in targets[begin : begin + WAIT_SLICE]]
+        _tie(woken, gateway.wait_for_append(waits, left_ms))
+    if not connection.closed:
+        await woken
+    connection.on_close.pop(woken, None)
+    return not connection.closed
+
+
+def _tie(woken: Promise[None], part: Promise[None]) -> None:
+    """One wait that is over ends all."""
+    part.when_settled(lambda: woken.resolve(None))
+    woken.when_settled(lambda: part.resolve(None))
 
 
 def _wait(target: _Target, isolation: int) -> AppendWait:
@@ -106,54 +142,67 @@ def _forgotten(request: Any, by_id: bool) -> list[PartitionKey]:
     ]
 
 
-async def _target(wanted: FetchPartition, context: RequestContext, gateway: Gateway) -> _Target:
-    name = wanted.key[0]
+async def _targets(opened: Opened, context: RequestContext, gateway: Gateway) -> list[_Target]:
+    """The partitions with the keys of their topics; each topic is looked up once."""
+    keys: dict[str | UUID, bytes | int] = {}
+    targets = []
+    for index, wanted in enumerate(opened.partitions):
+        key = keys.get(wanted.key[0])
+        if key is None:
+            key = keys[wanted.key[0]] = await _key(wanted.key[0], context, gateway)
+        if isinstance(key, bytes):
+            targets.append(_Target(wanted, key, _NOTHING))
+        else:
+            targets.append(_Target(wanted, None, ReadResult(error=key)))
+        if index % SLICE == SLICE - 1:
+            await gateway.breathe()
+    return targets
+
+
+async def _key(name: str | UUID, context: RequestContext, gateway: Gateway) -> bytes | int:
+    """The key of a topic, or the error of all its partitions."""
     if isinstance(name, UUID):
         key = await settled(gateway.key_of_id(name))
         if key is None or isinstance(key, BrokerError):
-            return _Target(wanted, None, ReadResult(error=KafkaCode.UNKNOWN_TOPIC_ID))
+            return int(KafkaCode.UNKNOWN_TOPIC_ID)
     else:
         key = names.from_kafka(name)
     if not on_key(context, gateway, Operation.READ, key):
-        return _Target(wanted, None, ReadResult(error=KafkaCode.TOPIC_AUTHORIZATION_FAILED))
-    return _Target(wanted, key, ReadResult())
+        return int(KafkaCode.TOPIC_AUTHORIZATION_FAILED)
+    return key
 
 
 async def _read_all(
     targets: list[_Target], max_bytes: int, isolation: int, gateway: Gateway
 ) -> int:
     """Read every partition within the response's bound; the bytes found."""
-    size = 0
-    for target in targets:
-        if target.topic is None:
-            continue
-        room = min(target.wanted.max_bytes, max_bytes - size)
-        outcome = gateway.read(
-            target.topic,
+    readable = [target for target in targets if target.topic is not None]
+    reads = [
+        PartitionRead(
+            target.topic or b"",
             target.wanted.key[1],
             target.wanted.offset,
-            max(room, 0),
-            isolation,
+            target.wanted.max_bytes,
             target.wanted.leader_epoch,
         )
-        if isinstance(outcome, Promise):
-            answer = await settled(outcome)
-            if isinstance(answer, BrokerError):
-                answer = ReadResult(error=kafka_code(answer))
-            outcome = answer
-        found = sum(len(buffer) for buffer in outcome.buffers)
-        if size and found and size + found > max_bytes:
-            outcome = msgspec.structs.replace(outcome, buffers=[])
-            found = 0
-        target.result = outcome
-        size += found
+        for target in readable
+    ]
+    size = 0
+    for target, result in zip(
+        readable, await gateway.read_all(reads, max_bytes, isolation), strict=True
+    ):
+        target.result = result
+        if result.buffers:
+            size += sum(map(len, result.buffers))
     return size
 
 
-def _response(opened: Opened, targets: list[_Target], isolation: int, gateway: Gateway) -> Any:
+async def _response(
+    opened: Opened, targets: list[_Target], isolation: int, gateway: Gateway
+) -> Any:
     topics: dict[str | UUID, list[Any]] = {}
     served = []
-    for target in targets:
+    for index, target in enumerate(targets):
         result, wanted = target.result, target.wanted
         told = (result.high_watermark, result.last_stable_offset, result.log_start_offset)
         quiet = not result.buffers and not result.error and told == wanted.told
@@ -162,6 +211,8 @@ def _response(opened: Opened, targets: list[_Target], isolation: int, gateway: G
             served.append(wanted.key)
         if not (opened.incremental and quiet):
             topics.setdefault(wanted.key[0], []).append(_partition(target, isolation))
+        if index % SLICE == SLICE - 1:
+            await gateway.breathe()
     if opened.session is not None:
         gateway.fetch_sessions.served(opened.session, served)
     return messages.FetchResponse(

@@ -172,6 +172,16 @@ class EpochEnd(msgspec.Struct, frozen=True, gc=False):
     end_offset: int = -1
 
 
+class PartitionRead(msgspec.Struct, frozen=True, gc=False):
+    """A reader's place in a partition, and the most that it takes of it."""
+
+    topic: bytes
+    partition: int
+    offset: int
+    max_bytes: int
+    leader_epoch: int
+
+
 class AppendWait(msgspec.Struct, frozen=True, gc=False):
     """A reader that has seen a partition up to `high_watermark` (exclusive; of committed
     transactions, isolation 1, up to the last stable offset) and waits for more."""
@@ -329,22 +339,15 @@ class Gateway(Protocol):
         never makes a topic.
         """
 
-    def read(
-        self,
-        topic: bytes,
-        partition: int,
-        offset: int,
-        max_bytes: int,
-        isolation: int,
-        leader_epoch: int,
-    ) -> ReadResult | Promise[ReadResult]:
-        """Whole batches from `offset` on, at most `max_bytes` of them except that the first always
-        goes whole.
+    def read_all(
+        self, reads: Sequence[PartitionRead], max_bytes: int, isolation: int
+    ) -> Promise[list[ReadResult]]:
+        """Whole batches of each partition from its offset on, at most its `max_bytes` of them, and
+        `max_bytes` of all, except that the first that is found always goes whole.
 
         isolation: 0 read_uncommitted, 1 read_committed. leader_epoch: the reader's, -1 unknown;
         answers 74 when it is older than the leader's and 75 when newer. Unknown topic or partition:
-        3. max_bytes may be 0: then only the offsets are asked for and no buffers come. A local read
-        answers at once, without a promise.
+        3. Where there is no room left only the offsets come.
         """
 
     def wait_for_append(self, waits: Sequence[AppendWait], timeout_ms: int) -> Promise[None]:
@@ -353,7 +356,7 @@ class Gateway(Protocol):
 
         Because the wait says what was seen, an append between the read and this call is never
         missed. A partition that vanishes or changes its leader also wakes. Also true of remote
-        partitions.
+        partitions. Who resolves the promise before ends the wait everywhere.
         """
 
     def list_offset(

@@ -25,13 +25,13 @@ from robustmq.kafka.gateway import (
     GROUP,
     SHARE_GROUP,
     TRANSACTION,
-    AbortedTransaction,
     AppendWait,
     Broker,
     DeletedRecords,
     EpochEnd,
     ListedOffset,
     LogSize,
+    PartitionRead,
     ProduceResult,
     ProducerState,
     ProduceRules,
@@ -56,6 +56,7 @@ from robustmq.promises import Promise, resolved, start
 from robustmq.shard import wire
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.directory import Directory
+from robustmq.shard.fetching import Fetching
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.log_admin import LogAdmin
 from robustmq.shard.placement import Placement
@@ -107,7 +108,7 @@ class KafkaGateway(Directory):
         self._logs = logs
         logs.transaction_partition = self.transaction_partition
         self._machines = machines
-        self._waits = waits
+        self._fetching = Fetching(placement, logs, waits, rpc, self.breathe)
         self._monotonic_ms = monotonic_ms
         self._wall_ms = wall_ms
         self._count = count
@@ -190,50 +191,18 @@ class KafkaGateway(Directory):
         )
         return start(self._converted(self._rpc.call(worker, call), ProduceResult))
 
-    def read(
-        self,
-        topic: bytes,
-        partition: int,
-        offset: int,
-        max_bytes: int,
-        isolation: int,
-        leader_epoch: int,
-    ) -> ReadResult | Promise[ReadResult]:
-        """Whole stored batches from an offset on."""
-        worker = self._placement.worker(topic, partition)
-        if worker == self.node_id:
-            return self._logs.read(topic, partition, offset, max_bytes, leader_epoch, isolation)
-        call = wire.ReadCall(topic, partition, offset, max_bytes, isolation, leader_epoch)
-        return start(self._remote_read(self._rpc.call(worker, call)))
-
-    async def _remote_read(self, promise: Promise[Any]) -> ReadResult:
-        error, high_watermark, stable, start_offset, buffers, rows = await promise
-        if error:
-            return ReadResult(error)
-        aborted = [AbortedTransaction(*row) for row in rows]
-        return ReadResult(0, high_watermark, stable, start_offset, buffers, aborted)
+    def read_all(
+        self, reads: Sequence[PartitionRead], max_bytes: int, isolation: int
+    ) -> Promise[list[ReadResult]]:
+        """Whole stored batches of many partitions."""
+        return start(self._fetching.read_all(reads, max_bytes, isolation))
 
     async def _converted(self, promise: Promise[Any], kind: type[Any]) -> Any:
         return msgspec.convert(await promise, kind)
 
     def wait_for_append(self, waits: Sequence[AppendWait], timeout_ms: int) -> Promise[None]:
         """Wake when a partition has grown beyond what the reader saw, or after the time."""
-        by_worker: dict[int, list[tuple[bytes, int, int, int]]] = {}
-        for wait in waits:
-            worker = self._placement.worker(wait.topic, wait.partition)
-            row = (wait.topic, wait.partition, wait.high_watermark, wait.isolation)
-            by_worker.setdefault(worker, []).append(row)
-        local = by_worker.pop(self.node_id, [])
-        if not by_worker:
-            return self._waits.wait(local, timeout_ms)
-        woken: Promise[None] = Promise()
-        if local:
-            own = self._waits.wait(local, timeout_ms)
-            own.when_settled(lambda: woken.resolve(None))
-        for worker, rows in by_worker.items():
-            answer = self._rpc.call(worker, wire.AppendWait(rows, timeout_ms))
-            answer.when_settled(lambda: woken.resolve(None))
-        return woken
+        return self._fetching.wait(waits, timeout_ms)
 
     def list_offset(
         self, topic: bytes, partition: int, timestamp_ms: int, isolation: int, leader_epoch: int
@@ -446,10 +415,13 @@ class KafkaGateway(Directory):
         match message:
             case wire.ProduceCall():
                 return self._logs.produce_remote(message)
-            case wire.ReadCall():
-                return resolved(self._served_read(message))
+            case wire.ReadsCall():
+                return self._fetching.serve_reads(message)
+            case wire.AppendWaitOver():
+                self._fetching.wait_over(message)
+                return resolved(None)
             case wire.AppendWait():
-                return self._waits.wait(message.partitions, message.timeout_ms)
+                return self._fetching.serve_wait(message)
             case wire.OffsetCall():
                 listed = self._logs.list_offset(
                     message.topic,
@@ -487,21 +459,3 @@ class KafkaGateway(Directory):
             case wire.LightTopicsList():
                 return resolved(self._logs.list_light(message.limit))
         raise BrokerError(Fault.IMPLEMENTATION_SPECIFIC, f"no answer to {type(message).__name__}")
-
-    def _served_read(self, call: wire.ReadCall) -> tuple[Any, ...]:
-        result = self._logs.read(
-            call.topic,
-            call.partition,
-            call.offset,
-            call.max_bytes,
-            call.leader_epoch,
-            call.isolation,
-        )
-        return (
-            result.error,
-            result.high_watermark,
-            result.last_stable_offset,
-            result.log_start_offset,
-            [bytes(buffer) for buffer in result.buffers],
-            [(row.producer_id, row.first_offset) for row in result.aborted],
-        )

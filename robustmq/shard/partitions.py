@@ -277,7 +277,7 @@ class Partitions:
                     block[entry.begin + GENERATION_AT],
                     self._topics[log_topic].topic_id.bytes,
                     log.end_offset,
-                    producer_part(block, entry),
+                    producer_part(block, entry.batch_begin, entry.end, entry.flags),
                 )
             )
         return _marker_encoder.encode(marked)
@@ -291,9 +291,19 @@ class Partitions:
             raise BrokerError(Fault.OWNER_UNAVAILABLE, f"{topic!r} is not here")
         store = self._stores[self._placement.shard(topic, partition)]
         base_offset = store.append_partition(log, batch)
-        topic_id = self._topics[topic].topic_id.bytes
-        end = log.end_offset
-        mark = MarkedAppend(topic, partition, base_offset, topic, flags, 0, 0, 0, topic_id, end)
+        mark = MarkedAppend(
+            topic,
+            partition,
+            base_offset,
+            topic,
+            flags,
+            0,
+            0,
+            0,
+            self._topics[topic].topic_id.bytes,
+            log.end_offset,
+            producer_part(batch, 0, len(batch), flags),
+        )
         return base_offset, _marker_encoder.encode([mark])
 
     def replay_marker(self, payload: bytes | memoryview) -> list[MarkedAppend]:
@@ -333,14 +343,13 @@ class Partitions:
         return block
 
 
-def producer_part(block: bytes | bytearray, entry: blocks.EntryView) -> bytes:
+def producer_part(buffer: bytes | bytearray, begin: int, end: int, flags: int) -> bytes:
     """What recovery must know of a batch that a producer with an id wrote: its header, and all of a
     control batch. Empty for every other."""
-    begin = entry.batch_begin
-    if not entry.flags & ENTRY_KAFKA or block[begin + _PRODUCER_ID_AT] & 0x80:
+    if not flags & ENTRY_KAFKA or buffer[begin + _PRODUCER_ID_AT] & 0x80:
         return b""
-    control = block[begin + _ATTRIBUTES_AT] & batches.CONTROL
-    return bytes(block[begin : entry.end if control else begin + batches.HEADER_SIZE])
+    control = buffer[begin + _ATTRIBUTES_AT] & batches.CONTROL
+    return bytes(buffer[begin : end if control else begin + batches.HEADER_SIZE])
 
 
 def is_transactional(header: bytes | bytearray | memoryview, begin: int = 0) -> bool:

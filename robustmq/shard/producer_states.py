@@ -239,7 +239,7 @@ class ProducerStates:
     def replay_block(self, block: bytes) -> None:
         """A block of light topics that the log has behind the checkpoint."""
         for entry in blocks.entries(block):
-            header = producer_part(block, entry)
+            header = producer_part(block, entry.batch_begin, entry.end, entry.flags)
             if header:
                 self.replay(entry.topic, 0, None, header)
 

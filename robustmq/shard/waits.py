@@ -18,11 +18,12 @@ VisibleEnd = Callable[[bytes, int, int], "int | None"]
 
 
 class _Waiter:
-    __slots__ = ("partitions", "promise", "shards")
+    """A reader: what it waits for, by shard."""
 
-    def __init__(self, partitions: list[Row], shards: set[int]) -> None:
-        self.partitions = partitions
-        self.shards = shards
+    __slots__ = ("promise", "rows")
+
+    def __init__(self, rows: dict[int, list[Row]]) -> None:
+        self.rows = rows
         self.promise: Promise[None] = Promise()
 
 
@@ -55,18 +56,22 @@ class AppendWaits:
         return bool(self._by_shard.get(shard))
 
     def wait(self, partitions: Iterable[Row], timeout_ms: int) -> Promise[None]:
-        """Settles when one has an end beyond the one that was seen, or after the time."""
-        rows = list(partitions)
-        waiter = _Waiter(rows, {self._shard_of(topic, number) for topic, number, _, _ in rows})
-        if timeout_ms <= 0 or self._ready(waiter):
+        """Settles when one has an end beyond the one that was seen, or after the time; whoever
+        settles it before ends the wait."""
+        by_shard: dict[int, list[Row]] = {}
+        for row in partitions:
+            by_shard.setdefault(self._shard_of(row[0], row[1]), []).append(row)
+        waiter = _Waiter(by_shard)
+        if timeout_ms <= 0 or any(self._ready(rows) for rows in by_shard.values()):
             waiter.promise.resolve(None)
             return waiter.promise
         number = self._next
         self._next += 1
         self._waiters[number] = waiter
-        for shard in waiter.shards:
+        for shard in by_shard:
             self._by_shard.setdefault(shard, {})[number] = None
         self._wheel.set(("wait", str(number)), self._monotonic_ms() + timeout_ms)
+        waiter.promise.when_settled(lambda: self._over(number))
         self.began()
         return waiter.promise
 
@@ -75,21 +80,24 @@ class AppendWaits:
         waiting = self._by_shard.get(shard)
         if waiting:
             for number in list(waiting):
-                if self._ready(self._waiters[number]):
-                    self._wheel.set(("wait", str(number)), None)
-                    self.fire(number)
+                waiter = self._waiters.get(number)
+                if waiter is not None and self._ready(waiter.rows[shard]):
+                    waiter.promise.resolve(None)
 
     def fire(self, number: int) -> None:
         """Wake one reader."""
-        waiter = self._waiters.pop(number, None)
-        if waiter is None:
-            return
-        for shard in waiter.shards:
-            self._by_shard[shard].pop(number, None)
-        waiter.promise.resolve(None)
+        waiter = self._waiters.get(number)
+        if waiter is not None:
+            waiter.promise.resolve(None)
 
-    def _ready(self, waiter: _Waiter) -> bool:
-        for topic, partition, seen, isolation in waiter.partitions:
+    def _over(self, number: int) -> None:
+        waiter = self._waiters.pop(number)
+        self._wheel.set(("wait", str(number)), None)
+        for shard in waiter.rows:
+            self._by_shard[shard].pop(number, None)
+
+    def _ready(self, rows: list[Row]) -> bool:
+        for topic, partition, seen, isolation in rows:
             end = self._visible_end(topic, partition, isolation)
             if end is None or end > seen:
                 return True

@@ -210,23 +210,30 @@ class ProduceCall(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Its records may have headers."""
 
 
-class ReadCall(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """A Kafka read of a partition that the receiver owns."""
+class ReadsCall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Kafka reads of partitions that the receiver owns: (topic, partition, offset, max bytes,
+    leader epoch)."""
 
-    topic: bytes
-    partition: int
-    offset: int
+    rows: list[tuple[bytes, int, int, int, int]]
     max_bytes: int
     isolation: int
-    leader_epoch: int
 
 
 class AppendWait(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Answer when one of these partitions has grown past its offset, as a reader of its isolation
-    sees it, or after the time."""
+    sees it, or after the time. The asker and its number name it."""
 
     partitions: list[tuple[bytes, int, int, int]]
     timeout_ms: int
+    worker: int
+    number: int
+
+
+class AppendWaitOver(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Nobody waits for the answer to that wait any more."""
+
+    worker: int
+    number: int
 
 
 class OffsetCall(msgspec.Struct, frozen=True, tag=True, gc=False):
@@ -355,8 +362,9 @@ Message = (
     | ExclusiveClaim
     | ExclusiveRelease
     | ProduceCall
-    | ReadCall
+    | ReadsCall
     | AppendWait
+    | AppendWaitOver
     | OffsetCall
     | ProducersCall
     | MarkerCall

@@ -34,6 +34,7 @@ from robustmq.kafka.gateway import (
     LogSize,
     NewTopic,
     PartitionInfo,
+    PartitionRead,
     ProduceResult,
     ProducerState,
     ProduceRules,
@@ -216,13 +217,29 @@ class FakeGateway:
         max_bytes: int,
         isolation: int,
         leader_epoch: int,
-    ) -> ReadResult | Promise[ReadResult]:
+    ) -> ReadResult:
         log = self.logs.get((topic, partition))
         if log is None:
             return ReadResult(error=3)
         if leader_epoch > 0:
             return ReadResult(error=75)
         return log.read(offset, max_bytes)
+
+    def read_all(
+        self, reads: Sequence[PartitionRead], max_bytes: int, isolation: int
+    ) -> Promise[list[ReadResult]]:
+        found: list[ReadResult] = []
+        for row in reads:
+            room = max(min(row.max_bytes, max_bytes), 0)
+            result = self.read(
+                row.topic, row.partition, row.offset, room, isolation, row.leader_epoch
+            )
+            size = sum(map(len, result.buffers))
+            if any(one.buffers for one in found) and size > max_bytes:
+                result = msgspec.structs.replace(result, buffers=[])
+            found.append(result)
+            max_bytes -= sum(map(len, result.buffers))
+        return resolved(found)
 
     def wait_for_append(self, waits: Sequence[AppendWait], timeout_ms: int) -> Promise[None]:
         promise: Promise[None] = Promise()

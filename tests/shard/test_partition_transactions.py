@@ -78,7 +78,9 @@ class Machine:
             sequence,
         )
         info = batches.validate(batch, 0, len(batch))
-        done = self.broker.kafka.gateway.produce(*self.partition, batch, -1, 1000, info, "id", ADDS)
+        done = self.broker.kafka.gateway.produce(
+            *self.partition, bytearray(batch), -1, 1000, info, "id", ADDS
+        )
         self.world.scheduler.run(20)
         return done.result()
 

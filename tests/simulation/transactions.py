@@ -9,6 +9,7 @@ from typing import Any
 
 from robustmq.core import batches
 from robustmq.errors import BrokerError
+from robustmq.kafka.gateway import PartitionRead
 from robustmq.records import Record
 from tests.kafka.wire import Client
 from tests.simulation.world import WALL_OFFSET_MS, World
@@ -183,8 +184,8 @@ def read_committed(world: World, topic: bytes, partition: int) -> list[bytes] | 
         for broker in world.brokers
         if broker is not None and broker.placement.worker(topic, partition) == broker.worker_id
     )
-    result = owner.kafka.gateway.read(topic, partition, 0, 1 << 20, 1, -1)
-    assert not hasattr(result, "settled"), "the owner answers at once"
+    place = PartitionRead(topic, partition, 0, 1 << 20, -1)
+    (result,) = owner.kafka.gateway.read_all([place], 1 << 20, 1).result()
     if result.last_stable_offset != result.high_watermark:
         return None
     aborted = sorted(result.aborted, key=lambda one: one.first_offset)
