@@ -174,6 +174,10 @@ class ShareGroup:
     def _refuse(
         self, event: events.ShareHeartbeat, member: _Member | None
     ) -> HeartbeatReply | None:
+        if not self.exists:
+            return HeartbeatReply(
+                KafkaCode.GROUP_ID_NOT_FOUND, f"Share group {self.group_id} not found."
+            )
         if member is None:
             return HeartbeatReply(
                 KafkaCode.UNKNOWN_MEMBER_ID,

@@ -263,6 +263,8 @@ class SharePartition:
     ) -> SharePartitionReply:
         parts = [part for batch in event.batches for part in _parts(batch)]
         for first, last, kind in parts:
+            if last >= self.ranges.end:
+                return ShareErrorReply(KafkaCode.INVALID_REQUEST)
             if not self._holds(event.member_id, max(first, self.ranges.start), last):
                 return ShareErrorReply(KafkaCode.INVALID_RECORD_STATE)
             if kind == RENEW and not self._settings().renew_acknowledge_enable:

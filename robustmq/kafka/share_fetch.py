@@ -288,8 +288,8 @@ def _acknowledge(targets: Iterable[_Target], request: Any, gateway: Gateway) -> 
         if not one.acknowledgements or one.error or one.key is None:
             continue
         converted = _batches(one.acknowledgements, request.is_renew_ack)
-        if converted is None:
-            one.acknowledged = KafkaCode.INVALID_REQUEST
+        if isinstance(converted, int):
+            one.acknowledged = converted
         else:
             event = Acknowledge(request.member_id, converted)
             begun.append((one, gateway.share.tell(one.key, event)))
@@ -302,17 +302,21 @@ async def _acknowledged(begun: list[tuple[_Target, Promise[int]]]) -> None:
         one.acknowledged = kafka_code(outcome) if isinstance(outcome, BrokerError) else outcome
 
 
-def _batches(given: list[Any], renewing: bool) -> list[AcknowledgementBatch] | None:
-    """The batches of one partition, or None when they are not as the protocol has them."""
+def _batches(given: list[Any], renewing: bool) -> list[AcknowledgementBatch] | int:
+    """The batches of one partition, or an error code when they are not as the protocol has them;
+    a record that is named twice is not acquired the second time.
+    """
     converted = []
     behind = -1
     for batch in given:
         types = batch.acknowledge_types
         size = batch.last_offset - batch.first_offset + 1
-        if batch.first_offset <= behind or size <= 0 or len(types) not in (1, size):
-            return None
+        if batch.first_offset < behind or size <= 0 or len(types) not in (1, size):
+            return int(KafkaCode.INVALID_REQUEST)
         if not all(0 <= kind < RENEW or (kind == RENEW and renewing) for kind in types):
-            return None
+            return int(KafkaCode.INVALID_REQUEST)
+        if batch.first_offset == behind:
+            return int(KafkaCode.INVALID_RECORD_STATE)
         behind = batch.last_offset
         converted.append(AcknowledgementBatch(batch.first_offset, batch.last_offset, bytes(types)))
     return converted

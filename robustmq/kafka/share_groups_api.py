@@ -83,8 +83,6 @@ async def _refused(
     for name in request.subscribed_topic_names or ():
         if not gateway.authorized(context, Operation.DESCRIBE, Resource.TOPIC, name):
             return HeartbeatReply(KafkaCode.TOPIC_AUTHORIZATION_FAILED)
-        if not legal_name(name):
-            return HeartbeatReply(KafkaCode.INVALID_TOPIC_EXCEPTION, f"illegal topic name {name!r}")
     if request.member_epoch == JOIN_EPOCH and await _is_consumer_group(request.group_id, gateway):
         return HeartbeatReply(
             KafkaCode.GROUP_ID_NOT_FOUND, f"Group {request.group_id} is not a share group."
@@ -114,7 +112,9 @@ async def _is_consumer_group(group_id: str, gateway: Gateway) -> bool:
 async def _beat(request: Any, context: RequestContext, gateway: Gateway) -> HeartbeatReply:
     topics = None
     if request.subscribed_topic_names is not None:
-        topics = [names.from_kafka(name) for name in request.subscribed_topic_names]
+        # A name that no topic can have is one that is not there.
+        wanted = filter(legal_name, request.subscribed_topic_names)
+        topics = [names.from_kafka(name) for name in wanted]
     event = events.ShareHeartbeat(
         request.member_id,
         request.member_epoch,

@@ -69,10 +69,7 @@ async def _describe_group(
     if isinstance(group, int):
         described.error_code = group
         return
-    if group.state == "Dead":
-        described.error_code = int(KafkaCode.GROUP_ID_NOT_FOUND)
-        described.error_message = f"Group {asked.group_id} not found."
-        return
+    # As in Apache Kafka, a group that is not there has no offsets, and that is no error.
     known = {topic.name: topic for topic in group.topics}
     if asked.topics is None:
         wanted = [(names.to_kafka(one) or "", None) for one in sorted(known)]

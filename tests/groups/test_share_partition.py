@@ -110,11 +110,11 @@ def test_an_acknowledgement_of_another_member_or_of_a_free_record_changes_nothin
     one.acquire("a", (0, 4))
     before = one.state()
     assert one.acknowledge("b", 0, 4, ACCEPT) == KafkaCode.INVALID_RECORD_STATE
-    assert one.acknowledge("a", 0, 5, ACCEPT) == KafkaCode.INVALID_RECORD_STATE
+    assert one.acknowledge("a", 0, 5, ACCEPT) == KafkaCode.INVALID_REQUEST
     assert one.state() == before
     batches = [AcknowledgementBatch(0, 1, bytes([ACCEPT])), AcknowledgementBatch(9, 9, b"\1")]
     reply = one.tell(events.Acknowledge("a", batches))
-    assert reply == events.ShareErrorReply(KafkaCode.INVALID_RECORD_STATE)
+    assert reply == events.ShareErrorReply(KafkaCode.INVALID_REQUEST)
     assert one.state() == before
     one.acknowledge("a", 0, 4, ACCEPT)
     assert one.acknowledge("a", 0, 4, ACCEPT) == 0, "what is before the start is nobody's concern"

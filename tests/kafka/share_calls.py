@@ -111,7 +111,7 @@ def acknowledge(world: Any, version: int) -> None:
         ],
     )
     assert answer.error_code == 0
-    assert answer.responses[0].partitions[0].error_code == 121
+    assert answer.responses[0].partitions[0].error_code == 42
 
 
 def _alter(world: Any) -> Any:
