@@ -362,8 +362,9 @@ class ShareGroup:
     def _on_touch(
         self, event: events.TouchShareTopics, now_ms: int, effects: GroupEffects
     ) -> ShareGroupResult:
-        error = self._refuse_change()
+        error = KafkaCode.NON_EMPTY_GROUP if self._members else KafkaCode.NONE
         if not error:
+            self.exists = True
             self._know(event.topics)
             self._next_epoch(effects)
         return ShareGroupResult(error, self.group_epoch)

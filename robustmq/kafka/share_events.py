@@ -237,8 +237,8 @@ class ForgetShareTopics(msgspec.Struct, frozen=True, tag="share-forget", array_l
 
 
 class TouchShareTopics(msgspec.Struct, frozen=True, tag="share-touch", array_like=True):
-    """Offsets of these topics are about to be set; only of an empty group. The reply's epoch fences
-    every older state.
+    """Offsets of these topics are about to be set; only of an empty group, which is made where it
+    is not there. The reply's epoch fences every older state.
     """
 
     topics: list[TopicShape]

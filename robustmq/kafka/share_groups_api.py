@@ -83,7 +83,7 @@ async def _refused(
     for name in request.subscribed_topic_names or ():
         if not gateway.authorized(context, Operation.DESCRIBE, Resource.TOPIC, name):
             return HeartbeatReply(KafkaCode.TOPIC_AUTHORIZATION_FAILED)
-    if request.member_epoch == JOIN_EPOCH and await _is_consumer_group(request.group_id, gateway):
+    if request.member_epoch == JOIN_EPOCH and await is_consumer_group(request.group_id, gateway):
         return HeartbeatReply(
             KafkaCode.GROUP_ID_NOT_FOUND, f"Group {request.group_id} is not a share group."
         )
@@ -104,7 +104,14 @@ def _wrong(request: Any) -> str:
     return ""
 
 
-async def _is_consumer_group(group_id: str, gateway: Gateway) -> bool:
+async def is_share_group(group_id: str, gateway: Gateway) -> bool:
+    """Is there a share group of this name?"""
+    reply = await ask(gateway, group_id, events.DescribeShareGroup(), ShareDescription)
+    return isinstance(reply, ShareDescription) and reply.state != "Dead"
+
+
+async def is_consumer_group(group_id: str, gateway: Gateway) -> bool:
+    """Is there a consumer group of this name?"""
     reply = await settled(gateway.group(group_id, group_events.DescribeGroup()))
     return isinstance(reply, group_events.DescribeReply) and reply.state not in ("", "Dead")
 

@@ -29,7 +29,7 @@ from robustmq.kafka.share_events import (
     StateReply,
     TopicShape,
 )
-from robustmq.kafka.share_groups_api import ask
+from robustmq.kafka.share_groups_api import ask, is_consumer_group
 
 _NO_OFFSET = -1
 
@@ -139,6 +139,8 @@ async def handle_alter(request: Any, context: RequestContext, gateway: Gateway) 
     error = _refused(request, Operation.READ, context, gateway)
     found: dict[str, TopicInfo | int] = {}
     epoch = 0
+    if not error and await is_consumer_group(request.group_id, gateway):
+        error = KafkaCode.GROUP_ID_NOT_FOUND
     if not error:
         for topic in request.topics:
             found[topic.topic_name] = await _find(topic.topic_name, context, gateway)

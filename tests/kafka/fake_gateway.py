@@ -17,6 +17,7 @@ from robustmq.groups.classic import GroupSettings
 from robustmq.groups.group import Group
 from robustmq.groups.producers import ProducerTable
 from robustmq.groups.transactions import TransactionCoordinator
+from robustmq.groups.share_group import ShareGroup
 from robustmq.kafka import group_events as events
 from robustmq.kafka.access import Access, Operation, Resource, Unguarded
 from robustmq.kafka.context import RequestContext
@@ -24,6 +25,7 @@ from robustmq.kafka.fetch_sessions import FetchSessions
 from robustmq.kafka.gateway import (
     DEFAULT_RULES,
     GROUP,
+    SHARE_GROUP,
     TRANSACTION,
     AdminResult,
     AppendWait,
@@ -97,6 +99,7 @@ class FakeGateway:
     share: ShareGateway
 
     def __init__(self) -> None:
+        self.share_groups: dict[str, ShareGroup] = {}
         self.cluster_id = "fake-cluster-id-000000"
         self.node_id = 0
         self.auto_create = True
@@ -340,7 +343,10 @@ class FakeGateway:
     def machine(self, kind: bytes, key: str, event: Any) -> Promise[Any]:
         if kind == TRANSACTION:
             return self.transaction(key, event)
-        assert kind == GROUP, "there are groups and transactions alone"
+        if kind == SHARE_GROUP:
+            group = self.share_groups.setdefault(key, ShareGroup(key))
+            return resolved(group.handle(event, self.time_ms, 1).replies[0][1])
+        assert kind == GROUP, "there are groups of both kinds and transactions alone"
         return self.group(key, event)
 
     def transaction(self, key: str, event: TransactionEvent) -> Promise[Any]:

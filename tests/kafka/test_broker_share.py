@@ -244,6 +244,15 @@ def test_a_consumer_group_is_no_share_group(client: SocketClient) -> None:
     assert client.ask(11, 0, **member).error_code == 0
     topic, _ = make_topic(client)
     assert join(client, group, topic).error_code == 69
+    wanted = [{"topic_name": topic, "partitions": [{"partition_index": 0, "start_offset": 0}]}]
+    assert client.ask(91, 0, group_id=group, topics=wanted).error_code == 69
+    shared = uuid.uuid4().hex
+    assert join(client, shared, topic).error_code == 0
+    assert client.ask(11, 0, **{**member, "group_id": shared}).error_code == 23
+    consumer = {"group_id": shared, "member_id": "m", "member_epoch": 0, "instance_id": None}
+    rest = {"rack_id": None, "rebalance_timeout_ms": 10_000, "subscribed_topic_names": [topic]}
+    beat = client.ask(68, 1, **consumer, **rest, server_assignor=None, topic_partitions=[])
+    assert beat.error_code == 69
 
 
 def test_sessions_that_are_refused(client: SocketClient, group: str) -> None:
@@ -309,7 +318,6 @@ def test_settings_of_groups_that_are_refused(client: SocketClient) -> None:
 def test_offsets_of_a_group_that_lives_are_not_changed(client: SocketClient, group: str) -> None:
     topic, _ = make_topic(client)
     wanted = [{"topic_name": topic, "partitions": [{"partition_index": 0, "start_offset": 0}]}]
-    assert client.ask(91, 0, group_id=group, topics=wanted).error_code == 69
     assert client.ask(92, 0, group_id=group, topics=[{"topic_name": topic}]).error_code == 69
     (described,) = client.ask(90, 1, groups=[{"group_id": group, "topics": None}]).groups
     assert (described.error_code, described.topics) == (0, [])
