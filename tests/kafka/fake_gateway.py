@@ -16,8 +16,8 @@ from robustmq.core.batches import BatchInfo
 from robustmq.groups.classic import GroupSettings
 from robustmq.groups.group import Group
 from robustmq.groups.producers import ProducerTable
-from robustmq.groups.transactions import TransactionCoordinator
 from robustmq.groups.share_group import ShareGroup
+from robustmq.groups.transactions import TransactionCoordinator
 from robustmq.kafka import group_events as events
 from robustmq.kafka.access import Access, Operation, Resource, Unguarded
 from robustmq.kafka.context import RequestContext
