@@ -21,6 +21,10 @@ USER_PREFIX = "User:"
 ANONYMOUS = "User:ANONYMOUS"
 
 
+MAX_NAME = 4_096
+"""The longest name, host or principal of a rule."""
+
+
 class Resource(enum.IntEnum):
     """What is guarded."""
 
@@ -221,6 +225,10 @@ def problem_of(rule: AclBinding) -> str | None:
         ),
         (bool(rule.resource_name), "the resource name is empty"),
         (bool(rule.host), "the host is empty"),
+        (
+            max(map(len, (rule.resource_name, rule.host, rule.principal))) <= MAX_NAME,
+            f"a name has {MAX_NAME} characters at most",
+        ),
         (
             rule.resource_type != Resource.CLUSTER or rule.resource_name == CLUSTER_NAME,
             f"the only resource of type CLUSTER is {CLUSTER_NAME}",

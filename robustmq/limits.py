@@ -379,6 +379,16 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         bound("bans", "Bans of the cluster; one more is refused until one is removed or over.", 1),
     ] = 10_000
+    # Who may do what
+    max_acls: Annotated[
+        int, bound("rules", "Access rules of the cluster; more are refused.", 1)
+    ] = 200_000
+    max_scram_credentials: Annotated[
+        int, bound("credentials", "SCRAM credentials of users made at run time.", 1)
+    ] = 100_000
+    max_client_quotas: Annotated[
+        int, bound("entities", "Users, client ids and addresses with a quota of their own.", 1)
+    ] = 100_000
     # Inside
     max_bus_bytes: Annotated[
         int,

@@ -17,6 +17,9 @@ from robustmq.bans import key
 from robustmq.cluster.commands import (
     AddBan,
     Change,
+    ChangeAcls,
+    ChangeQuotas,
+    ChangeScram,
     Command,
     CreatePartitions,
     CreateTopic,
@@ -99,9 +102,30 @@ class Meta:
             new = key(command.ban.kind, command.ban.value) not in draft.bans
             if new and len(draft.bans) >= limits.max_bans:
                 return Result(int(KafkaCode.POLICY_VIOLATION), "limits.max_bans is reached"), ()
+        elif isinstance(command, ChangeAcls | ChangeScram | ChangeQuotas):
+            reached = self._full(draft, command)
+            if reached:
+                return Result(int(KafkaCode.POLICY_VIOLATION), f"limits.{reached} is reached"), ()
         if partitions > limits.max_partitions:
             return Result(int(KafkaCode.INVALID_PARTITIONS), "above limits.max_partitions"), ()
         return apply(draft, command, timestamp_ms)
+
+    def _full(self, draft: ClusterState, command: ChangeAcls | ChangeScram | ChangeQuotas) -> str:
+        """The bound that a change would go beyond; empty when there is none. What takes things away
+        never does."""
+        limits = self._limits
+        match command:
+            case ChangeAcls():
+                there, new, most = len(draft.acls), len(command.added), limits.max_acls
+                name = "max_acls"
+            case ChangeScram():
+                there, new = len(draft.scram), len(command.credentials)
+                most, name = limits.max_scram_credentials, "max_scram_credentials"
+            case ChangeQuotas():
+                adds = any(value is not None for value in command.changes.values())
+                new = int(adds and command.entity.key not in draft.quotas)
+                there, most, name = len(draft.quotas), limits.max_client_quotas, "max_client_quotas"
+        return name if new and there + new > most else ""
 
     def _draft(self) -> ClusterState:
         """A state to decide on, so that nothing is visible before it is durable."""

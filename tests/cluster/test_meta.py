@@ -16,6 +16,7 @@ from robustmq.cluster.commands import (
     ChangeAcls,
     ChangeQuotas,
     ChangeScram,
+    Command,
     CreatePartitions,
     CreateTopic,
     DeleteTopic,
@@ -29,6 +30,7 @@ from robustmq.cluster.meta_log import MetaCorrupt, MetaLog
 from robustmq.cluster.state import ClusterState, apply
 from robustmq.credentials import ScramCredential
 from robustmq.errors import KafkaCode
+from robustmq.limits import Limits
 from robustmq.quotas import entity_of
 
 ID = uuid.UUID(int=7)
@@ -160,3 +162,22 @@ def test_subscribers_are_told_in_order_after_the_disk(tmp_path: Path) -> None:
     meta.propose([(b"9", AllocateProducerIds(1))], 0)
     assert [change.version for change in told] == [1, 2, 3]
     meta.close()
+
+
+def test_rules_users_and_quotas_are_bounded(tmp_path: Path) -> None:
+    limits = Limits(max_acls=1, max_scram_credentials=1, max_client_quotas=1)
+    meta = Meta(tmp_path, "cluster", limits)
+    other = ScramCredential("c", "SCRAM-SHA-256", 4096, b"salt", b"stored", b"server")
+    asked: list[Command] = [
+        ChangeAcls((RULE,)),
+        ChangeAcls((OTHER_RULE,)),
+        ChangeAcls((), (RULE,)),
+        ChangeScram((CREDENTIAL,)),
+        ChangeScram((other,)),
+        ChangeQuotas(ENTITY, {"producer_byte_rate": 1.0}),
+        ChangeQuotas(ENTITY, {"producer_byte_rate": 2.0}),
+        ChangeQuotas(entity_of({"user": "b"}), {"producer_byte_rate": 1.0}),
+    ]
+    results = meta.propose([(b"%d" % number, one) for number, one in enumerate(asked)], 5)
+    refused = int(KafkaCode.POLICY_VIOLATION)
+    assert [one.error for one in results] == [0, refused, 0, 0, refused, 0, 0, refused]

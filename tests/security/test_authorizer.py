@@ -235,9 +235,10 @@ def test_a_filter_finds_rules(wanted: AclFilter, found: set[str]) -> None:
         rule(""),
         rule(host=""),
         rule(principal="a"),
+        rule("x" * 4_097),
         rule("t", Operation.CREATE, resource=CLUSTER),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_rule_that_cannot_be_is_refused(bad: AclBinding) -> None:
     assert problem_of(bad)
