@@ -1,36 +1,83 @@
-"""Share groups with the newest Java client: what two members of one group get, in every way that
-they can acknowledge it.
+"""Share groups with the clients that know them: what the members of one group get, in every way
+that they can acknowledge it.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import AcknowledgeType, Message, Producer, ShareConsumer
 
 from tests.broker import BrokerProcess
+from tests.kafka.sharing import GROUP_RESOURCE, configure, make_topic
+from tests.kafka.wire import SocketClient
 
 JARS = Path.home() / ".cache" / "robustmq-peers" / "kafka"
 SOURCE = Path(__file__).parent / "java" / "Share.java"
-pytestmark = [
-    pytest.mark.skipif(shutil.which("java") is None, reason="needs java, 17 or newer"),
-    pytest.mark.skipif(
-        not list(JARS.glob("kafka-clients-*.jar")),
-        reason="needs the client's jars: perf/peers fetches them",
-    ),
-]
 
 
-def java(broker: BrokerProcess, *arguments: str) -> list[str]:
-    """What Share.java prints."""
-    command = ["java", "-cp", f"{JARS}/*", str(SOURCE), f"127.0.0.1:{broker.kafka}", *arguments]
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    with BrokerProcess(tmp_path_factory.mktemp("share"), 2) as running:
+        yield running
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs java, 17 or newer")
+@pytest.mark.skipif(
+    not list(JARS.glob("kafka-clients-*.jar")),
+    reason="needs the client's jars: perf/peers fetches them",
+)
+def test_the_java_client_shares_acknowledges_renews_and_administers(broker: BrokerProcess) -> None:
+    command = ["java", "-cp", f"{JARS}/*", str(SOURCE), f"127.0.0.1:{broker.kafka}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150)
     assert done.stdout.splitlines()[-1:] == ["ok"], done.stdout + done.stderr
-    return done.stdout.splitlines()
 
 
-def test_the_java_client_shares_acknowledges_renews_and_administers(tmp_path: Path) -> None:
-    with BrokerProcess(tmp_path, 2) as broker:
-        java(broker)
+@pytest.mark.parametrize("mode", ["implicit", "explicit"])
+def test_librdkafka_shares_and_acknowledges(broker: BrokerProcess, mode: str) -> None:
+    group = uuid.uuid4().hex
+    with SocketClient(broker.kafka) as client:
+        topic, _ = make_topic(client, 2)
+        configure(client, GROUP_RESOURCE, group, share_auto_offset_reset="earliest")
+    servers = {"bootstrap.servers": f"127.0.0.1:{broker.kafka}"}
+    producer = Producer(servers)
+    for number in range(100):
+        producer.produce(topic, str(number).encode(), str(number).encode())
+    assert producer.flush(20) == 0
+    settings = {**servers, "group.id": group, "share.acknowledgement.mode": mode}
+    seen: dict[bytes, int] = {}
+    released: set[bytes] = set()
+    deadline = time.monotonic() + 40
+    with ShareConsumer(settings) as one, ShareConsumer(settings) as two:
+        one.subscribe([topic])
+        two.subscribe([topic])
+        while sum(seen.values()) < 100 and time.monotonic() < deadline:
+            for consumer in (one, two):
+                for message in consumer.poll(0.3):
+                    assert message.error() is None
+                    if mode == "explicit" and _released(consumer, message, released):
+                        continue
+                    value = message.value()
+                    assert value is not None
+                    seen[value] = seen.get(value, 0) + 1
+                consumer.commit_sync(10.0)
+    assert len(seen) == 100
+    assert set(seen.values()) == {1}
+    assert len(released) == (10 if mode == "explicit" else 0)
+
+
+def _released(consumer: ShareConsumer, message: Message, released: set[bytes]) -> bool:
+    """Every tenth record is released once, all else is accepted."""
+    value = message.value()
+    assert value is not None
+    again = value.endswith(b"7") and value not in released
+    consumer.acknowledge(message, AcknowledgeType.RELEASE if again else AcknowledgeType.ACCEPT)
+    if again:
+        released.add(value)
+    return again
