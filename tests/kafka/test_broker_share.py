@@ -4,6 +4,7 @@ not hold it asks of the other.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Iterator
@@ -62,6 +63,25 @@ def test_members_share_a_partition_record_by_record(
     assert one.acknowledge(1, 1, ACCEPT) == 0
     assert one.acknowledge(8, 9, ACCEPT) == 0
     assert two.take() == []
+
+
+def test_any_number_of_members_work_on_one_partition_at_the_same_time(
+    client: SocketClient, broker: BrokerProcess, group: str
+) -> None:
+    topic, topic_id = make_topic(client)
+    with contextlib.ExitStack() as stack:
+        members = [
+            Member(stack.enter_context(SocketClient(broker.kafka)), group, topic_id)
+            for _ in range(32)
+        ]
+        for member in members:
+            member.send_fetch(wait_ms=20_000, most=1)
+        produce(client, topic, *[b"work"] * 32)
+        held = []
+        for member in members:
+            (part,) = member.client.read(78, 2).responses[0].partitions
+            held += [(run.first_offset, run.last_offset) for run in part.acquired_records]
+        assert sorted(held) == [(offset, offset) for offset in range(32)]
 
 
 def test_a_fetch_waits_for_what_is_written_or_released(
