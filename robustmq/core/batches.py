@@ -535,7 +535,8 @@ def record_count(buffer: bytes | bytearray, begin: int) -> int:
 
 
 def count_records(source: bytes | bytearray | memoryview) -> int:
-    """How many records whole batches, one behind the other, say that they have."""
+    """How many records whole batches, one behind the other, say that they have; markers of
+    transactions are none."""
     at = 0
     end = len(source)
     total = 0
@@ -547,6 +548,8 @@ def count_records(source: bytes | bytearray | memoryview) -> int:
             count = count << 8 | source[at + 57 + index]
         if size < 49 or size > end - at - 12:
             break
-        total += count
+        # A control batch holds no records of anybody.
+        if not source[at + 22] & 32:
+            total += count
         at += size + 12
     return total
