@@ -52,6 +52,8 @@ from robustmq.kafka.context import ConnectionState, Handlers, RequestContext
 from robustmq.kafka.gateway import Gateway
 from robustmq.promises import Promise, start
 
+LONG_PARTITIONS = 2_000
+"""More are encoded on another thread; one takes a microsecond or two."""
 Buffers = list[bytes | memoryview]
 
 COUNTERS = (
@@ -152,12 +154,24 @@ async def _serve(frame: bytes, connection: ConnectionState, gateway: Gateway) ->
     if limiter is None:
         if response is None:
             return None
+        if _is_long(key, response):
+            return await gateway.off_loop(
+                lambda: _encode(key, version, header.correlation_id, response)
+            )
         return _encode(key, version, header.correlation_id, response)
 
     def encode() -> Buffers:
         return _encode(key, version, header.correlation_id, response)
 
     return throttling.charged(response, encode, waits_ms, context, limiter, gateway.now_ms())
+
+
+def _is_long(api_key: int, response: Any) -> bool:
+    """Does an answer tell of so many partitions that to encode it would hold the event loop?"""
+    if api_key not in (1, 3):
+        return False
+    topics = response.responses if api_key == 1 else response.topics
+    return sum(len(topic.partitions) for topic in topics) > LONG_PARTITIONS
 
 
 def _encode(api_key: int, version: int, correlation_id: int, response: Any) -> Buffers:

@@ -38,6 +38,8 @@ from robustmq.promises import gather, start
 AUTO_CREATE_VERSION = 4
 BY_ID_VERSION = 12
 """Versions 10 and 11 have a field for the topic id, and may not use it in a request: 42."""
+SLICE = 1_000
+"""Partitions that are told of between two breaths of the event loop."""
 _NO_ID = UUID(int=0)
 _BROKERS = 1
 
@@ -80,7 +82,12 @@ async def _all_topics(request: Any, context: RequestContext, gateway: Gateway) -
     """Those that the client may see."""
     listed = await gateway.list_topics(gateway.listed_light_topics)
     shown = []
+    passed = 0
     for info in listed:
+        passed += len(info.partitions) + 1
+        if passed > SLICE:
+            passed = 0
+            await gateway.breathe()
         name = names.to_kafka(info.name)
         if name is not None and on_topic(context, gateway, Operation.DESCRIBE, name):
             shown.append(_topic(name, info, request, context, gateway))

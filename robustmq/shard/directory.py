@@ -21,6 +21,8 @@ from robustmq.shard.cluster_view import ClusterView, Outcome
 from robustmq.shard.placement import Placement
 from robustmq.shard.rpc import Rpc
 
+SLICE = 2_000
+"""Partitions that are told of between two breaths of the event loop."""
 MAX_LIGHT_IDS = 65536
 MAX_SEEN = 10_000
 """Light topics of which it is remembered that they are there, for when their owner is away."""
@@ -36,6 +38,7 @@ class Directory:
         cluster: ClusterView,
         rpc: Rpc,
         unique: Callable[[], uuid.UUID],
+        call_soon: Callable[[Callable[[], None]], object],
     ) -> None:
         """`unique` gives random UUIDs: randomness is passed in, so that the simulation repeats."""
         self.node_id = placement.worker_id
@@ -44,8 +47,15 @@ class Directory:
         self._cluster = cluster
         self._rpc = rpc
         self._unique = unique
+        self._call_soon = call_soon
         self._light_ids: OrderedDict[uuid.UUID, bytes] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
+
+    def breathe(self) -> Promise[None]:
+        """Settles in another turn of the event loop."""
+        over: Promise[None] = Promise()
+        self._call_soon(lambda: over.resolve(None))
+        return over
 
     # -- who is there ------------------------------------------------------------------------------
 
@@ -159,7 +169,17 @@ class Directory:
 
     async def _list_topics(self, light_limit: int) -> list[TopicInfo]:
         leaders = self._leaders()
-        found = [self._declared_info(name, leaders) for name in self._cluster.declared_names()]
+        found: list[TopicInfo] = []
+        passed = 0
+        for name in self._cluster.declared_names():
+            if self._cluster.declared(name) is None:
+                # Deleted meanwhile.
+                continue
+            found.append(self._declared_info(name, leaders))
+            passed += len(found[-1].partitions) + 10
+            if passed > SLICE:
+                passed = 0
+                await self.breathe()
         left = light_limit
         for worker in range(self._cluster.worker_count):
             if left <= 0:

@@ -97,9 +97,8 @@ class KafkaGateway(Directory):
         off_loop: OffLoop,
         call_soon: Callable[[Callable[[], None]], object],
     ) -> None:
-        super().__init__(settings, placement, cluster, rpc, unique)
+        super().__init__(settings, placement, cluster, rpc, unique, call_soon)
         self._off_loop = off_loop
-        self._call_soon = call_soon
         self.cluster_id = cluster.cluster_id
         self.reload(settings)
         self.access = access
@@ -161,12 +160,6 @@ class KafkaGateway(Directory):
     def off_loop(self, work: Callable[[], T]) -> Promise[T]:
         """Run what takes long on another thread."""
         return self._off_loop(work)
-
-    def breathe(self) -> Promise[None]:
-        """Settles in another turn of the event loop."""
-        over: Promise[None] = Promise()
-        self._call_soon(lambda: over.resolve(None))
-        return over
 
     def produce(
         self,
