@@ -239,7 +239,7 @@ def _create_topic(state: ClusterState, command: CreateTopic, now_ms: int) -> Dec
     if not command.name:
         return _refused(KafkaCode.INVALID_TOPIC_EXCEPTION, "the name is empty")
     if command.name in state.topics:
-        return _refused(KafkaCode.TOPIC_ALREADY_EXISTS, "a topic of this name already exists")
+        return _refused(KafkaCode.TOPIC_ALREADY_EXISTS, "the topic already exists")
     if command.partitions < 1:
         return _refused(KafkaCode.INVALID_PARTITIONS, "a topic has at least one partition")
     if command.topic_id in state.topic_names:

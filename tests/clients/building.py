@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,12 @@ def make(*command: str, folder: Path, **environment: str) -> None:
     )
     if done.returncode:
         pytest.skip(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-500:]}")
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """While tests that run beside these want the same, one of them makes it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -7,6 +7,7 @@ restart, reads a line when that is done, and ends with "ok".
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from tests.clients.building import CACHE, Command, make, needs
+from tests.clients.building import CACHE, Command, alone, make, needs
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests/clients/kafka"
@@ -40,10 +41,12 @@ def jars() -> Path:
     """Apache Kafka's own clients and tools."""
     needs("java", "mvn")
     folder = CACHE / "kafka-java"
-    if not list(folder.glob("kafka-tools-*.jar")):
-        folder.mkdir(parents=True, exist_ok=True)
-        goal = "dependency:copy-dependencies"
-        make("mvn", "-q", "-B", goal, f"-DoutputDirectory={folder}", folder=PROGRAMS / "java")
+    done = folder / "done"
+    with alone("kafka-java"):
+        if not done.exists():
+            goal = "dependency:copy-dependencies"
+            make("mvn", "-q", "-B", goal, f"-DoutputDirectory={folder}", folder=PROGRAMS / "java")
+            done.touch()
     return folder
 
 
@@ -51,9 +54,15 @@ def jars() -> Path:
 def classes() -> Path:
     """Our own Java, compiled."""
     needs("javac")
-    folder = CACHE / "kafka-java-classes"
-    sources = [str(path) for path in sorted((PROGRAMS / "java").glob("*.java"))]
-    make("javac", "-cp", f"{jars()}/*", "-d", str(folder), *sources, folder=PROGRAMS)
+    sources = sorted((PROGRAMS / "java").glob("*.java"))
+    fingerprint = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    folder = CACHE / f"kafka-java-{fingerprint}"
+    done, found = folder / "done", jars()
+    with alone("kafka-java"):
+        if not done.exists():
+            names = [str(path) for path in sources]
+            make("javac", "-cp", f"{found}/*", "-d", str(folder), *names, folder=PROGRAMS)
+            done.touch()
     return folder
 
 
@@ -67,8 +76,8 @@ def java(main: str) -> Command:
 def go(library: str) -> Command:
     """franz-go and sarama, in one program."""
     needs("go")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    make("go", "build", "-o", str(CACHE / "go-kafka"), ".", folder=PROGRAMS / "go")
+    with alone("go-kafka"):
+        make("go", "build", "-o", str(CACHE / "go-kafka"), ".", folder=PROGRAMS / "go")
     return [str(CACHE / "go-kafka")]
 
 

@@ -4,22 +4,18 @@ that they can acknowledge it.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from confluent_kafka import AcknowledgeType, Message, Producer, ShareConsumer
 
 from tests.broker import BrokerProcess
+from tests.clients.kafka_programs import java
 from tests.kafka.sharing import GROUP_RESOURCE, configure, make_topic
 from tests.kafka.wire import SocketClient
-
-JARS = Path.home() / ".cache" / "robustmq-peers" / "kafka"
-SOURCE = Path(__file__).parent / "java" / "Share.java"
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +24,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
         yield running
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="needs java, 17 or newer")
-@pytest.mark.skipif(
-    not list(JARS.glob("kafka-clients-*.jar")),
-    reason="needs the client's jars: perf/peers fetches them",
-)
 def test_the_java_client_shares_acknowledges_renews_and_administers(broker: BrokerProcess) -> None:
-    command = ["java", "-cp", f"{JARS}/*", str(SOURCE), f"127.0.0.1:{broker.kafka}"]
+    command = [*java("Share"), f"127.0.0.1:{broker.kafka}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150)
     assert done.stdout.splitlines()[-1:] == ["ok"], done.stdout + done.stderr
 

@@ -39,6 +39,8 @@ TOOLS = {
     "kafka-transactions": "org.apache.kafka.tools.TransactionsCommand",
     "kafka-verifiable-producer": "org.apache.kafka.tools.VerifiableProducer",
 }
+WORD_COUNT = "WordCount"
+"""Not a tool, but it takes a virtual machine."""
 ENDED = "\x04"
 
 
@@ -79,6 +81,10 @@ class Shell:
         code, printed = self.run(command, given)
         assert code == 0, printed
         return printed
+
+    def count_words(self, *arguments: str) -> tuple[int, str]:
+        """Kafka Streams: tests/clients/kafka/java/WordCount.java."""
+        return self._run([WORD_COUNT, "", self.address, *arguments])
 
     def close(self) -> None:
         """End the virtual machine."""
@@ -248,3 +254,14 @@ def test_transactions_share_groups_and_access_rules(shell: Shell) -> None:
     assert "User:ann" in shell.ok("kafka-acls --list --topic elsewhere")
     shell.ok(f"kafka-acls --remove --force {rule}")
     assert "User:ann" not in shell.ok("kafka-acls --list")
+
+
+def test_kafka_streams_count_words_exactly_once_and_go_on_from_their_changelog(
+    shell: Shell, tmp_path: Path
+) -> None:
+    for topic in ("lines", "counts"):
+        shell.ok(f"kafka-topics --create --topic {topic} --partitions 2")
+    code, printed = shell.count_words("exactly_once_v2", "lines", "counts", str(tmp_path))
+    assert (code, "counted 8 and 6" in printed) == (0, True), printed
+    made = "counter-exactly_once_v2-counts-changelog"
+    assert "cleanup.policy=compact" in shell.ok(f"kafka-topics --describe --topic {made}")

@@ -4,11 +4,9 @@ that was replaced is fenced, a copy from topic to topic is exactly once."""
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiokafka
@@ -21,11 +19,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.broker import BrokerProcess, until
+from tests.clients.kafka_programs import java
 
 PARTITIONS = 4
 COUNT = 40
-JARS = Path.home() / ".cache" / "robustmq-peers" / "kafka"
-JAVA = Path(__file__).parent / "java" / "Transactions.java"
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1-worker", "2-workers"])
@@ -238,17 +235,12 @@ def test_kafka_python_commits_aborts_and_sends_offsets(servers: str, topic: str)
     reader.close()
 
 
-@pytest.mark.skipif(
-    shutil.which("java") is None or not list(JARS.glob("kafka-clients-*.jar")),
-    reason="needs java, 17 or newer, and the client's jars: perf/peers fetches them",
-)
+@pytest.mark.parametrize("broker", [2], indirect=True, ids=["2-workers"])
 def test_java_commits_aborts_fences_times_out_and_copies(
     broker: BrokerProcess, servers: str
 ) -> None:
-    if broker.workers == 1:
-        pytest.skip("a JVM is started once")
     done = subprocess.run(
-        ["java", "-cp", f"{JARS}/*", str(JAVA), servers],
+        [*java("Transactions"), servers],
         check=False,
         capture_output=True,
         text=True,
