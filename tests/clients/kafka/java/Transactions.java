@@ -31,13 +31,15 @@ public class Transactions {
     public static void main(String[] arguments) throws Exception {
         common.put("bootstrap.servers", arguments[0]);
         admin = Admin.create(common);
-        for (String topic : List.of("in", "late", "fenced")) {
+        for (String topic : List.of("in", "late", "fenced", "stuck")) {
             admin.createTopics(List.of(new NewTopic(topic, PARTITIONS, (short) 1))).all().get(20, TimeUnit.SECONDS);
         }
         endsAsAsked();
         told("ended");
         fences();
         told("fenced");
+        isTerminated();
+        told("terminated");
         timesOut();
         told("timed out");
         copies("classic");
@@ -123,6 +125,20 @@ public class Transactions {
         second.close();
         var seen = all("fenced", 1);
         check(seen.equals(List.of("of the second")), seen.toString());
+    }
+
+    static void isTerminated() throws Exception {
+        var producer = producer("stuck", 60_000);
+        producer.beginTransaction();
+        producer.send(new ProducerRecord<>("stuck", 0, null, "of nobody")).get(10, TimeUnit.SECONDS);
+        admin.forceTerminateTransaction("stuck").result().get(20, TimeUnit.SECONDS);
+        try {
+            producer.commitTransaction();
+            check(false, "committed though it was terminated");
+        } catch (ProducerFencedException | InvalidProducerEpochException expected) {
+            producer.close(Duration.ZERO);
+        }
+        check(all("stuck", 0).isEmpty(), "records of a terminated transaction");
     }
 
     static void timesOut() throws Exception {
