@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 
 from tests.broker import BrokerProcess, until
+from tests.clients.test_kafka_tools import Shell
 from tests.kafka.wire import SocketClient
 from tests.mqtt.wire import Wire
 from tests.net.carriers import Certificates
@@ -150,9 +151,8 @@ def produced(settings: dict[str, Any], topic: str) -> Any:
     return next((error for error in errors if error is not None), None)
 
 
-@pytest.mark.parametrize("listener", ["sasl", "sasl_ssl"])
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("user", ["fay", "cora"])
+@pytest.mark.parametrize(("user", "listener"), [("fay", "sasl_ssl"), ("cora", "sasl")])
 def test_librdkafka_comes_in_with_each_mechanism_and_writes_to_all_leaders(
     broker: BrokerProcess,
     certificates: Certificates,
@@ -171,8 +171,10 @@ def test_librdkafka_comes_in_with_each_mechanism_and_writes_to_all_leaders(
     assert len(found) == 2 and not others & {one.port for one in found.values()}
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("user", ["fay", "nobody"])
+@pytest.mark.parametrize(
+    ("user", "mechanism"),
+    [("fay", "PLAIN"), ("fay", "SCRAM-SHA-512"), ("nobody", "PLAIN"), ("nobody", "SCRAM-SHA-256")],
+)
 def test_a_wrong_password_is_told_and_logged(
     broker: BrokerProcess, certificates: Certificates, mechanism: str, user: str
 ) -> None:
@@ -336,6 +338,53 @@ def test_a_handshake_that_fails_ends_its_own_connection(
     until(lambda: broker.metric("robustmq_tls_handshakes_failed_total") >= 2)
     settings = options(broker, certificates, "sasl_ssl", **login("fay"))
     assert admin.AdminClient(settings).list_topics(timeout=TIMEOUT_S).brokers
+
+
+def test_the_tools_and_the_client_of_apache_kafka_speak_sasl(
+    broker: BrokerProcess, tmp_path: Path
+) -> None:
+    def properties(user: str, password: str, mechanism: str) -> Path:
+        kind = "plain.Plain" if mechanism == "PLAIN" else "scram.Scram"
+        module = f"org.apache.kafka.common.security.{kind}LoginModule"
+        file = tmp_path / f"{user}.properties"
+        file.write_text(
+            "security.protocol=SASL_PLAINTEXT\n"
+            f"sasl.mechanism={mechanism}\n"
+            f'sasl.jaas.config={module} required username="{user}" password="{password}";\n'
+        )
+        return file
+
+    shell = Shell(broker, tmp_path / "errors.txt")
+    shell.address = f"localhost:{broker.listeners['sasl']}"
+    try:
+        boss = f"--command-config {properties('root', PASSWORDS['root'], 'SCRAM-SHA-512')}"
+        user = "--entity-type users --entity-name jane"
+        made = "SCRAM-SHA-256=[iterations=8192,password=jane-secret]"
+        shell.ok(f"kafka-configs {boss} --alter {user} --add-config {made}")
+        rate = "--add-config producer_byte_rate=100000000"
+        shell.ok(f"kafka-configs {boss} --alter {user} {rate}")
+        told = shell.ok(f"kafka-configs {boss} --describe {user}")
+        assert "SCRAM-SHA-256=iterations=8192" in told and "producer_byte_rate=1.0E8" in told
+        shell.ok(f"kafka-topics {boss} --create --topic java.mine")
+        shell.ok(f"kafka-topics {boss} --create --topic java.other")
+        shell.ok(
+            f"kafka-acls {boss} --add --allow-principal User:jane --producer --topic java.mine"
+        )
+        jane = properties("jane", "jane-secret", "SCRAM-SHA-256")
+        perf = "kafka-producer-perf-test --num-records 100 --record-size 10 --throughput -1"
+        printed = shell.ok(f"{perf} --topic java.mine --command-config {jane}")
+        assert "100 records sent" in printed
+        seen = shell.ok(f"kafka-topics --list --command-config {jane}").split()
+        assert "java.mine" in seen and "java.other" not in seen
+        code, printed = shell.run(
+            f"kafka-topics --delete --topic java.mine --command-config {jane}"
+        )
+        assert code == 1 and "authorization failed" in printed, printed
+        wrong = properties("jane", "wrong", "PLAIN")
+        code, printed = shell.run(f"kafka-topics --list --command-config {wrong}")
+        assert code == 1 and "Invalid username or password" in printed, printed
+    finally:
+        shell.close()
 
 
 def test_mqtt_has_the_same_users(tmp_path: Path) -> None:
