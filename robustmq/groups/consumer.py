@@ -112,6 +112,17 @@ class TopicsView(Protocol):
         """A declared topic by name."""
 
 
+class GroupView(TopicsView, Protocol):
+    """What a group sees of the broker around it."""
+
+    def group_times_ms(self, group_id: str) -> tuple[int, int] | None:
+        """Session time-out and heartbeat interval that were set for this group; None: none
+        were."""
+
+    def is_share_group(self, group_id: str) -> bool:
+        """Whether a share group has this id."""
+
+
 class Refused(Exception):
     """An event that changes nothing; what its sender is told."""
 
@@ -124,7 +135,7 @@ class Refused(Exception):
 class ConsumerGroup:
     """Members, target and epochs of one group; robustmq.groups.group holds its offsets."""
 
-    def __init__(self, group_id: str, settings: ConsumerSettings, view: TopicsView) -> None:
+    def __init__(self, group_id: str, settings: ConsumerSettings, view: GroupView) -> None:
         self.group_id = group_id
         self.settings = settings
         self.view = view
@@ -337,7 +348,7 @@ class ConsumerGroup:
             None,
             member.member_id,
             member.epoch,
-            self.settings.heartbeat_interval_ms,
+            self._times_ms()[1],
             listed(member.assigned) if full or member.assigned != before else None,
             [name for name in member.topics if name not in self.topics],
             self._stale(member, now_ms),
@@ -662,7 +673,13 @@ class ConsumerGroup:
         """Classic members bring their own."""
         if member.classic is not None:
             return member.classic.session_timeout_ms
-        return self.settings.session_timeout_ms
+        return self._times_ms()[0]
+
+    def _times_ms(self) -> tuple[int, int]:
+        """Session time-out and heartbeat interval."""
+        settings = self.settings
+        own = self.view.group_times_ms(self.group_id)
+        return own or (settings.session_timeout_ms, settings.heartbeat_interval_ms)
 
     def _leave(self, event: ConsumerHeartbeat, effects: GroupEffects) -> None:
         member = self.members.get(event.member_id)

@@ -21,8 +21,8 @@ from robustmq.groups.consumer import (
     ConsumerGroup,
     ConsumerSettings,
     GroupEffects,
+    GroupView,
     Refused,
-    TopicsView,
 )
 from robustmq.groups.contract import Effects
 from robustmq.groups.offsets import OffsetTable
@@ -71,7 +71,7 @@ class Group:
     def __init__(
         self,
         group_id: str,
-        view: TopicsView,
+        view: GroupView,
         settings: GroupSettings = DEFAULT_SETTINGS,
         consumer_settings: ConsumerSettings = DEFAULT_CONSUMER_SETTINGS,
     ) -> None:
@@ -163,6 +163,10 @@ class Group:
     def _has_members(self) -> bool:
         return self.membership is not None and len(self.membership.members) > 0
 
+    @property
+    def _is_share_group(self) -> bool:
+        return self.disposable and self._view.is_share_group(self.group_id)
+
     def _new_consumer_group(self) -> ConsumerGroup:
         return ConsumerGroup(self.group_id, self.consumer_settings, self._view)
 
@@ -177,6 +181,8 @@ class Group:
         if isinstance(group, ConsumerGroup) and (group.members or not joins):
             self._serve_classic(group, event, now_ms, token, effects)
             return
+        if joins and self._is_share_group:
+            raise Refused(KafkaCode.INCONSISTENT_GROUP_PROTOCOL, "a share group has this id")
         if not isinstance(group, ClassicGroup):
             group = ClassicGroup(self.group_id, self.settings)
         answer = group.handle(event, now_ms, token)
@@ -218,6 +224,11 @@ class Group:
             raise Refused(
                 KafkaCode.GROUP_ID_NOT_FOUND,
                 f"{self.group_id} is {found} group, not a consumer one",
+            )
+        elif self._is_share_group:
+            raise Refused(
+                KafkaCode.GROUP_ID_NOT_FOUND,
+                f"{self.group_id} is a share group, not a consumer one",
             )
         else:
             self._become_consumer_group(group, event, now_ms, token, effects)

@@ -17,6 +17,8 @@ from robustmq import names
 from robustmq.kafka.context import legal_name
 from robustmq.kafka.topic_configs import BOOLEAN, INT, STRING
 
+CONSUMER_SESSION_TIMEOUT = "consumer.session.timeout.ms"
+CONSUMER_HEARTBEAT_INTERVAL = "consumer.heartbeat.interval.ms"
 SESSION_TIMEOUT = "share.session.timeout.ms"
 HEARTBEAT_INTERVAL = "share.heartbeat.interval.ms"
 ASSIGNMENT_INTERVAL = "share.assignment.interval.ms"
@@ -81,6 +83,22 @@ def _topic(value: str) -> bool:
 
 _INT_MAX = (1 << 31) - 1
 _ROWS = (
+    GroupSetting(
+        CONSUMER_SESSION_TIMEOUT,
+        INT,
+        "45000",
+        _whole(1_000, 3_600_000),
+        "A member that sends no heartbeat for so long is removed from the consumer group.",
+        "group.consumer.session.timeout.ms",
+    ),
+    GroupSetting(
+        CONSUMER_HEARTBEAT_INTERVAL,
+        INT,
+        "5000",
+        _whole(100, 3_600_000),
+        "How often the members of a consumer group are told to send heartbeats.",
+        "group.consumer.heartbeat.interval.ms",
+    ),
     GroupSetting(
         SESSION_TIMEOUT,
         INT,

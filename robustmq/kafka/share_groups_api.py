@@ -113,7 +113,9 @@ async def is_share_group(group_id: str, gateway: Gateway) -> bool:
 async def is_consumer_group(group_id: str, gateway: Gateway) -> bool:
     """Is there a consumer group of this name?"""
     reply = await settled(gateway.group(group_id, group_events.DescribeGroup()))
-    return isinstance(reply, group_events.DescribeReply) and reply.state not in ("", "Dead")
+    if not isinstance(reply, group_events.DescribeReply):
+        return False
+    return reply.other_type != "" or reply.state not in ("", "Dead")
 
 
 async def _beat(request: Any, context: RequestContext, gateway: Gateway) -> HeartbeatReply:

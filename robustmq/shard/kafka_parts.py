@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from robustmq.kafka import config_resources
 from robustmq.kafka.consumer_events import ExpireOffsets
-from robustmq.kafka.gateway import GROUP, TRANSACTION
+from robustmq.kafka.gateway import GROUP, SHARE_GROUP, TRANSACTION
+from robustmq.kafka.group_configs import CONSUMER_HEARTBEAT_INTERVAL, CONSUMER_SESSION_TIMEOUT
+from robustmq.shard.cluster_view import Declared
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.log_admin import LogAdmin
@@ -28,6 +31,36 @@ EXPIRE = "expire-offsets"
 GROUPS_AT_ONCE = 50
 
 
+class GroupSurroundings:
+    """What a group sees of the broker: its topics, the settings of groups, who else has its id."""
+
+    def __init__(self, broker: Broker, parts: KafkaParts) -> None:
+        self._cluster = broker.cluster
+        self._parts = parts
+        kafka = broker.settings.kafka
+        self._session_ms = kafka.group_consumer_session_timeout_ms
+        self._interval_ms = kafka.group_consumer_heartbeat_interval_ms
+
+    def declared(self, name: bytes) -> Declared | None:
+        """A declared topic by name."""
+        return self._cluster.declared(name)
+
+    def group_times_ms(self, group_id: str) -> tuple[int, int] | None:
+        """What was set for this group."""
+        own = self._cluster.resource(config_resources.GROUP, group_id)
+        if not own:
+            return None
+        return (
+            int(own.get(CONSUMER_SESSION_TIMEOUT, self._session_ms)),
+            int(own.get(CONSUMER_HEARTBEAT_INTERVAL, self._interval_ms)),
+        )
+
+    def is_share_group(self, group_id: str) -> bool:
+        """It lives in the same shard, so its machine is here if there is one."""
+        found = self._parts.machines.machines(SHARE_GROUP).get(group_id)
+        return found is not None and not found.disposable
+
+
 class KafkaParts:
     """The Kafka side of one worker's broker."""
 
@@ -37,7 +70,7 @@ class KafkaParts:
         self.share = ShareParts(broker)
         self.machines = MachineRuntime(
             (
-                group_kind(broker.settings.kafka, broker.cluster),
+                group_kind(broker.settings.kafka, GroupSurroundings(broker, self)),
                 transaction_kind(broker.settings.kafka, around.wall_ms),
                 *self.share.kinds,
             ),

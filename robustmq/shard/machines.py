@@ -14,7 +14,7 @@ import msgspec
 
 from robustmq.groups import transaction_records
 from robustmq.groups.classic import GroupSettings
-from robustmq.groups.consumer import ConsumerSettings, TopicsView
+from robustmq.groups.consumer import ConsumerSettings, GroupView
 from robustmq.groups.contract import Machine
 from robustmq.groups.group import Group
 from robustmq.groups.records import decode_record, encode_record
@@ -73,7 +73,7 @@ def decode_machine_entry(payload: bytes | memoryview) -> MachineEntry:
     return _decoder.decode(payload)
 
 
-def group_kind(kafka: KafkaSettings, topics: TopicsView) -> MachineKind:
+def group_kind(kafka: KafkaSettings, view: GroupView) -> MachineKind:
     """Consumer groups."""
     settings = GroupSettings(
         kafka.group_min_session_timeout_ms,
@@ -93,7 +93,7 @@ def group_kind(kafka: KafkaSettings, topics: TopicsView) -> MachineKind:
     )
     return MachineKind(
         GROUP_KIND,
-        lambda group_id: Group(group_id, topics, settings, consumer_settings),
+        lambda group_id: Group(group_id, view, settings, consumer_settings),
         encode_record,
         decode_record,
         encode_event,

@@ -12,11 +12,21 @@ class Topics:
 
     def __init__(self) -> None:
         self.known: dict[bytes, Declared] = {}
+        self.times_ms: tuple[int, int] | None = None
+        self.share_groups: set[str] = set()
         self._made: dict[bytes, int] = {}
 
     def declared(self, name: bytes) -> Declared | None:
         """What a group asks."""
         return self.known.get(name)
+
+    def group_times_ms(self, group_id: str) -> tuple[int, int] | None:
+        """What was set for a group."""
+        return self.times_ms
+
+    def is_share_group(self, group_id: str) -> bool:
+        """Whether a share group has this id."""
+        return group_id in self.share_groups
 
     def make(self, name: bytes, partitions: int) -> uuid.UUID:
         """Declare a topic."""

@@ -329,6 +329,14 @@ class FakeGateway:
             return None
         return Declared(name, info.topic_id, len(info.partitions))
 
+    def group_times_ms(self, group_id: str) -> tuple[int, int] | None:
+        own = self.resources.get((32, group_id))
+        return None if own is None else (45_000, int(own["consumer.heartbeat.interval.ms"]))
+
+    def is_share_group(self, group_id: str) -> bool:
+        found = self.share_groups.get(group_id)
+        return found is not None and not found.disposable
+
     def group(self, group_id: str, event: events.GroupEvent) -> Promise[events.GroupReply]:
         settings = GroupSettings(initial_rebalance_delay_ms=0)
         group = self.groups.setdefault(group_id, Group(group_id, self, settings))

@@ -14,6 +14,7 @@ from tests.kafka.fake_gateway import FakeGateway
 from tests.kafka.wire import Client
 
 HEARTBEAT, DESCRIBE = 68, 69
+SHARE_HEARTBEAT = 76
 JOIN, CLASSIC_HEARTBEAT, LEAVE, SYNC, DESCRIBE_CLASSIC, LIST, DELETE = 11, 12, 13, 14, 15, 16, 42
 COMMIT, FETCH_OFFSETS, DELETE_OFFSETS = 8, 9, 47
 JOINING: dict[str, Any] = {
@@ -318,3 +319,22 @@ def test_a_name_is_found_when_the_topic_is_made(client: Client, gateway: FakeGat
     gateway.add(b"later", 1, False, {})
     assert given(live(client, "m", 2)) is None
     assert given(live(client, "m", 2)) == [0, 0, 1, 2, 3]
+
+
+def test_a_group_has_an_interval_of_its_own(client: Client, gateway: FakeGateway) -> None:
+    assert beat(client).heartbeat_interval_ms == 5_000
+    gateway.resources[32, "g"] = {"consumer.heartbeat.interval.ms": "7000"}
+    assert live(client, "m", 2).heartbeat_interval_ms == 7_000
+
+
+def test_the_id_of_a_share_group_is_not_for_consumers(client: Client, gateway: FakeGateway) -> None:
+    shared = {"group_id": "g", "member_id": "s", "member_epoch": 0}
+    assert client.ask(SHARE_HEARTBEAT, 1, **shared, subscribed_topic_names=["t"]).error_code == 0
+    assert beat(client).error_code == 69
+    assert join_classic(client).error_code == 23
+
+
+def test_the_id_of_a_consumer_group_is_not_for_share_groups(client: Client) -> None:
+    beat(client)
+    shared = {"group_id": "g", "member_id": "s", "member_epoch": 0}
+    assert client.ask(SHARE_HEARTBEAT, 1, **shared, subscribed_topic_names=["t"]).error_code == 69
