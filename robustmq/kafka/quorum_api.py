@@ -43,7 +43,7 @@ async def handle_describe_quorum(request: Any, context: RequestContext, gateway:
             node_id=node.node_id,
             listeners=[messages.Listener(name="PLAINTEXT", host=node.host, port=node.port)],
         )
-        for node in gateway.nodes()
+        for node in gateway.nodes(context.connection.listener)
         if node.node_id == leader
     ]
     return messages.DescribeQuorumResponse(

@@ -257,7 +257,7 @@ ROWS: dict[str, Row] = {
     "DescribeShareGroupOffsets": (
         {"groups": [{"group_id": "sharers", "topics": [{"topic_name": NAME, "partitions": [0]}]}]},
         30,
-        [(GROUP, DESCRIBE)],
+        [(GROUP, DESCRIBE), (TOPIC, DESCRIBE)],
     ),
     "AlterShareGroupOffsets": (
         {
@@ -270,12 +270,12 @@ ROWS: dict[str, Row] = {
             ],
         },
         30,
-        [(GROUP, READ)],
+        [(GROUP, READ), (TOPIC, READ)],
     ),
     "DeleteShareGroupOffsets": (
         {"group_id": "sharers", "topics": [{"topic_name": NAME}]},
         30,
-        [(GROUP, DELETE)],
+        [(GROUP, DELETE), (TOPIC, READ)],
     ),
     "ConsumerGroupDescribe": ({"group_ids": [NAME]}, 30, [(GROUP, DESCRIBE)]),
     "DescribeTopicPartitions": (
