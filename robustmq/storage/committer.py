@@ -14,6 +14,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -33,6 +34,11 @@ class Committer(Protocol):
     def submit(self, job: Job, size: int = 0) -> Promise[None]:
         """Add a job that writes `size` bytes to the turn's batch; the promise settles when the
         batch is done."""
+        ...
+
+    def free(self, job: Job) -> None:
+        """Have a job run that only removes files: as soon as may be, also while others wait for
+        room on the disk, and before those."""
         ...
 
     def kick(self) -> None:
@@ -66,6 +72,7 @@ class ThreadCommitter:
         self._queue: queue.SimpleQueue[tuple[list[tuple[Job, Promise[None]]], int] | None] = (
             queue.SimpleQueue()
         )
+        self._removals: deque[Job] = deque()
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Job, size: int = 0) -> Promise[None]:
@@ -79,13 +86,26 @@ class ThreadCommitter:
         """Hand the batch to the thread."""
         if not self._batch:
             return
+        self._begin()
+        batch, self._batch = self._batch, []
+        size, self._size = self._size, 0
+        self._queue.put((batch, size))
+
+    def free(self, job: Job) -> None:
+        """Hand the job to the thread, past all that waits."""
+        self._begin()
+        self._removals.append(job)
+        self._queue.put(([], 0))
+
+    def _begin(self) -> None:
         if self._thread is None:
             sys.setswitchinterval(SWITCH_INTERVAL_S)
             self._thread = threading.Thread(target=self._run, name="storage", daemon=True)
             self._thread.start()
-        batch, self._batch = self._batch, []
-        size, self._size = self._size, 0
-        self._queue.put((batch, size))
+
+    def _remove(self) -> None:
+        while self._removals:
+            self._removals.popleft()()
 
     def _run(self) -> None:
         while True:
@@ -94,6 +114,9 @@ class ThreadCommitter:
                 return
             batch, size = found
             try:
+                self._remove()
+                if not batch:
+                    continue
                 if not self._has_room(size):
                     self._wait_for_room(size)
                 for job, _ in batch:
@@ -106,6 +129,7 @@ class ThreadCommitter:
     def _wait_for_room(self, size: int) -> None:
         self._notify(lambda: self._full(True))
         while not self._has_room(size):
+            self._remove()
             if self._closing:
                 raise OSError(errno.ENOSPC, "the disk is full")
             time.sleep(FULL_POLL_S)
@@ -135,6 +159,13 @@ class InlineCommitter:
         promise: Promise[None] = Promise()
         self._batch.append((job, promise))
         return promise
+
+    def free(self, job: Job) -> None:
+        """Run the job, now or when scheduled."""
+        if self._schedule is None:
+            job()
+        else:
+            self._schedule(job)
 
     def kick(self) -> None:
         """Run the batch, now or when scheduled."""

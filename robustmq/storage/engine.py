@@ -148,8 +148,14 @@ class PartitionLog(Protocol):
         """Settings have changed."""
         ...
 
-    def delete(self) -> None:
-        """Free everything."""
+    def free(self) -> Callable[[], None] | None:
+        """A job for the storage thread that removes what has gone, or None; it may run before what
+        is still to be written."""
+        ...
+
+    def delete(self) -> Callable[[], None]:
+        """The partition is over: jobs that `write` gave do nothing any more; a job that frees
+        everything, which may run before them."""
         ...
 
     def close(self) -> None:

@@ -167,12 +167,17 @@ class MemoryPartition:
         """Take over new settings."""
         self._settings = settings
 
-    def delete(self) -> None:
+    def free(self) -> Callable[[], None] | None:
+        """Nothing is on a disk."""
+        return None
+
+    def delete(self) -> Callable[[], None]:
         """Forget everything."""
         self._offsets.clear()
         self._batches.clear()
         self._first = self._size = 0
         self.start_offset = self.end_offset
+        return lambda: None
 
     def close(self) -> None:
         """Nothing is open."""

@@ -8,8 +8,8 @@ until the storage thread writes them; readers of committed data never see them b
 at the end of the last file is cut; a bad one elsewhere answers its readers with CORRUPT_MESSAGE.
 
 There is always a last file, so that its name says where the log ends when all else has gone. What
-retention lets go leaves the table of files at once, and the disk with the next job. Where a
-compaction took records out, offsets are missing: `PartitionState.gaps_until` says up to where.
+retention lets go leaves the table of files at once, and the disk as soon as may be (`free`). Where
+a compaction took records out, offsets are missing: `PartitionState.gaps_until` says up to where.
 """
 
 from __future__ import annotations
@@ -240,8 +240,8 @@ class SegmentPartition:
         return f"{self._directory}/{name}"
 
     def write(self) -> Callable[[bool], None] | None:
-        """A job that writes what is new, and then removes what has gone."""
-        changed = self._state_changed or bool(self._to_make or self._to_remove)
+        """A job that writes what is new, and then what is known beside it."""
+        changed = self._state_changed or bool(self._to_make)
         if self._unwritten == len(self._new) and not changed:
             return None
         after = self._changes() if changed else None
@@ -256,6 +256,8 @@ class SegmentPartition:
         self._made = True
 
         def job(sync: bool) -> None:
+            if self.deleted:
+                return
             if not made:
                 disk.make_directory(self._directory)
             for path, buffers in by_file.items():
@@ -270,7 +272,6 @@ class SegmentPartition:
     def _changes(self) -> Callable[[], None]:
         """What becomes of the directory, behind what is written."""
         made, self._to_make = self._to_make, []
-        removed, self._to_remove = self._to_remove, []
         state = self.state if self._state_changed else None
         self._state_changed = False
         disk, directory = self._disk, self._directory
@@ -281,10 +282,22 @@ class SegmentPartition:
                 disk.sync(path)
             if state is not None:
                 partition_state.save(directory, disk, state)
+
+        return change
+
+    def free(self) -> Callable[[], None] | None:
+        """A job that removes the files that have gone. All of them is committed, so it may run
+        before what is still to be written."""
+        if not self._to_remove:
+            return None
+        removed, self._to_remove = self._to_remove, []
+        disk = self._disk
+
+        def job() -> None:
             for path in removed:
                 disk.remove(path)
 
-        return change
+        return job
 
     def committed(self) -> None:
         """What the oldest job has written is visible; later ones may still run."""
@@ -561,10 +574,11 @@ class SegmentPartition:
         """Where the files are."""
         return self._directory
 
-    def delete(self) -> None:
-        """Remove the directory with all that is in it."""
+    def delete(self) -> Callable[[], None]:
+        """Nothing is written any more; a job that removes the directory with all that is in it."""
         self.deleted = True
-        self._disk.remove_directory(self._directory)
+        disk, directory = self._disk, self._directory
+        return lambda: disk.remove_directory(directory)
 
     def close(self) -> None:
         """The disk closes its files."""

@@ -530,7 +530,8 @@ class ShardStore:
             self._committer.submit(lambda: write(False)).when_settled(log.committed)
         fresh = self._open_log(name, engine_name, settings)
         fresh.take_over(log)
-        self._committer.submit(log.delete)
+        # Behind what it has still to write, and before what the other one writes.
+        self._committer.submit(lambda: log.delete()())
         self._keep(fresh, name)
         self._unwritten[id(fresh)] = fresh
         return fresh
@@ -551,15 +552,20 @@ class ShardStore:
         return self._committer.submit(job)
 
     def changed(self, log: PartitionLog) -> None:
-        """Something of an open partition is to be written beside records."""
+        """Something of an open partition is to be written beside records; what it has let go is
+        removed."""
         self._unwritten[id(log)] = log
+        freed = log.free()
+        if freed is not None:
+            self._committer.free(freed)
 
     def drop_partition(self, log: PartitionLog) -> None:
-        """The partition is deleted: its files go on the storage thread, behind what it writes."""
+        """The partition is deleted: its files go on the storage thread, and what is still to be
+        written of it is not."""
         del self._partitions[id(log)]
         self._unwritten.pop(id(log), None)
         self._partition_ends.pop(self._partition_names.pop(id(log)), None)
-        self._committer.submit(log.delete)
+        self._committer.free(log.delete())
 
     def forget_partition(self, name: str) -> None:
         """A partition is deleted that was not opened."""
@@ -568,7 +574,7 @@ class ShardStore:
     def remove_stored(self, name: str) -> None:
         """Recovery: a partition has a directory and its topic is gone."""
         disk, path = self._disk, f"{self._directory}/segments/{name}"
-        self._committer.submit(lambda: disk.remove_directory(path))
+        self._committer.free(lambda: disk.remove_directory(path))
 
     # -- checkpoints -------------------------------------------------------------------------------
 

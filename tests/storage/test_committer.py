@@ -54,6 +54,24 @@ def test_an_error_of_the_disk_ends_the_process_and_settles_nothing(operation: st
     assert loop.calls.empty() and not (before.settled or failed.settled or behind.settled)
 
 
+def test_files_are_removed_while_a_full_disk_is_waited_out() -> None:
+    loop, done = Loop(), []
+    loop.room = False
+    promise = loop.committer.submit(lambda: done.append("written"), 1_000)
+    loop.committer.kick()
+    loop.run()
+
+    def remove() -> None:
+        done.append("removed")
+        loop.room = True
+
+    loop.committer.free(remove)
+    loop.run()
+    loop.run()
+    assert done == ["removed", "written"] and promise.settled
+    loop.committer.close()
+
+
 def test_a_full_disk_is_waited_out_and_what_waited_is_written() -> None:
     loop, done = Loop(), []
     loop.room = False
