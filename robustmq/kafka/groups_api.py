@@ -41,6 +41,7 @@ _MANY_KEYS_VERSION = 4
 _MEMBER_ID_REQUIRED_VERSION = 4
 _SKIP_ASSIGNMENT_VERSION = 9
 _MANY_MEMBERS_VERSION = 3
+_PROTOCOL_NAMED_VERSION = 5
 _UNKNOWN_GROUP_VERSION = 6
 
 
@@ -185,8 +186,13 @@ async def handle_sync(request: Any, context: RequestContext, gateway: Gateway) -
         request.protocol_name,
         [(entry.member_id, bytes(entry.assignment)) for entry in request.assignments],
     )
-    reply: events.SyncReply | int = GROUP_DENIED
-    if on_group(context, gateway, Operation.READ, request.group_id):
+    reply: events.SyncReply | int
+    silent = request.protocol_type is None or request.protocol_name is None
+    if not on_group(context, gateway, Operation.READ, request.group_id):
+        reply = GROUP_DENIED
+    elif silent and context.api_version >= _PROTOCOL_NAMED_VERSION:
+        reply = int(KafkaCode.INCONSISTENT_GROUP_PROTOCOL)
+    else:
         reply = await ask(gateway, request.group_id, event, events.SyncReply)
     if isinstance(reply, int):
         reply = events.SyncReply(error=reply)

@@ -338,3 +338,10 @@ def test_the_id_of_a_consumer_group_is_not_for_share_groups(client: Client) -> N
     beat(client)
     shared = {"group_id": "g", "member_id": "s", "member_epoch": 0}
     assert client.ask(SHARE_HEARTBEAT, 1, **shared, subscribed_topic_names=["t"]).error_code == 69
+
+
+@pytest.mark.parametrize("missing", ["protocol_type", "protocol_name"])
+def test_a_sync_of_version_5_names_its_protocol(client: Client, missing: str) -> None:
+    classic = join_classic(client)
+    assert sync_classic(client, classic, **{missing: None}).error_code == 23
+    assert sync_classic(client, classic).error_code == 0
