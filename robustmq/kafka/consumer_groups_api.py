@@ -39,7 +39,6 @@ from robustmq.kafka.context import (
 from robustmq.kafka.gateway import Gateway
 from robustmq.kafka.groups_api import ask
 from robustmq.kafka.permissions import bits
-from robustmq.kafka.share_groups_api import is_share_group
 from robustmq.promises import gather, start
 
 _MEMBER_ID_BY_CLIENT_VERSION = 1
@@ -62,9 +61,6 @@ async def handle_heartbeat(request: Any, context: RequestContext, gateway: Gatew
             message = f"{request.subscribed_topic_regex!r}: {pattern}"
     if error:
         return _response(ConsumerHeartbeatReply(error, message))
-    if request.member_epoch == 0 and await is_share_group(request.group_id, gateway):
-        message = f"Group {request.group_id} is not a consumer group."
-        return _response(ConsumerHeartbeatReply(int(KafkaCode.GROUP_ID_NOT_FOUND), message))
     event = await _event(request, pattern, context, gateway)
     reply = await ask(gateway, request.group_id, event, ConsumerHeartbeatReply)
     if isinstance(reply, int):

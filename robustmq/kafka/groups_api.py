@@ -30,7 +30,6 @@ from robustmq.kafka.permissions import (
     on_cluster,
     on_group,
 )
-from robustmq.kafka.share_groups_api import is_share_group
 from robustmq.kafka.share_offsets_api import delete_group
 
 Reply = TypeVar("Reply")
@@ -143,9 +142,7 @@ async def handle_join(request: Any, context: RequestContext, gateway: Gateway) -
     )
     reply: events.JoinReply | int = GROUP_DENIED
     if on_group(context, gateway, Operation.READ, request.group_id):
-        reply = int(KafkaCode.INCONSISTENT_GROUP_PROTOCOL)
-        if request.member_id or not await is_share_group(request.group_id, gateway):
-            reply = await ask(gateway, request.group_id, event, events.JoinReply)
+        reply = await ask(gateway, request.group_id, event, events.JoinReply)
     if isinstance(reply, int):
         reply = events.JoinReply(error=reply, member_id=request.member_id)
     name = reply.protocol_name

@@ -104,12 +104,6 @@ def _wrong(request: Any) -> str:
     return ""
 
 
-async def is_share_group(group_id: str, gateway: Gateway) -> bool:
-    """Is there a share group of this name?"""
-    reply = await ask(gateway, group_id, events.DescribeShareGroup(), ShareDescription)
-    return isinstance(reply, ShareDescription) and reply.state != "Dead"
-
-
 async def is_consumer_group(group_id: str, gateway: Gateway) -> bool:
     """Is there a consumer group of this name?"""
     reply = await settled(gateway.group(group_id, group_events.DescribeGroup()))
