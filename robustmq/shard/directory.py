@@ -82,7 +82,16 @@ class Directory:
 
     def _leaders(self) -> list[PartitionInfo]:
         """Who leads what lives in each shard; asked once for all partitions of a question."""
-        return [self._leader_of(shard) for shard in range(self._placement.shard_count)]
+        workers = self._cluster.worker_count
+        brokers = [self._broker_of(worker) for worker in range(workers)]
+        leaders = []
+        for shard in range(self._placement.shard_count):
+            broker = brokers[self._placement.shard_owner(shard)]
+            known = PartitionInfo(-1, -1)
+            if broker is not None:
+                known = PartitionInfo(broker.node_id, self._cluster.shard_epoch(shard))
+            leaders.append(known)
+        return leaders
 
     # -- topics ------------------------------------------------------------------------------------
 
