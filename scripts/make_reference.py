@@ -168,15 +168,49 @@ def errors_text() -> str:
     return "\n".join(parts) + "\n"
 
 
+ABOUT_APIS = """\
+Versions are those of Apache Kafka 4.3.0's broker listener; tests hold the two side by side
+(`tests/kafka/test_apache_versions.py`) and call each version on a real broker of two workers. Where
+a row says nothing, the API does what Kafka's does on one node.
+"""
+LIMITED = {
+    22: "two-phase commit (version 6, unstable in Kafka) is refused",
+    34: "there is one log directory",
+    38: "refused: 61",
+    39: "refused: 61",
+    40: "refused: 61",
+    41: "refused: 61",
+    43: "there is nobody else to elect: 84",
+    45: "partitions stay where they are: 39",
+    46: "none is under way",
+    71: "always there",
+    72: "taken and counted",
+}
+
+
 def apis_text() -> str:
     """docs/reference/kafka.md: the APIs that are offered, with their versions."""
-    from robustmq.kafka.apis import APIS
+    from robustmq.kafka.api_versions import SHOWN_FROM
+    from robustmq.kafka.apis import APIS, NOT_OFFERED
     from robustmq.kafka.group_configs import GROUP_SETTINGS
     from robustmq.kafka.topic_configs import TOPIC_SETTINGS
+    from tests.kafka.test_every_version import CALLS
 
-    parts = [NOTE + "# Kafka APIs\n", "| key | API | versions |", "|---|---|---|"]
+    parts = [NOTE + "# Kafka APIs\n", ABOUT_APIS]
+    parts += [
+        "| key | API | versions | state | called in every version by |",
+        "|---|---|---|---|---|",
+    ]
     for api in sorted(APIS.values(), key=lambda entry: entry.key):
-        parts.append(f"| {api.key} | {api.name} | {api.min_version}-{api.max_version} |")
+        state = LIMITED.get(api.key, "")
+        if api.key in SHOWN_FROM:
+            state = f"ApiVersions shows {SHOWN_FROM[api.key]}, as librdkafka needs it to compress"
+        versions = f"{api.min_version}-{api.max_version}"
+        test = CALLS[api.name].__module__.replace(".", "/") + ".py"
+        parts.append(f"| {api.key} | {api.name} | {versions} | {state} | `{test}` |")
+    parts += ["\n## Not offered\n", "| key | API | because |", "|---|---|---|"]
+    for key, (name, reason) in NOT_OFFERED.items():
+        parts.append(f"| {key} | {name} | {reason} |")
     parts += ["\n## Topic settings\n", "| setting | default | |", "|---|---|---|"]
     for setting in TOPIC_SETTINGS.values():
         parts.append(f"| {setting.name} | `{setting.default}` | {setting.documentation} |")

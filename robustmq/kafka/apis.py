@@ -101,3 +101,20 @@ _ROWS = (
 )
 
 APIS: dict[int, Api] = {api.key: api for api in _ROWS}
+
+_AMONG_BROKERS = (
+    "spoken among Apache Kafka's own brokers; the state of share groups is elsewhere here"
+)
+_STREAMS = "Kafka Streams uses groups of the classic protocol where it is not there"
+NOT_OFFERED: dict[int, tuple[str, str]] = {
+    80: ("AddRaftVoter", "the quorum has one member"),
+    81: ("RemoveRaftVoter", "the quorum has one member"),
+    83: ("InitializeShareGroupState", _AMONG_BROKERS),
+    84: ("ReadShareGroupState", _AMONG_BROKERS),
+    85: ("WriteShareGroupState", _AMONG_BROKERS),
+    86: ("DeleteShareGroupState", _AMONG_BROKERS),
+    87: ("ReadShareGroupStateSummary", _AMONG_BROKERS),
+    88: ("StreamsGroupHeartbeat", _STREAMS),
+    89: ("StreamsGroupDescribe", _STREAMS),
+}
+"""What Apache Kafka 4.3 has at its broker listener and this broker has not: name, and why."""

@@ -29,6 +29,7 @@ from robustmq.core import batches
 from robustmq.kafka import codec, messages, schema
 from robustmq.kafka.apis import APIS, Api
 from robustmq.kafka.schema import Field
+from robustmq.records import Record
 from tests.broker import BrokerProcess
 from tests.kafka.wire import SocketClient, batch, new_topic
 
@@ -280,7 +281,9 @@ class Attack:
         with SocketClient(self.broker.kafka, SERVED_WITHIN_S) as client:
             while not stopped.is_set():
                 begin = time.monotonic()
-                records = {"index": 0, "records": batch(b"%d" % number)}
+                # Of now: what is older than the topic's retention goes.
+                record = Record(None, b"%d" % number, [], int(time.time() * 1000), 0)
+                records = {"index": 0, "records": batches.build([record], 0)}
                 topic = {"name": "witness", "partition_data": [records]}
                 made = client.ask(0, 9, acks=-1, timeout_ms=5000, topic_data=[topic])
                 (row,) = made.responses[0].partition_responses
