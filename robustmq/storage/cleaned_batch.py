@@ -17,8 +17,8 @@ import msgspec
 from robustmq.core import batches, memory
 from robustmq.core.batches import CONTROL, HEADER_SIZE, TRANSACTIONAL, BatchInfo
 from robustmq.core.offset_map import OffsetMap
+from robustmq.core.recoding import compress
 from robustmq.errors import BrokerError, Fault
-from robustmq.storage import codecs
 
 DELETE_HORIZON = 0x40
 _ABORT = 0
@@ -202,17 +202,17 @@ def _rewritten(
         if horizon_ms >= 0:
             inner = (
                 record[attributes_at : attributes_at + 1]
-                + codecs.varint(first + delta - horizon_ms)
+                + _varint(first + delta - horizon_ms)
                 + record[rest_at:]
             )
-            record = codecs.varint(len(inner)) + inner
+            record = _varint(len(inner)) + inner
         out.append(record)
     max_timestamp = info.max_timestamp
     if not info.attributes & batches.LOG_APPEND_TIME:
         max_timestamp = greatest
     plain = b"".join(out)
     compression = info.attributes & batches.COMPRESSION_MASK
-    packed = codecs.compress(plain, compression) if compression else plain
+    packed = compress(plain, compression) if compression else plain
     flag = 0
     if horizon_ms >= 0:
         first, flag = horizon_ms, DELETE_HORIZON
@@ -226,6 +226,17 @@ def _times(record: bytes) -> tuple[int, int, int]:
     attributes_at = place[0]
     delta = batches.signed_varint(record, attributes_at + 1, len(record), place)
     return delta, attributes_at, place[0]
+
+
+def _varint(value: int) -> bytes:
+    """A zigzag varint; a time before the horizon is negative."""
+    rest = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while rest >= 128:
+        out.append((rest & 127) | 128)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
 
 
 def _written(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from robustmq.core import batches
 from robustmq.core.offset_map import OffsetMap
+from robustmq.core.recoding import compress
 from robustmq.records import Record
-from robustmq.storage import codecs, partition_state
+from robustmq.storage import partition_state
 from robustmq.storage.cleaned_batch import key_digest
 from robustmq.storage.compaction import Compaction, Finished, Swap, Task, candidate
 from robustmq.storage.disk import MemoryDisk
@@ -166,7 +167,7 @@ def packed(batch: bytes, compression: int) -> bytes:
     if not compression:
         return batch
     out = bytearray(batch[: batches.HEADER_SIZE])
-    out += codecs.compress(batch[batches.HEADER_SIZE :], compression)
+    out += compress(batch[batches.HEADER_SIZE :], compression)
     out[8:12] = (len(out) - 12).to_bytes(4, "big")
     attributes = int.from_bytes(out[21:23], "big") | compression
     out[21:23] = attributes.to_bytes(2, "big")
@@ -364,5 +365,5 @@ def test_a_full_map_says_so() -> None:
 @pytest.mark.parametrize("compression", [1, 2, 3, 4])
 def test_what_is_packed_is_unpacked(compression: int) -> None:
     plain = b"robust" * 20_000
-    packed_ = codecs.compress(plain, compression)
+    packed_ = compress(plain, compression)
     assert batches.decompress(packed_, compression, 1 << 30) == plain and len(packed_) < 60_000
