@@ -72,6 +72,14 @@ class KafkaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             86_400_000,
         ),
     ] = 0
+    connections_max_idle_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "A connection without a request for so long is closed. Kafka: connections.max.idle.ms.",
+            1_000,
+        ),
+    ] = 600_000
     auto_create: Annotated[
         bool,
         choice("Make a topic when a client asks for it by name, as Kafka does.", reloadable=True),

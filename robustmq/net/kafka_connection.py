@@ -76,6 +76,7 @@ class KafkaConnection(asyncio.Protocol):
         """The client is above a quota and waits, as its answer has told it (KIP-219)."""
         self._serving = False
         self._state.released = self._released
+        self._used_ms = gateway.now_ms()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket was adopted."""
@@ -179,7 +180,15 @@ class KafkaConnection(asyncio.Protocol):
             self._chunks, self._offset = ([data[position:]] if position < end else []), 0
         self._steer()
 
+    def end_if_idle(self, now_ms: int, longest_ms: int) -> None:
+        """Close when nothing was asked for so long, and nothing waits for its answer."""
+        if not self._answers and now_ms - self._used_ms >= longest_ms and not self._held:
+            self._count("kafka_connections_idled", 1)
+            log.info("connection ended", peer=self.address, fault="IDLE", reason="no request")
+            self.close()
+
     def _serve(self, frame: bytes) -> None:
+        self._used_ms = self._gateway.now_ms()
         answer = dispatch(frame, self._state, self._gateway)
         self._answers.append((answer, len(frame)))
         self._in_flight_bytes += len(frame)
@@ -208,6 +217,7 @@ class KafkaConnection(asyncio.Protocol):
         try:
             while self._answers and self._answers[0][0].settled and self._writable:
                 answer, size = self._answers.popleft()
+                self._used_ms = self._gateway.now_ms()
                 self._in_flight_bytes -= size
                 try:
                     buffers = answer.result()

@@ -82,6 +82,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter(
         "kafka_connections_opened", _OPENED, "robustmq_connections_opened_total", protocol="kafka"
     ),
+    _counter("kafka_connections_idled", "Kafka connections closed as nothing was asked for long."),
     _counter("connections_refused", "Connections closed by an accept limit or a banned address."),
     _counter("connections_handed_over", "MQTT connections passed to their home worker."),
     _counter("tls_handshakes", "TLS handshakes of clients that succeeded."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,7 +43,9 @@ class Housekeeping:
         context: WorkerContext,
         settings: Settings,
         loop: asyncio.AbstractEventLoop,
+        every_second: Callable[[], None],
     ) -> None:
+        self._every_second = every_second
         self._broker = broker
         self._mqtt = mqtt
         self._relays = relays
@@ -91,6 +93,7 @@ class Housekeeping:
         self._seconds += 1
         broker, row = self._broker, self._context.row
         broker.check_keep_alive()
+        self._every_second()
         broker.sweep_retained()
         broker.checkpoint()
         if broker.slow is not None:

@@ -116,6 +116,7 @@ class Worker:
             context,
             self._settings,
             loop,
+            self._end_idle,
         )
         self._housekeeping.start()
         # What the start has made stays: the collector need not look at it again and again. And it
@@ -228,6 +229,12 @@ class Worker:
             for connection in list(self._kafka):
                 if table.address(connection.address, clock.wall_ms()):
                     connection.close()
+
+    def _end_idle(self) -> None:
+        """Close the Kafka connections that nobody uses."""
+        now_ms, longest_ms = clock.monotonic_ms(), self._settings.kafka.connections_max_idle_ms
+        for connection in list(self._kafka):
+            connection.end_if_idle(now_ms, longest_ms)
 
     def _store_opener(self, view: MetaView) -> Callable[[int, Recovery], ShardStore]:
         """How this worker opens a shard on its disk."""
