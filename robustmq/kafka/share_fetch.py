@@ -17,7 +17,6 @@ from uuid import UUID
 
 import msgspec
 
-from robustmq import names
 from robustmq.core import batches
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
@@ -25,6 +24,7 @@ from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.fetch import MAX_WAIT_MS, WAIT_SLICE_MS
 from robustmq.kafka.gateway import Gateway
+from robustmq.kafka.permissions import on_key
 from robustmq.kafka.share_events import (
     RENEW,
     Acknowledge,
@@ -262,9 +262,7 @@ async def _targets(request: Any, context: RequestContext, gateway: Gateway) -> l
     for topic in request.topics:
         key = await _key(topic.topic_id, gateway)
         error = KafkaCode.UNKNOWN_TOPIC_ID if key is None else KafkaCode.NONE
-        if key is not None and not gateway.authorized(
-            context, Operation.READ, Resource.TOPIC, names.to_kafka(key) or ""
-        ):
+        if key is not None and not on_key(context, gateway, Operation.READ, key):
             error = KafkaCode.TOPIC_AUTHORIZATION_FAILED
         for part in topic.partitions:
             target = _Target(topic.topic_id, part.partition_index, error=error)

@@ -20,6 +20,7 @@ from robustmq.kafka import share_events as events
 from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import LATEST_TIMESTAMP, SHARE_PARTITION, Gateway, TopicInfo
+from robustmq.kafka.permissions import on_topic
 from robustmq.kafka.share_events import (
     DeleteState,
     InitializeState,
@@ -141,9 +142,11 @@ async def handle_alter(request: Any, context: RequestContext, gateway: Gateway) 
     epoch = 0
     if not error and await is_consumer_group(request.group_id, gateway):
         error = KafkaCode.GROUP_ID_NOT_FOUND
+    allowed = not error and _some_allowed(request, context, gateway)
     if not error:
         for topic in request.topics:
             found[topic.topic_name] = await _find(topic.topic_name, context, gateway)
+    if allowed:
         shapes = [_shape(info) for info in found.values() if isinstance(info, TopicInfo)]
         changed = await ask(
             gateway, request.group_id, events.TouchShareTopics(shapes), ShareGroupResult
@@ -196,8 +199,8 @@ async def _set(
 async def handle_delete(request: Any, context: RequestContext, gateway: Gateway) -> Any:
     """Answer one DeleteShareGroupOffsets."""
     error = _refused(request, Operation.DELETE, context, gateway)
-    group: ShareDescription | int = 0
-    if not error:
+    group: ShareDescription | int = ShareDescription()
+    if not error and _some_allowed(request, context, gateway):
         group = await ask(gateway, request.group_id, events.DescribeShareGroup(), ShareDescription)
         error = group if isinstance(group, int) else _refuse_change(group)
     if error or isinstance(group, int):
@@ -268,6 +271,13 @@ def _refused(request: Any, operation: Operation, context: RequestContext, gatewa
     if not gateway.authorized(context, operation, Resource.GROUP, request.group_id):
         return KafkaCode.GROUP_AUTHORIZATION_FAILED
     return KafkaCode.NONE
+
+
+def _some_allowed(request: Any, context: RequestContext, gateway: Gateway) -> bool:
+    """Is there a topic that the client may change offsets of? Else the group is not asked."""
+    return any(
+        on_topic(context, gateway, Operation.READ, topic.topic_name) for topic in request.topics
+    )
 
 
 def _refuse_change(group: ShareDescription) -> int:

@@ -293,6 +293,7 @@ class Broker:
         recovery.finish(self.stores)
         self.dealing.begin()
         self.kafka.machines.resume()
+        self.kafka.share.recovered()
         self.left_behind.recovered(self.worker_id)
         self.sessions.resume_all()
         self._all_heard()

@@ -196,8 +196,12 @@ class SharePartitions:
 
     def drop_topic(self, topic: bytes) -> None:
         """A topic is gone, and how far groups have come with it."""
+        self.drop_others(lambda key: key.topic != topic)
+
+    def drop_others(self, keeps: Callable[[ShareKey], bool]) -> None:
+        """Forget the share-partitions that are not to be kept."""
         for text in list(self._machines.machines(SHARE_PARTITION)):
-            if share_key(text).topic == topic:
+            if not keeps(share_key(text)):
                 self._machines.tell_one(SHARE_PARTITION, text, DeleteState())
 
     def _machine(self, text: str) -> SharePartition:

@@ -11,6 +11,7 @@ from robustmq.groups.share_group import ShareGroup
 from robustmq.groups.share_partition import SharePartition
 from robustmq.kafka import share_events
 from robustmq.kafka.gateway import SHARE_GROUP, SHARE_PARTITION
+from robustmq.names import topic_id
 from robustmq.shard.dead_letters import DeadLetters
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.group_settings import GroupSettingsView
@@ -95,6 +96,16 @@ class ShareParts:
             gateway.machine,
             broker.turn,
             broker.settings.kafka.max_share_sessions,
+        )
+
+    def recovered(self) -> None:
+        """What is known of topics that were deleted while this worker was away goes."""
+        declared = self._broker.cluster.declared_by_id
+        self.partitions.drop_others(
+            lambda key: (
+                declared(key.topic_id) == key.topic
+                or (declared(key.topic_id) is None and key.topic_id == topic_id(key.topic, 0))
+            )
         )
 
     def drop_topic(self, topic: bytes) -> None:

@@ -63,6 +63,40 @@ def test_librdkafka_shares_and_acknowledges(broker: BrokerProcess, mode: str) ->
     assert len(released) == (10 if mode == "explicit" else 0)
 
 
+def test_a_read_committed_group_is_given_what_is_committed_and_nothing_else(
+    broker: BrokerProcess,
+) -> None:
+    group = uuid.uuid4().hex
+    with SocketClient(broker.kafka) as client:
+        topic, _ = make_topic(client)
+        level = {"share_isolation_level": "read_committed", "share_auto_offset_reset": "earliest"}
+        assert configure(client, GROUP_RESOURCE, group, **level) == 0
+    servers = {"bootstrap.servers": f"127.0.0.1:{broker.kafka}"}
+    producer = Producer({**servers, "transactional.id": group})
+    producer.init_transactions(30)
+    for kind in ("aborted", "committed", "aborted", "committed", "open"):
+        producer.begin_transaction()
+        for number in range(5):
+            producer.produce(topic, f"{kind} {number}".encode())
+        assert producer.flush(20) == 0
+        if kind == "committed":
+            producer.commit_transaction(30)
+        elif kind == "aborted":
+            producer.abort_transaction(30)
+    seen: list[bytes | None] = []
+    with ShareConsumer({**servers, "group.id": group}) as consumer:
+        consumer.subscribe([topic])
+        deadline = time.monotonic() + 20
+        while len(seen) < 10 and time.monotonic() < deadline:
+            seen += [message.value() for message in consumer.poll(0.3)]
+        assert list(consumer.poll(0.5)) == [], "an open transaction is waited for"
+        producer.commit_transaction(30)
+        while len(seen) < 15 and time.monotonic() < deadline:
+            seen += [message.value() for message in consumer.poll(0.3)]
+    expected = [f"committed {number}".encode() for number in range(5)]
+    assert seen == expected * 2 + [f"open {number}".encode() for number in range(5)]
+
+
 def _released(consumer: ShareConsumer, message: Message, released: set[bytes]) -> bool:
     """Every tenth record is released once, all else is accepted."""
     value = message.value()
