@@ -2,16 +2,15 @@
 machines).
 
 A small interface: LevelDB (`leveldb`, by plyvel), or RocksDB (`rocksdb`, by rocksdict) where plyvel
-has no wheel or where it is wanted; each is a module with `open_store`, imported when it is used.
+has no wheel or where it is wanted; each is a module of its own, imported when it is used.
 Writes are made by the storage thread in batches; reads by the loop, of keys that are few or cached.
 """
 
 from __future__ import annotations
 
 import bisect
-import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -49,8 +48,25 @@ class KeyValueSettings(msgspec.Struct, frozen=True):
     write_buffer_bytes: int = 2 * 1024 * 1024
 
 
-STORES = {"leveldb": "plyvel", "rocksdb": "rocksdict"}
-"""Each kind of store, which is the name of its folder in a shard too, with the package it needs."""
+def _open_leveldb(path: str, settings: KeyValueSettings) -> KeyValue:
+    from robustmq.storage.leveldb import LevelDb
+
+    return LevelDb(path, settings)
+
+
+def _open_rocksdb(path: str, settings: KeyValueSettings) -> KeyValue:
+    from robustmq.storage.rocksdb import RocksDb
+
+    return RocksDb(path, settings)
+
+
+Opener = Callable[[str, KeyValueSettings], KeyValue]
+STORES: dict[str, tuple[str, Opener]] = {
+    "leveldb": ("plyvel", _open_leveldb),
+    "rocksdb": ("rocksdict", _open_rocksdb),
+}
+"""Each kind of store, which is the name of its folder in a shard too: the package it needs, and
+what opens it, which raises ImportError where that is not there."""
 
 
 def open_key_value(directory: str, wanted: str, settings: KeyValueSettings) -> KeyValue:
@@ -61,17 +77,15 @@ def open_key_value(directory: str, wanted: str, settings: KeyValueSettings) -> K
         raise DataDirectoryError(
             f"{directory} was made with storage.key_value = {there[0]!r}: set it so"
         )
-    for kind in there or ([wanted] if wanted else STORES):
+    possible = there or ([wanted] if wanted else list(STORES))
+    for kind in possible:
         try:
-            module = importlib.import_module(f"robustmq.storage.{kind}")
+            return STORES[kind][1](f"{directory}/{kind}", settings)
         except ImportError:
             continue
-        opened: KeyValue = module.open_store(f"{directory}/{kind}", settings)
-        return opened
-    kind = (there or [wanted])[0] or "leveldb"
+    package = STORES[possible[0]][0]
     raise DataDirectoryError(
-        f"{directory} needs the package {STORES[kind]}, which is not installed:"
-        f" pip install {STORES[kind]}"
+        f"{directory} needs the package {package}, which is not installed: pip install {package}"
     )
 
 

@@ -6,12 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import plyvel
 
-from robustmq.storage.kv import Change, KeyValue, KeyValueSettings
-
-
-def open_store(path: str, settings: KeyValueSettings) -> KeyValue:
-    """The store in a folder, which is made."""
-    return LevelDb(path, settings)
+from robustmq.storage.kv import Change, KeyValueSettings
 
 
 class LevelDb:

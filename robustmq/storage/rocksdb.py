@@ -8,17 +8,12 @@ from typing import Any
 
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
-from robustmq.storage.kv import Change, KeyValue, KeyValueSettings
+from robustmq.storage.kv import Change, KeyValueSettings
 
 BLOOM_BITS = 10
 OPEN_FILES = 64
 KEPT_LOGS = 2
 LOG_BYTES = 1024 * 1024
-
-
-def open_store(path: str, settings: KeyValueSettings) -> KeyValue:
-    """The store in a folder, which is made."""
-    return RocksDb(path, settings)
 
 
 class RocksDb:

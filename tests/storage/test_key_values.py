@@ -22,7 +22,7 @@ BATCHES = st.lists(st.lists(st.tuples(KEYS, st.none() | st.binary(max_size=40)),
 
 
 def opened(directory: Path, kind: str) -> KeyValue:
-    pytest.importorskip(STORES[kind])
+    pytest.importorskip(STORES[kind][0])
     return open_key_value(str(directory), kind, SETTINGS)
 
 
@@ -59,7 +59,7 @@ def test_it_is_an_ordered_map_that_lasts(
 
 @pytest.mark.parametrize("kind", STORES)
 def test_what_was_written_outlives_its_process(tmp_path: Path, kind: str) -> None:
-    pytest.importorskip(STORES[kind])
+    pytest.importorskip(STORES[kind][0])
     child = os.fork()
     if not child:
         store = opened(tmp_path, kind)
@@ -82,7 +82,10 @@ def test_a_shard_keeps_its_kind_of_store(tmp_path: Path) -> None:
 def test_a_store_whose_package_is_not_there_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(STORES, "absent", "no-such-package")
+    def absent(path: str, settings: KeyValueSettings) -> KeyValue:
+        raise ImportError
+
+    monkeypatch.setitem(STORES, "absent", ("no-such-package", absent))
     with pytest.raises(DataDirectoryError, match="pip install no-such-package"):
         open_key_value(str(tmp_path), "absent", SETTINGS)
 
