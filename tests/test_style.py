@@ -17,10 +17,8 @@ CHECKED = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "p
 MODULE_LINES = 800
 FUNCTION_LINES = 60
 BANNED_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "base", "tools"})
-STARTED_BY_USERS = frozenset(
-    {"robustmq.cli.main", "robustmq.storage.leveldb", "robustmq.storage.rocksdb"}
-)
-"""Modules that a command runs or a setting names, and no module imports."""
+STARTED_BY_USERS = frozenset({"robustmq.cli.main"})
+"""Modules that a command runs, and no module imports."""
 TODO = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b(?!\(#\d+\))")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
