@@ -112,8 +112,18 @@ class KafkaPython:
         consumer.close()
         return rows
 
+    def _group_offsets(self, group: str) -> Any:
+        """Its administration does not connect again by itself, as its consumers do."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                return self._admin.list_group_offsets([group])[group]
+            except kafka.errors.KafkaError as error:
+                assert error.retriable and time.monotonic() < deadline, error
+                time.sleep(0.1)
+
     def committed(self, group: str, topic: str, partitions: int) -> list[int]:
-        found = self._admin.list_group_offsets([group])[group]
+        found = self._group_offsets(group)
         return [found[kafka.TopicPartition(topic, index)].offset for index in range(partitions)]
 
     def offsets_at(self, topic: str, partitions: int, timestamp_ms: int) -> list[int | None]:
