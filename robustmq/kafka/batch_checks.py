@@ -29,7 +29,9 @@ from robustmq.kafka.gateway import ProduceResult, ProduceRules
 
 HEADER = batches.HEADER_SIZE
 _MAGIC = 16
-_ZSTD = 4
+_LZ4, _ZSTD = 3, 4
+_LZ4_FLAGS, _LZ4_INDEPENDENT = 4, 0x20
+"""Where an LZ4 frame says whether its blocks stand alone; Java's client reads no others."""
 _SLICE = 4_096
 """Records that are looked at in one call, between which another thread may run."""
 HERE_BYTES = 1024 * 1024
@@ -112,6 +114,10 @@ def _check_header(info: BatchInfo) -> ProduceResult | None:
     return None
 
 
+def _stands_alone(frame: bytes) -> bool:
+    return len(frame) > _LZ4_FLAGS and bool(frame[_LZ4_FLAGS] & _LZ4_INDEPENDENT)
+
+
 def _look(
     batch: bytearray, info: BatchInfo, max_decompressed: int
 ) -> tuple[array[int], bytes | bytearray]:
@@ -122,6 +128,8 @@ def _look(
     compression = info.attributes & batches.COMPRESSION_MASK
     if compression:
         packed = bytes(memoryview(batch)[HEADER:])
+        if compression == _LZ4 and not _stands_alone(packed):
+            raise BrokerError(Fault.CORRUPT_RECORD, "LZ4 blocks that depend on each other")
         body = batches.decompress(packed, compression, max_decompressed)
         at = 0
     facts = array("q", (0, 0, 0, -1, _NO_TIME, -_NO_TIME))

@@ -8,6 +8,7 @@ import time
 import uuid
 from typing import Any
 
+import lz4.frame
 import pytest
 
 from robustmq.core import batches, recoding
@@ -99,3 +100,18 @@ def test_a_batch_that_is_compressed_anew_is_not_overtaken(client: SocketClient) 
         answer = response_of(0, 9, frame)
         offsets.append(answer.responses[0].partition_responses[0].base_offset)
     assert offsets == sorted(offsets) and offsets[0] == 0
+
+
+@pytest.mark.parametrize(("linked", "code"), [(True, 87), (False, 0)])
+def test_lz4_that_javas_client_cannot_read_is_refused(
+    client: SocketClient, linked: bool, code: int
+) -> None:
+    name = uuid.uuid4().hex
+    client.ask(19, 7, topics=[new_topic(name)], timeout_ms=5000, validate_only=False)
+    plain = batches.build([Record(None, b"x" * 100_000, [], int(time.time() * 1000), 0)], 0)
+    out = bytearray(plain[:61] + lz4.frame.compress(plain[61:], block_linked=linked))
+    stamp = int.from_bytes(plain[27:35], "big")
+    batches.write_header(out, 0, len(out), 3, 1, stamp, stamp, -1, -1, -1)
+    topic = {"name": name, "partition_data": [{"index": 0, "records": bytes(out)}]}
+    answer = client.ask(0, 9, acks=-1, timeout_ms=5000, topic_data=[topic])
+    assert answer.responses[0].partition_responses[0].error_code == code
