@@ -38,7 +38,9 @@ def address(broker: BrokerProcess) -> str:
 def new_topic(broker: BrokerProcess, partitions: int = 3) -> str:
     name = f"t-{uuid.uuid4().hex}"
     admin = AdminClient({"bootstrap.servers": address(broker)})
-    admin.create_topics([NewTopic(name, partitions)])[name].result(10)
+    # The records have times of their own, which are older than a topic keeps by default.
+    kept = NewTopic(name, partitions, config={"retention.ms": "-1"})
+    admin.create_topics([kept])[name].result(10)
     return name
 
 
