@@ -70,9 +70,10 @@ class TransactionMarkers:
                 self._gateway.count("kafka_transaction_markers_repeated", len(left))
                 await self._waits.wait((), pause_ms)
                 pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
-        self._gateway.count(
-            "kafka_transactions_committed" if command.commit else "kafka_transactions_aborted"
-        )
+        if command.commit:
+            self._gateway.count("kafka_transactions_committed")
+        else:
+            self._gateway.count("kafka_transactions_aborted")
         event = MarkersWritten(
             command.producer_id, command.producer_epoch, self._gateway.timestamp_ms()
         )

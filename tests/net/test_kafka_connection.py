@@ -7,7 +7,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +19,7 @@ from robustmq.limits import Limits
 from robustmq.net import kafka_connection
 from robustmq.net.kafka_connection import KafkaConnection
 from robustmq.promises import Promise
+from tests.kafka.fake_gateway import FakeGateway
 
 LIMITS = msgspec.structs.replace(Limits(), max_requests_in_flight=4, max_request_bytes=2048)
 
@@ -46,7 +47,7 @@ class Peer:
         def count(name: str, n: int) -> None:
             self.counted.update({name: n})
 
-        self.connection = KafkaConnection(cast(Any, None), LIMITS, "10.0.0.1:5", count)
+        self.connection = KafkaConnection(FakeGateway(), LIMITS, "10.0.0.1:5", count)
         await loop.connect_accepted_socket(lambda: self.connection, far)
         return near
 
