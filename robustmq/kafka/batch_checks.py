@@ -82,7 +82,8 @@ def check(
         anew = rules.compression not in (-1, codec)
         if here and len(batch) > (ANEW_BYTES if anew else HERE_BYTES):
             raise NotHere
-        facts, body = _look(batch, info, HERE_BYTES if here else max_decompressed)
+        bound = min(HERE_BYTES, max_decompressed) if here else max_decompressed
+        facts, body = _look(batch, info, bound)
         refused = _check_rules(info, body, facts, rules, now_ms)
         if refused is not None:
             return refused

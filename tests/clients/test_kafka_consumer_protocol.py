@@ -147,11 +147,10 @@ def committed(broker: BrokerProcess, group: str, places: list[TopicPartition]) -
     return found
 
 
+@pytest.mark.parametrize("broker", [2], indirect=True, ids=["2workers"])
 def test_a_member_that_vanishes_loses_its_partitions_after_its_session(
     broker: BrokerProcess,
 ) -> None:
-    if broker.workers == 1:
-        pytest.skip("once is enough")
     topic, group = new_topic(broker), uuid.uuid4().hex
     first, second = Member(broker, topic, group), Member(broker, topic, group)
     until(lambda: even(first, second), 30, "an even share")
@@ -257,12 +256,15 @@ def group_type(broker: BrokerProcess, group: str) -> str:
     return next(str(one.type.name) for one in listed.valid if one.group_id == group)
 
 
-@pytest.mark.parametrize("strategy", [EAGER, COOPERATIVE], ids=["eager", "cooperative"])
+@pytest.mark.parametrize(
+    ("broker", "strategy"),
+    [(1, COOPERATIVE), (2, EAGER), (2, COOPERATIVE)],
+    indirect=["broker"],
+    ids=["1worker-cooperative", "2workers-eager", "2workers-cooperative"],
+)
 def test_a_group_goes_from_one_protocol_to_the_other_and_back_while_it_reads(
     broker: BrokerProcess, tmp_path: Path, strategy: str
 ) -> None:
-    if broker.workers == 1 and strategy == EAGER:
-        pytest.skip("once is enough")
     topic, group = new_topic(broker), uuid.uuid4().hex
     with Members(broker, tmp_path) as members:
         old = (CLASSIC, strategy, "heartbeat.interval.ms=200", "session.timeout.ms=6000")
