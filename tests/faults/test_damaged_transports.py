@@ -57,7 +57,10 @@ class Secret:
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 self.sock.sendall(self.wrote.read())
-                self.read.write(self.sock.recv(65_536))
+                answer = self.sock.recv(65_536)
+                if not answer:
+                    raise ConnectionResetError("closed in the handshake") from None
+                self.read.write(answer)
             else:
                 break
         self.sock.sendall(self.wrote.read())

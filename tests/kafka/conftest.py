@@ -29,6 +29,8 @@ def client(request: pytest.FixtureRequest, broker: BrokerProcess) -> Iterator[So
 def topic(client: SocketClient) -> str:
     """A new topic of one partition."""
     name = uuid.uuid4().hex
-    made = client.ask(19, 7, topics=[new_topic(name)], timeout_ms=5000, validate_only=False)
+    # The records of these tests are of 1970.
+    lasting = new_topic(name, configs=[{"name": "retention.ms", "value": "-1"}])
+    made = client.ask(19, 7, topics=[lasting], timeout_ms=5000, validate_only=False)
     assert made.topics[0].error_code == 0
     return name
