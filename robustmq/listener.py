@@ -171,12 +171,6 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self.protocol
         return f"{self.protocol} {self.transport} {self.name}"
 
-    @property
-    def security_protocol(self) -> str:
-        """What Kafka's clients call it."""
-        plain = "SSL" if self.transport in ENCRYPTED else "PLAINTEXT"
-        return f"SASL_{plain}" if self.sasl_mechanisms else plain
-
 
 DEFAULT_NAME = "default"
 KAFKA_NAME = "kafka"

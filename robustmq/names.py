@@ -49,6 +49,12 @@ def to_kafka(topic: bytes) -> str | None:
     return name if 0 < len(name) <= KAFKA_NAME_MAX else None
 
 
+def in_rules(topic: bytes) -> str:
+    """The name that access rules have for a topic: its Kafka name, or for one that Kafka cannot
+    show the form it would have."""
+    return to_kafka(topic) or topic.decode("utf-8", "replace").replace("/", ".")
+
+
 def from_kafka(name: str) -> bytes:
     """The topic of a Kafka name: total, and the inverse of `to_kafka`."""
     topic = bytearray()

@@ -86,6 +86,12 @@ def resolved(value: T) -> Promise[T]:
     return promise
 
 
+def tie(one: Promise[None], other: Promise[None]) -> None:
+    """When one of them settles, so does the other."""
+    one.when_settled(lambda: other.resolve(None))
+    other.when_settled(lambda: one.resolve(None))
+
+
 class _Run(Generic[T]):
     """A coroutine on its way. A class, and no function in a function: that would refer to itself,
     and keep every result until the collector finds it."""

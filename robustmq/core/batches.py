@@ -190,7 +190,8 @@ def put_varint(target: bytearray, at: int, value: int) -> int:
     return at + 1
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number of any sign as a zigzag varint."""
     rest = (value << 1) ^ (value >> 63)
     out = bytearray()
     while rest >= 128:
@@ -201,7 +202,7 @@ def _varint(value: int) -> bytes:
 
 
 def _field(value: bytes | None) -> bytes:
-    return b"\x01" if value is None else _varint(len(value)) + value
+    return b"\x01" if value is None else varint(len(value)) + value
 
 
 def build(
@@ -220,15 +221,15 @@ def build(
     out = bytearray(HEADER_SIZE)
     for index, record in enumerate(records):
         body = bytearray(b"\0")
-        body += _varint(stamps[index] - stamps[0])
-        body += _varint(index)
+        body += varint(stamps[index] - stamps[0])
+        body += varint(index)
         body += _field(record.key)
         body += _field(record.value)
-        body += _varint(len(record.headers))
+        body += varint(len(record.headers))
         for name, value in record.headers:
             body += _field(name.encode("utf-8", "surrogateescape"))
             body += _field(value)
-        out += _varint(len(body)) + body
+        out += varint(len(body)) + body
     write_header(
         out, 0, len(out), attributes, len(records), stamps[0], max(stamps),
         producer_id, producer_epoch, base_sequence,

@@ -41,13 +41,11 @@ class OffsetMap:
         lows = memory.unsigned_longs(self.low)
         highs = memory.unsigned_longs(self.high)
         offsets = memory.unsigned_longs(self.offsets)
-        at = low & self.mask
-        while lows[at] or highs[at]:
-            if lows[at] == low and highs[at] == high:
-                if offset > offsets[at]:
-                    offsets[at] = offset
-                return True
-            at = (at + 1) & self.mask
+        at = self._slot(low, high)
+        if lows[at] or highs[at]:
+            if offset > offsets[at]:
+                offsets[at] = offset
+            return True
         if self.size >= self.capacity:
             return False
         lows[at] = low
@@ -61,12 +59,16 @@ class OffsetMap:
         source = digest
         low = memory.get64(source, 0)
         high = memory.get64(source, 8)
+        at = self._slot(low, high)
+        if memory.unsigned_longs(self.low)[at] or memory.unsigned_longs(self.high)[at]:
+            return memory.unsigned_longs(self.offsets)[at]
+        return -1
+
+    def _slot(self, low: int, high: int) -> int:
+        """The slot of a digest, or the free one where it belongs."""
         lows = memory.unsigned_longs(self.low)
         highs = memory.unsigned_longs(self.high)
-        offsets = memory.unsigned_longs(self.offsets)
         at = low & self.mask
-        while lows[at] or highs[at]:
-            if lows[at] == low and highs[at] == high:
-                return offsets[at]
+        while (lows[at] or highs[at]) and not (lows[at] == low and highs[at] == high):
             at = (at + 1) & self.mask
-        return -1
+        return at

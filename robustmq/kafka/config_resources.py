@@ -32,8 +32,8 @@ from robustmq.kafka.topic_configs import (
 
 TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
 """Resource types of the protocol."""
-FROM_TOPIC, FROM_DYNAMIC_BROKER, FROM_DYNAMIC_DEFAULT, FROM_BROKER, FROM_DEFAULT = 1, 2, 3, 4, 5
-FROM_LOGGER, FROM_CLIENT_METRICS, FROM_GROUP = 6, 7, 8
+FROM_TOPIC, FROM_DYNAMIC_BROKER, FROM_BROKER, FROM_DEFAULT = 1, 2, 4, 5
+FROM_CLIENT_METRICS, FROM_GROUP = 7, 8
 """Where the value of a setting is from (DescribeConfigs)."""
 
 

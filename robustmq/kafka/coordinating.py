@@ -6,7 +6,8 @@ An owner that cannot be reached is 15 COORDINATOR_NOT_AVAILABLE, so that clients
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,6 +34,11 @@ async def ask(
     if not transactional_id:
         return int(KafkaCode.INVALID_REQUEST)
     promise: Promise[events.TransactionReply] = start(_call(gateway, transactional_id, event))
+    return await reply_of(promise, kind)
+
+
+async def reply_of(promise: Awaitable[Any], kind: type[Reply]) -> Reply | int:
+    """The reply of a coordinator, or the error code of one that is away."""
     reply = await settled(promise)
     if isinstance(reply, BrokerError):
         return int(KafkaCode.COORDINATOR_NOT_AVAILABLE)

@@ -26,12 +26,10 @@ from robustmq.kafka.context import Handlers, RequestContext, settled
 from robustmq.kafka.fetch_sessions import FetchPartition, Opened, PartitionKey
 from robustmq.kafka.gateway import AppendWait, Gateway, PartitionRead, ReadResult
 from robustmq.kafka.permissions import on_key
-from robustmq.promises import Promise
+from robustmq.promises import Promise, tie
 
 TOPIC_ID_VERSION = 13
 MAX_WAIT_MS = 300_000
-WAIT_SLICE_MS = 2_000
-"""A request that waits for share groups looks up this often whether its client is still there."""
 SLICE = 500
 """Partitions that are gone through between two breaths of the event loop."""
 WAIT_SLICE = 1_000
@@ -100,17 +98,12 @@ async def _woken(
         if woken.settled or connection.closed:
             break
         waits = [_wait(target, isolation) for target in targets[begin : begin + WAIT_SLICE]]
-        _tie(woken, gateway.wait_for_append(waits, left_ms))
+        # One wait that is over ends all.
+        tie(woken, gateway.wait_for_append(waits, left_ms))
     if not connection.closed:
         await woken
     connection.on_close.pop(woken, None)
     return not connection.closed
-
-
-def _tie(woken: Promise[None], part: Promise[None]) -> None:
-    """One wait that is over ends all."""
-    part.when_settled(lambda: woken.resolve(None))
-    woken.when_settled(lambda: part.resolve(None))
 
 
 def _wait(target: _Target, isolation: int) -> AppendWait:

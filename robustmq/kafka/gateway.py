@@ -71,6 +71,11 @@ class PartitionInfo(msgspec.Struct, frozen=True, gc=False):
     leader: int
     leader_epoch: int
 
+    @property
+    def replicas(self) -> list[int]:
+        """The brokers that have it: its leader alone, if there is one."""
+        return [self.leader] if self.leader >= 0 else []
+
 
 class TopicInfo(msgspec.Struct, frozen=True):
     """One topic. `declared` ones live in the cluster metadata, light ones have one partition and no

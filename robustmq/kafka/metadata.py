@@ -146,8 +146,8 @@ def _topic(
                 partition_index=index,
                 leader_id=part.leader,
                 leader_epoch=part.leader_epoch,
-                replica_nodes=[] if part.leader < 0 else [part.leader],
-                isr_nodes=[] if part.leader < 0 else [part.leader],
+                replica_nodes=part.replicas,
+                isr_nodes=part.replicas,
                 offline_replicas=[],
             )
             for index, part in enumerate(info.partitions)

@@ -106,7 +106,7 @@ def _described(
     rows = []
     for number in partitions:
         leader = info.partitions[number]
-        replicas = [leader.leader] if leader.leader >= 0 else []
+        replicas = leader.replicas
         rows.append(
             messages.DescribeTopicPartitionsResponsePartition(
                 error_code=0 if replicas else int(KafkaCode.LEADER_NOT_AVAILABLE),

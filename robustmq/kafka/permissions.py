@@ -23,7 +23,7 @@ CLUSTER_DENIED = int(KafkaCode.CLUSTER_AUTHORIZATION_FAILED)
 @lru_cache(maxsize=65_536)
 def shown(key: bytes) -> str:
     """The name that rules have for a topic."""
-    return names.to_kafka(key) or key.decode("utf-8", "replace").replace("/", ".")
+    return names.in_rules(key)
 
 
 def on_topic(context: RequestContext, gateway: Gateway, operation: Operation, name: str) -> bool:

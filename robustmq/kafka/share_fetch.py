@@ -22,7 +22,7 @@ from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.access import Operation, Resource
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
-from robustmq.kafka.fetch import MAX_WAIT_MS, WAIT_SLICE_MS
+from robustmq.kafka.fetch import MAX_WAIT_MS
 from robustmq.kafka.gateway import Gateway
 from robustmq.kafka.permissions import on_key
 from robustmq.kafka.share_events import (
@@ -36,6 +36,8 @@ from robustmq.kafka.share_gateway import ShareFetched, ShareRead, ShareWanted
 from robustmq.kafka.share_sessions import FINAL_EPOCH, INITIAL_EPOCH, ShareSession, update
 from robustmq.promises import Promise, start
 
+WAIT_SLICE_MS = 2_000
+"""A request that waits looks up this often whether its client is still there."""
 _MESSAGES: dict[int, str] = {
     KafkaCode.GROUP_AUTHORIZATION_FAILED: "Not authorized to access the group.",
     KafkaCode.SHARE_SESSION_NOT_FOUND: "The share session was not found.",

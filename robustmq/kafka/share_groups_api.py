@@ -23,6 +23,7 @@ from robustmq.kafka.context import (
     legal_name,
     settled,
 )
+from robustmq.kafka.coordinating import reply_of
 from robustmq.kafka.gateway import SHARE_GROUP, Gateway
 from robustmq.kafka.permissions import bits
 from robustmq.kafka.share_events import HeartbeatReply, ShareDescription, TopicShape
@@ -36,11 +37,7 @@ async def ask(
     gateway: Gateway, group_id: str, event: events.ShareGroupEvent, kind: type[Reply]
 ) -> Reply | int:
     """The reply of a share group, or the error code of a coordinator that is away."""
-    reply = await settled(gateway.machine(SHARE_GROUP, group_id, event))
-    if isinstance(reply, BrokerError):
-        return int(KafkaCode.COORDINATOR_NOT_AVAILABLE)
-    assert isinstance(reply, kind), "a group answers an event with its own reply"
-    return reply
+    return await reply_of(gateway.machine(SHARE_GROUP, group_id, event), kind)
 
 
 # ShareGroupHeartbeat

@@ -21,7 +21,6 @@ from robustmq.promises import Promise, start
 from robustmq.security import scram
 
 REFUSAL_DELAY_S = 0.1
-MAX_TOKEN_BYTES = 524_288
 PLAIN_REFUSED = "Authentication failed: Invalid username or password"
 SCRAM_REFUSED = "Authentication failed during authentication due to invalid credentials with SASL"
 

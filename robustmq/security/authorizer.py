@@ -153,12 +153,10 @@ class Authorizer:
         return known
 
     def topic_allowed(self, asker: Asker, operation: int, topic: bytes) -> bool:
-        """The verdict on a topic by its canonical name (see robustmq.names). A name that Kafka
-        cannot show is held against the rules in the form it would have."""
+        """The verdict on a topic by its canonical name (see robustmq.names)."""
         if self.is_open:
             return True
-        name = names.to_kafka(topic) or topic.decode("utf-8", "replace").replace("/", ".")
-        return self.allowed(asker, operation, Resource.TOPIC, name)
+        return self.allowed(asker, operation, Resource.TOPIC, names.in_rules(topic))
 
     def decide(
         self, principal: str, host: str, operation: int, resource_type: int, name: str

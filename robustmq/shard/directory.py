@@ -38,7 +38,7 @@ class Directory:
         cluster: ClusterView,
         rpc: Rpc,
         unique: Callable[[], uuid.UUID],
-        call_soon: Callable[[Callable[[], None]], object],
+        breathe: Callable[[], Promise[None]],
     ) -> None:
         """`unique` gives random UUIDs: randomness is passed in, so that the simulation repeats."""
         self.node_id = placement.worker_id
@@ -47,15 +47,10 @@ class Directory:
         self._cluster = cluster
         self._rpc = rpc
         self._unique = unique
-        self._call_soon = call_soon
+        self.breathe = breathe
+        """Settles in another turn of the event loop."""
         self._light_ids: OrderedDict[uuid.UUID, bytes] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-
-    def breathe(self) -> Promise[None]:
-        """Settles in another turn of the event loop."""
-        over: Promise[None] = Promise()
-        self._call_soon(lambda: over.resolve(None))
-        return over
 
     # -- who is there ------------------------------------------------------------------------------
 
@@ -75,7 +70,9 @@ class Directory:
         return next((broker for broker in brokers if broker.node_id == worker), None)
 
     def _leader_of(self, shard: int) -> PartitionInfo:
-        broker = self._broker_of(self._placement.shard_owner(shard))
+        return self._led(shard, self._broker_of(self._placement.shard_owner(shard)))
+
+    def _led(self, shard: int, broker: Broker | None) -> PartitionInfo:
         if broker is None:
             return PartitionInfo(-1, -1)
         return PartitionInfo(broker.node_id, self._cluster.shard_epoch(shard))
@@ -84,14 +81,10 @@ class Directory:
         """Who leads what lives in each shard; asked once for all partitions of a question."""
         workers = self._cluster.worker_count
         brokers = [self._broker_of(worker) for worker in range(workers)]
-        leaders = []
-        for shard in range(self._placement.shard_count):
-            broker = brokers[self._placement.shard_owner(shard)]
-            known = PartitionInfo(-1, -1)
-            if broker is not None:
-                known = PartitionInfo(broker.node_id, self._cluster.shard_epoch(shard))
-            leaders.append(known)
-        return leaders
+        owner = self._placement.shard_owner
+        return [
+            self._led(shard, brokers[owner(shard)]) for shard in range(self._placement.shard_count)
+        ]
 
     # -- topics ------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import msgspec
 
 from robustmq.errors import BrokerError
 from robustmq.kafka.gateway import AbortedTransaction, AppendWait, PartitionRead, ReadResult
-from robustmq.promises import Promise, start
+from robustmq.promises import Promise, start, tie
 from robustmq.shard import wire
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.placement import Placement
@@ -142,7 +142,7 @@ class Fetching:
             return self._waits.wait(local, timeout_ms)
         woken: Promise[None] = Promise()
         if local:
-            _tie(woken, self._waits.wait(local, timeout_ms))
+            tie(woken, self._waits.wait(local, timeout_ms))
         for worker, rows in by_worker.items():
             if not woken.settled:
                 self._wait_there(worker, rows, timeout_ms, woken)
@@ -179,12 +179,6 @@ class Fetching:
         waiting = self._asked.get((message.worker, message.number))
         if waiting is not None:
             waiting.resolve(None)
-
-
-def _tie(one: Promise[None], other: Promise[None]) -> None:
-    """When one settles, so does the other."""
-    other.when_settled(lambda: one.resolve(None))
-    one.when_settled(lambda: other.resolve(None))
 
 
 def _received(answer: Any) -> ReadResult:

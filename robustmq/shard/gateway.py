@@ -95,9 +95,9 @@ class KafkaGateway(Directory):
         admin: LogAdmin,
         space: Callable[[], tuple[str, int, int]],
         off_loop: OffLoop,
-        call_soon: Callable[[Callable[[], None]], object],
+        breathe: Callable[[], Promise[None]],
     ) -> None:
-        super().__init__(settings, placement, cluster, rpc, unique, call_soon)
+        super().__init__(settings, placement, cluster, rpc, unique, breathe)
         self._off_loop = off_loop
         self.cluster_id = cluster.cluster_id
         self.reload(settings)
@@ -107,7 +107,7 @@ class KafkaGateway(Directory):
         self._logs = logs
         logs.transaction_partition = self.transaction_partition
         self._machines = machines
-        self._fetching = Fetching(placement, logs, waits, rpc, self.breathe)
+        self._fetching = Fetching(placement, logs, waits, rpc, breathe)
         self._monotonic_ms = monotonic_ms
         self._wall_ms = wall_ms
         self._count = count

@@ -100,7 +100,7 @@ class KafkaParts:
             LogAdmin(placement, broker.stores, broker.partitions, broker.commits, around.wall_ms),
             around.space,
             around.off_loop,
-            around.call_soon,
+            broker.next_turn,
         )
         self.markers = TransactionMarkers(
             self.gateway, self.machines, placement, self.waits, broker.cluster.shard_epoch

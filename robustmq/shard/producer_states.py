@@ -14,7 +14,7 @@ rows on the disk, and go when the log begins behind them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from robustmq.core import batches, blocks
 from robustmq.groups.producers import ProducerTable
@@ -179,13 +179,10 @@ class ProducerStates:
             if state.key is None
             else self._stored[state.shard].aborted(state.key, offset)
         )
-        found: list[AbortedTransaction] = []
-        for row in rows:
-            if row.first_offset < end_offset:
-                found.append(AbortedTransaction(row.producer_id, row.first_offset))
-            if row.last_stable_offset >= end_offset:
-                break
-        return found
+        return [
+            AbortedTransaction(row.producer_id, row.first_offset)
+            for row in _beginning_before(rows, end_offset)
+        ]
 
     def aborted_until(
         self, topic: bytes, partition: int, offset: int, end_offset: int
@@ -195,13 +192,9 @@ class ProducerStates:
         state = self._state(topic, partition)
         if state.key is None:
             return []
-        found: list[Aborted] = []
-        for row in self._stored[state.shard].aborted(state.key, offset):
-            if row.first_offset < end_offset:
-                found.append(row)
-            if row.last_stable_offset >= end_offset:
-                break
-        return found
+        return list(
+            _beginning_before(self._stored[state.shard].aborted(state.key, offset), end_offset)
+        )
 
     # -- transactions end --------------------------------------------------------------------------
 
@@ -268,6 +261,15 @@ class ProducerStates:
                 self._changed.get(state.shard, {}).pop(key, None)
                 assert state.key is not None, "what the log has is kept"
                 self._stored[state.shard].drop(state.key)
+
+
+def _beginning_before(rows: Iterator[Aborted], end_offset: int) -> Iterator[Aborted]:
+    """Those that begin before an offset; what follows a row that is stable behind it does not."""
+    for row in rows:
+        if row.first_offset < end_offset:
+            yield row
+        if row.last_stable_offset >= end_offset:
+            return
 
 
 def _stored_key(topic_id: bytes | None, topic: bytes, partition: int) -> bytes:

@@ -202,10 +202,10 @@ def _rewritten(
         if horizon_ms >= 0:
             inner = (
                 record[attributes_at : attributes_at + 1]
-                + _varint(first + delta - horizon_ms)
+                + batches.varint(first + delta - horizon_ms)
                 + record[rest_at:]
             )
-            record = _varint(len(inner)) + inner
+            record = batches.varint(len(inner)) + inner
         out.append(record)
     max_timestamp = info.max_timestamp
     if not info.attributes & batches.LOG_APPEND_TIME:
@@ -226,17 +226,6 @@ def _times(record: bytes) -> tuple[int, int, int]:
     attributes_at = place[0]
     delta = batches.signed_varint(record, attributes_at + 1, len(record), place)
     return delta, attributes_at, place[0]
-
-
-def _varint(value: int) -> bytes:
-    """A zigzag varint; a time before the horizon is negative."""
-    rest = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while rest >= 128:
-        out.append((rest & 127) | 128)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
 
 
 def _written(

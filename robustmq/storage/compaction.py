@@ -60,7 +60,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Swap(msgspec.Struct, frozen=True):
-    """A file is written and synced as `.cleaned`: keep `state_changes`, rename it, put `made` in
+    """A file is written and synced as `.cleaned`: keep the new state, rename it, put `made` in
     the place of `replaced`, and remove those; then go on."""
 
     made: SegmentFile
