@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from robustmq.core.batches import BatchInfo
+from robustmq.promises import Promise
 from robustmq.storage.disk import Disk
 
 ENTRY_POINT_GROUP = "robustmq.engines"
@@ -58,6 +59,9 @@ class ReadResult(msgspec.Struct, frozen=True):
     buffers: list[bytes | memoryview] = []
     out_of_range: bool = False
     error: int = 0
+    pending: Promise[None] | None = None
+    """The records are in the object store and not at hand: ask again when this settles, which it
+    does in any case. Nothing else is told then but the offsets."""
 
 
 class PartitionLog(Protocol):
