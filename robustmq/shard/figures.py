@@ -22,7 +22,7 @@ def gauges(broker: Broker) -> dict[str, int]:
         "mqtt_retained_messages": sum(store.retained.count for store in stores),
         "kafka_groups": len(broker.kafka.machines.machines(GROUP_KIND)),
         "kafka_fetches_parked": len(broker.kafka.waits),
-        "topics": sum(store.light_topics for store in stores),
+        "topics": sum(len(store.light) for store in stores),
         "partitions": len(broker.partitions),
         "shards": len(broker.stores),
         "storage_pending_bytes": sum(store.uncommitted_bytes for store in stores),

@@ -330,7 +330,7 @@ class LocalLogs:
         if found is None or not self._releases.wanted(topic, found.retains):
             return None
         log = self._partitions.get(topic, partition)
-        offset = log.end_offset if log is not None else store.end_offset(topic)
+        offset = log.end_offset if log is not None else store.light.end_offset(topic)
         return self._releases.announce(
             topic, partition, marker.producer_id, found.first_offset, offset
         )
@@ -347,11 +347,11 @@ class LocalLogs:
     def _is_here(self, store: ShardStore, topic: bytes, partition: int) -> bool:
         if topic in self._placement.declared:
             return self._partitions.get(topic, partition) is not None
-        return partition == 0 and store.exists(topic)
+        return partition == 0 and store.light.exists(topic)
 
     def _start(self, store: ShardStore, topic: bytes, partition: int) -> int:
         log = self._partitions.get(topic, partition)
-        return log.start_offset if log is not None else store.start_offset(topic)
+        return log.start_offset if log is not None else store.light.start_offset(topic)
 
     # -- read --------------------------------------------------------------------------------------
 
@@ -376,7 +376,7 @@ class LocalLogs:
             store = self._light_store(topic, partition)
             if store is None:
                 return _UNKNOWN
-            stored = store.read(topic, offset, max_bytes)
+            stored = store.light.read(topic, offset, max_bytes)
         error = KafkaCode.OFFSET_OUT_OF_RANGE if stored.out_of_range else stored.error
         if error:
             return ReadResult(error)
@@ -398,7 +398,7 @@ class LocalLogs:
         if log is not None:
             return log.high_watermark
         store = self._light_store(topic, partition)
-        return store.high_watermark(topic) if store is not None else None
+        return store.light.high_watermark(topic) if store is not None else None
 
     def visible_end(self, topic: bytes, partition: int, isolation: int) -> int | None:
         """Where readers of an isolation stop; None when the partition is not here."""
@@ -424,14 +424,14 @@ class LocalLogs:
             end = self.visible_end(topic, partition, isolation)
             return ListedOffset(0, end or 0, -1, epoch)
         if timestamp_ms in (-2, -4):
-            first = log.start_offset if log is not None else store.start_offset(topic)  # type: ignore[union-attr]
+            first = log.start_offset if log is not None else store.light.start_offset(topic)  # type: ignore[union-attr]
             return ListedOffset(0, first, -1, epoch)
         if timestamp_ms == -5:
             return ListedOffset()
         if log is not None:
             found = log.offset_for_time(timestamp_ms)
         else:
-            found = store.offset_for_time(topic, timestamp_ms)  # type: ignore[union-attr]
+            found = store.light.offset_for_time(topic, timestamp_ms)  # type: ignore[union-attr]
         if found is None:
             return ListedOffset()
         if isolation and found[0] >= (self.visible_end(topic, partition, isolation) or 0):
@@ -444,7 +444,7 @@ class LocalLogs:
         """The record of a time in the batch that the engine found by its header alone."""
         log = self._partitions.get(topic, partition)
         store = self._stores[self._placement.shard(topic, partition)]
-        start = log.start_offset if log is not None else store.start_offset(topic)
+        start = log.start_offset if log is not None else store.light.start_offset(topic)
         offset = max(offset, start)
         # A batch may begin before the log does, or be one that a compaction has left empty.
         for _ in range(LOOKED_AT):
@@ -473,7 +473,7 @@ class LocalLogs:
         if partition or topic in self._placement.declared:
             return None
         store = self._stores.get(self._placement.shard(topic, 0))
-        return store if store is not None and store.exists(topic) else None
+        return store if store is not None and store.light.exists(topic) else None
 
     # -- light topics ------------------------------------------------------------------------------
 
@@ -482,9 +482,9 @@ class LocalLogs:
         store = self._stores.get(self._placement.shard(topic, 0))
         if store is None:
             raise BrokerError(Fault.OWNER_UNAVAILABLE, "the topic lives elsewhere")
-        exists = store.exists(topic)
+        exists = store.light.exists(topic)
         if exists and action == "delete":
-            store.delete(topic, self._wall_ms())
+            store.light.delete(topic, self._wall_ms())
             self.forget(topic)
             deleted: Promise[Any] = Promise()
             self._commits.mark(
@@ -492,7 +492,7 @@ class LocalLogs:
             )
             return deleted
         if not exists and action == "create":
-            store.create(topic, self._wall_ms())
+            store.light.create(topic, self._wall_ms())
             self._commits.mark(self._placement.shard(topic, 0))
             exists = True
         if exists:
@@ -517,7 +517,7 @@ class LocalLogs:
         found: list[bytes] = []
         for store in self._stores.values():
             if len(found) < limit:
-                found.extend(store.topics(limit - len(found)))
+                found.extend(store.light.topics(limit - len(found)))
         for topic in found:
             self._given_ids[names.topic_id(topic, 0)] = topic
         while len(self._given_ids) > MAX_GIVEN_IDS:

@@ -42,10 +42,14 @@ class LogAdmin:
         if store is None:
             return resolved((KafkaCode.NOT_LEADER_OR_FOLLOWER, -1))
         log = self._partitions.get(topic, partition)
-        light = topic not in self._placement.declared and not partition and store.exists(topic)
+        light = (
+            topic not in self._placement.declared and not partition and store.light.exists(topic)
+        )
         if log is None and not light:
             return resolved((KafkaCode.UNKNOWN_TOPIC_OR_PARTITION, -1))
-        high_watermark = log.high_watermark if log is not None else store.high_watermark(topic)
+        high_watermark = (
+            log.high_watermark if log is not None else store.light.high_watermark(topic)
+        )
         if offset == HIGH_WATERMARK:
             offset = high_watermark
         if not 0 <= offset <= high_watermark:
@@ -55,7 +59,7 @@ class LogAdmin:
             store.changed(log)
             start = log.start_offset
         else:
-            start = store.trim_topic(topic, offset, self._wall_ms())
+            start = store.light.trim(topic, offset, self._wall_ms())
         done: Promise[Any] = Promise()
         # It answers for records that must not come back: fdatasync, whatever the mode.
         self._commits.mark(shard, True, lambda: done.resolve((0, start)))

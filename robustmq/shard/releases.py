@@ -217,9 +217,9 @@ class Releases:
         if log is not None:
             return log.read(offset, SLICE_BYTES)
         store = self._stores.get(self._placement.shard(topic, partition))
-        if store is None or topic in self._placement.declared or not store.exists(topic):
+        if store is None or topic in self._placement.declared or not store.light.exists(topic):
             return None
-        return store.read(topic, offset, SLICE_BYTES)
+        return store.light.read(topic, offset, SLICE_BYTES)
 
     def _block(self, release: Release, found: list[tuple[int, bytes]]) -> bytearray:
         _, flags = self._placement.produced(release.topic, -1)

@@ -16,19 +16,16 @@ import msgspec
 from crc32c import crc32c
 
 from robustmq.core import blocks
-from robustmq.core.batches import BatchInfo
-from robustmq.core.topic_index import TopicIndex
 from robustmq.promises import Promise
 from robustmq.storage import segment as _segment
 from robustmq.storage import shard_log
 from robustmq.storage.committer import Committer
 from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
 from robustmq.storage.disk import Disk
-from robustmq.storage.engine import PartitionLog, PartitionSettings, ReadResult, engine
+from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
 from robustmq.storage.kv import Change, KeyValue
-from robustmq.storage.light import LightReader
+from robustmq.storage.light_topics import LightTopics
 from robustmq.storage.lookups import Lookups, after
-from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.retained_values import RetainedValues
 from robustmq.storage.shard_log import ShardLog
 from robustmq.storage.stored_producers import StoredProducers
@@ -47,7 +44,7 @@ DEALT = shard_log.DEALT
 RETAINED_BLOCK = shard_log.RETAINED_BLOCK
 RELEASE = shard_log.RELEASE
 
-_TOPIC, _MACHINE, _CHECKPOINT, _APPLIED, _START = b"t", b"m", b"c", b"p", b"b"
+_MACHINE, _CHECKPOINT, _APPLIED = b"m", b"c", b"p"
 _MAX_SOURCES = 256
 _HEARD_OF = blocks.QOS2 | blocks.RETAIN | blocks.KAFKA
 LASTING_SOURCE = 1 << 62
@@ -122,18 +119,12 @@ class ShardStore:
             settings.hot_bytes,
             self._corruption,
         )
-        self._index = TopicIndex()
-        self._light = LightReader(self._log, self._index)
         self._sources: dict[int, int] = {}
-        self._new_topics: list[bytes] = []
         self._lookups = Lookups(kv)
+        self.light = LightTopics(self._log, self._lookups, settings.memory_bytes)
         self.retained = RetainedValues(self._lookups)
         self.delayed = DelayedMessages(self._lookups)
         self.producers = StoredProducers(self._lookups)
-        self._memory: dict[bytes, MemoryPartition] = {}
-        self._memory_bytes = 0
-        self._starts: dict[bytes, int] = {}
-        """Where light topics begin that do not begin at 0."""
         self._partitions: dict[int, PartitionLog] = {}
         self._unwritten: dict[int, PartitionLog] = {}
         self._sync_wanted = False
@@ -167,10 +158,8 @@ class ShardStore:
             for key, value in self._kv.range(_MACHINE, after(_MACHINE)):
                 kind, _, name = key[1:].partition(b"\0")
                 listener.on_snapshot(kind, name, value)
-        for key, value in self._kv.range(_START, after(_START)):
-            self._starts[key[1:]] = int.from_bytes(value, "little")
+        self.light.load_starts()
         applied = int.from_bytes(self._kv.get(_APPLIED) or b"", "little")
-        new_topics: list[bytes] = []
 
         def on_entry(
             at: int, kind: int, source: int, sequence: int, timestamp: int, payload: memoryview
@@ -184,7 +173,7 @@ class ShardStore:
                 self._sources[source] = sequence
             if kind == DELAYED_BLOCK and at >= applied:
                 self.delayed.add(at, data)
-            if self._index_entry(at, kind, data, new_topics):
+            if self.light.replay(at, kind, data):
                 if kind == TOPIC_CREATED:
                     return
                 if kind == BLOCK and not blocks.all_flags(data) & _HEARD_OF:
@@ -193,29 +182,7 @@ class ShardStore:
 
         self._log.recover(position, on_entry)
         self._checkpointed_at = position
-        self._note_topics(new_topics)
-
-    def _note_topics(self, new_topics: list[bytes]) -> None:
-        for topic in new_topics:
-            if self._index.lookup(topic) is not None:
-                self._lookups.put(_TOPIC + topic, b"")
-
-    def _index_entry(self, at: int, kind: int, data: bytes, new_topics: list[bytes]) -> bool:
-        """Learn from a log entry what light topics there are; False when it tells of none."""
-        if kind == BLOCK:
-            self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, new_topics)
-        elif kind == TOPIC_DELETED:
-            self._index.remove(data)
-            self._lookups.put(_TOPIC + data, None)
-            self._set_start(data, 0)
-        elif kind == TOPIC_CREATED:
-            self._index.set(data, 0)
-            new_topics.append(data)
-        elif kind == TOPIC_TRIMMED:
-            self._set_start(data[8:], int.from_bytes(data[:8], "little"))
-        else:
-            return False
-        return True
+        self.light.keep_names()
 
     def _load_index(self, point: Checkpoint) -> None:
         """The index of a checkpoint; when its file is gone or damaged, it is made again from the
@@ -224,13 +191,11 @@ class ShardStore:
         data = self._disk.read(path, 0, self._disk.size(path))
         dump, crc = data[:-4], data[-4:]
         if len(data) > 4 and crc32c(dump) == int.from_bytes(crc, "little"):
-            self._index.load(dump)
+            self.light.load(dump)
             return
         self._corruption(point.position, len(data))
-        new_topics: list[bytes] = []
         for at, kind, payload in self._log.peek(point.position):
-            self._index_entry(at, kind, bytes(payload), new_topics)
-        self._note_topics(new_topics)
+            self.light.replay(at, kind, bytes(payload))
 
     # -- appending ---------------------------------------------------------------------------------
 
@@ -245,7 +210,7 @@ class ShardStore:
         seen."""
         if source and self.seen(source, sequence):
             return -1
-        self._index.assign(block, self._log.next_payload, self.leader_epoch, self._new_topics)
+        self.light.assign(block, self.leader_epoch)
         if source:
             return self.append(BLOCK, block, source, sequence, timestamp_ms)
         return self._log.append(BLOCK, block, 0, 0, timestamp_ms)
@@ -289,8 +254,7 @@ class ShardStore:
         written = [(log, log.write()) for log in self._unwritten.values()]
         self._unwritten.clear()
         partitions = [(log, write) for log, write in written if write is not None]
-        self._note_topics(self._new_topics)
-        self._new_topics.clear()
+        self.light.keep_names()
         changes = self._lookups.take()
         if changes:
             changes[_APPLIED] = end.to_bytes(8, "little")
@@ -344,104 +308,6 @@ class ShardStore:
 
     # -- light topics ------------------------------------------------------------------------------
 
-    def exists(self, topic: bytes) -> bool:
-        """Is there such a light topic?"""
-        return topic in self._memory or self._index.lookup(topic) is not None
-
-    def create(self, topic: bytes, timestamp_ms: int = 0) -> None:
-        """Make an empty light topic."""
-        if not self.exists(topic):
-            self._index.set(topic, 0)
-            self._new_topics.append(topic)
-            self._log.append(TOPIC_CREATED, topic, 0, 0, timestamp_ms)
-
-    def delete(self, topic: bytes, timestamp_ms: int = 0) -> None:
-        """Delete a light topic."""
-        self._memory.pop(topic, None)
-        if self._index.remove(topic):
-            self._light.forget(topic)
-            if topic in self._new_topics:
-                self._new_topics.remove(topic)
-            self._lookups.put(_TOPIC + topic, None)
-            self._set_start(topic, 0)
-            self._log.append(TOPIC_DELETED, topic, 0, 0, timestamp_ms)
-
-    def read(self, topic: bytes, offset: int, max_bytes: int) -> ReadResult:
-        """Whole committed batches of a light topic from an offset on."""
-        ring = self._memory.get(topic)
-        if ring is not None:
-            return ring.read(offset, max_bytes)
-        return self._light.read(topic, offset, max_bytes, self._starts.get(topic, 0))
-
-    def high_watermark(self, topic: bytes) -> int:
-        """The end of what is committed of a light topic."""
-        ring = self._memory.get(topic)
-        return ring.end_offset if ring is not None else self._light.high_watermark(topic)
-
-    def end_offset(self, topic: bytes) -> int:
-        """The offset that the next record of a light topic gets."""
-        ring = self._memory.get(topic)
-        if ring is not None:
-            return ring.end_offset
-        known = self._index.lookup(topic)
-        return known[0] if known is not None else 0
-
-    def start_offset(self, topic: bytes) -> int:
-        """The first offset that is kept of a light topic."""
-        ring = self._memory.get(topic)
-        return ring.start_offset if ring is not None else self._starts.get(topic, 0)
-
-    def trim_topic(self, topic: bytes, offset: int, timestamp_ms: int) -> int:
-        """Have a light topic begin at an offset, not beyond its end; where it begins now. Its
-        batches stay where they lie in the shard's log."""
-        ring = self._memory.get(topic)
-        if ring is not None:
-            ring.trim(offset)
-            return ring.start_offset
-        if offset > self._starts.get(topic, 0):
-            self._set_start(topic, offset)
-            payload = offset.to_bytes(8, "little") + topic
-            self._log.append(TOPIC_TRIMMED, payload, 0, 0, timestamp_ms)
-        return self._starts.get(topic, 0)
-
-    def _set_start(self, topic: bytes, offset: int) -> None:
-        if offset:
-            self._starts[topic] = offset
-            self._lookups.put(_START + topic, offset.to_bytes(8, "little"))
-        elif self._starts.pop(topic, None) is not None:
-            self._lookups.put(_START + topic, None)
-
-    def offset_for_time(self, topic: bytes, timestamp_ms: int) -> tuple[int, int] | None:
-        """The first batch at or after a time; -3: the greatest time stamp."""
-        ring = self._memory.get(topic)
-        if ring is not None:
-            return ring.offset_for_time(timestamp_ms)
-        return self._light.offset_for_time(topic, timestamp_ms, self._starts.get(topic, 0))
-
-    def last_batches(self, topic: bytes, max_bytes: int) -> Iterable[BatchInfo]:
-        """Headers of the last batches of a light topic, oldest first."""
-        ring = self._memory.get(topic)
-        if ring is not None:
-            return ring.last_batches(max_bytes)
-        return self._light.last_batches(topic, max_bytes)
-
-    def topics(self, limit: int) -> list[bytes]:
-        """Names of light topics, so many at most."""
-        found = [*self._memory, *self._new_topics][:limit]
-        names = set(found)
-        for key, _ in self._lookups.range(_TOPIC, after(_TOPIC)):
-            if len(found) >= limit:
-                break
-            topic = key[1:]
-            if topic not in names and self._index.lookup(topic) is not None:
-                found.append(topic)
-        return found
-
-    @property
-    def light_topics(self) -> int:
-        """How many light topics there are."""
-        return len(self._index) + len(self._memory)
-
     def memory_append(self, block: bytearray, source: int = 0, sequence: int = 0) -> bool:
         """Append a block of topics in memory mode, giving offsets in place; the oldest make way.
         False if the frame was seen before."""
@@ -449,36 +315,8 @@ class ShardStore:
             return False
         if source:
             self._sources[source] = sequence
-        for entry in blocks.entries(block):
-            ring = self._memory.get(entry.topic)
-            if ring is None:
-                ring = self._memory[entry.topic] = MemoryPartition(
-                    PartitionSettings(memory_bytes=self._settings.memory_bytes)
-                )
-                known = self._index.lookup(entry.topic)
-                if known is not None:
-                    ring.start_offset = ring.end_offset = known[0]
-            before = ring.size
-            batch = block[entry.batch_begin : entry.end]
-            base_offset = ring.append(batch, self.leader_epoch)
-            blocks.set_base_offset(block, entry.begin, base_offset)
-            self._memory_bytes += ring.size - before
-        while self._memory_bytes > self._settings.memory_bytes:
-            freed = self._free_memory()
-            if not freed:
-                break
-            self._memory_bytes -= freed
+        self.light.append_memory(block, self.leader_epoch)
         return True
-
-    def _free_memory(self) -> int:
-        """Free the oldest batch of the topic that is first in turn, and put that topic last."""
-        for topic in list(self._memory):
-            ring = self._memory.pop(topic)
-            self._memory[topic] = ring
-            freed = ring.drop_first()
-            if freed:
-                return freed
-        return 0
 
     # -- declared topics ---------------------------------------------------------------------------
 
@@ -588,7 +426,7 @@ class ShardStore:
         (`kick` the committer)."""
         position = self._log.end_position
         self._checkpointed_at = position
-        dump = self._index.dump()
+        dump = self.light.dump()
         dump += crc32c(dump).to_bytes(4, "little")
         name = f"index-{position:016x}"
         sources = self._lasting_sources()

@@ -76,7 +76,7 @@ class Machine:
         """All committed values of a light topic; offsets are dense."""
         found: list[bytes] = []
         while True:
-            result = self.store.read(topic, len(found), 300)
+            result = self.store.light.read(topic, len(found), 300)
             assert not result.error, result
             if not result.buffers:
                 assert len(found) == result.high_watermark

@@ -52,8 +52,8 @@ class Shared:
         self.machine = Machine()
         self.machine.publish(b"other", b"x")
         self.machine.publish(b"topic", b"dropped")
-        self.machine.store.delete(b"topic")
-        self.machine.store.create(b"topic")
+        self.machine.store.light.delete(b"topic")
+        self.machine.store.light.create(b"topic")
         self.machine.commit()
 
     def append(self, data: bytes) -> int:
@@ -66,10 +66,10 @@ class Shared:
         self.machine.commit()
 
     def read(self, offset: int, max_bytes: int) -> ReadResult:
-        return self.machine.store.read(b"topic", offset, max_bytes)
+        return self.machine.store.light.read(b"topic", offset, max_bytes)
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
-        return self.machine.store.offset_for_time(b"topic", timestamp_ms)
+        return self.machine.store.light.offset_for_time(b"topic", timestamp_ms)
 
 
 @pytest.fixture(params=["memory", "segment", "shared"])

@@ -59,7 +59,7 @@ def test_any_prefix_of_the_writes_recovers_to_a_prefix_with_all_that_was_committ
             values = machine.values(topic)
             assert values == appended[topic][: len(values)], "a prefix"
             assert len(values) >= committed[topic], "with all that was committed"
-            assert machine.store.exists(topic) == bool(values)
+            assert machine.store.light.exists(topic) == bool(values)
     assert machine.heard.corrupt == []
     for topic in TOPICS:
         before = machine.values(topic)
@@ -90,7 +90,7 @@ def test_a_frame_of_memory_mode_is_taken_once() -> None:
     block = bytearray(build_entry(b"m", b"", 0, 33, 7, 0, batch(b"x")))
     assert machine.store.memory_append(block, 9, 1)
     assert not machine.store.memory_append(block, 9, 1)
-    assert machine.store.high_watermark(b"m") == 1
+    assert machine.store.light.high_watermark(b"m") == 1
 
 
 def test_a_lost_or_damaged_index_is_made_again_from_the_log() -> None:
@@ -98,7 +98,7 @@ def test_a_lost_or_damaged_index_is_made_again_from_the_log() -> None:
         machine = Machine()
         for number in range(30):
             machine.publish(TOPICS[number % 3], b"%d" % number)
-        machine.store.create(b"empty")
+        machine.store.light.create(b"empty")
         machine.commit()
         machine.store.checkpoint(machines())
         machine.committer.kick()
@@ -114,7 +114,7 @@ def test_a_lost_or_damaged_index_is_made_again_from_the_log() -> None:
         machine.open()
         assert machine.values(b"a") == [b"%d" % n for n in (*range(0, 30, 3), 30)], damage
         assert machine.values(b"d") == [b"%d" % n for n in range(2, 30, 3)]
-        assert machine.store.exists(b"empty")
+        assert machine.store.light.exists(b"empty")
         assert machine.heard.corrupt and machine.heard.snapshots == machines()
 
 
@@ -123,10 +123,10 @@ def test_a_topic_that_was_deleted_stays_deleted() -> None:
     machine.publish(b"a", b"1")
     machine.publish(b"d", b"1")
     machine.commit()
-    machine.store.delete(b"a")
+    machine.store.light.delete(b"a")
     machine.commit()
     machine.open()
-    assert not machine.store.exists(b"a") and machine.store.topics(10) == [b"d"]
+    assert not machine.store.light.exists(b"a") and machine.store.light.topics(10) == [b"d"]
     machine.publish(b"a", b"2")
     machine.commit()
     assert machine.values(b"a") == [b"2"]

@@ -1,0 +1,221 @@
+"""The light topics of one shard: what there is of each, and reads of it (design, section 6).
+
+A light topic is made by its first publish. What is known of it in memory is a slot of the topic
+index (next offset, position of its last batch); its batches lie scattered in the shard's log
+(`light.LightReader`). A topic of mode memory has a ring instead; all rings of a shard share one
+bound. LevelDB has the names, and where a topic begins that does not begin at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from robustmq.core import blocks
+from robustmq.core.batches import BatchInfo
+from robustmq.core.topic_index import TopicIndex
+from robustmq.storage import shard_log
+from robustmq.storage.engine import PartitionSettings, ReadResult
+from robustmq.storage.light import LightReader
+from robustmq.storage.lookups import Lookups, after
+from robustmq.storage.memory import MemoryPartition
+from robustmq.storage.shard_log import (
+    BLOCK,
+    TOPIC_CREATED,
+    TOPIC_DELETED,
+    TOPIC_TRIMMED,
+    ShardLog,
+)
+
+_TOPIC, _START = b"t", b"b"
+
+
+class LightTopics:
+    """The light topics of one shard."""
+
+    def __init__(self, log: ShardLog, lookups: Lookups, memory_bytes: int) -> None:
+        """All topics of mode memory hold so many bytes."""
+        self._log = log
+        self._lookups = lookups
+        self._max_memory_bytes = memory_bytes
+        self._index = TopicIndex()
+        self._reader = LightReader(log, self._index)
+        self._new_topics: list[bytes] = []
+        self._memory: dict[bytes, MemoryPartition] = {}
+        self._memory_bytes = 0
+        self._starts: dict[bytes, int] = {}
+        """Where light topics begin that do not begin at 0."""
+
+    # -- recovery ----------------------------------------------------------------------------------
+
+    def load(self, dump: bytes) -> None:
+        """Take over the index of a checkpoint."""
+        self._index.load(dump)
+
+    def load_starts(self) -> None:
+        """Learn from LevelDB where topics begin."""
+        for key, value in self._lookups.range(_START, after(_START)):
+            self._starts[key[1:]] = int.from_bytes(value, "little")
+
+    def dump(self) -> bytes:
+        """The index, for a checkpoint."""
+        return self._index.dump()
+
+    def replay(self, at: int, kind: int, data: bytes) -> bool:
+        """Learn from a log entry what light topics there are; False when it tells of none. Their
+        names are kept with `keep_names`."""
+        if kind == BLOCK:
+            self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, self._new_topics)
+        elif kind == TOPIC_DELETED:
+            self._index.remove(data)
+            self._lookups.put(_TOPIC + data, None)
+            self._set_start(data, 0)
+        elif kind == TOPIC_CREATED:
+            self._index.set(data, 0)
+            self._new_topics.append(data)
+        elif kind == TOPIC_TRIMMED:
+            self._set_start(data[8:], int.from_bytes(data[:8], "little"))
+        else:
+            return False
+        return True
+
+    def keep_names(self) -> None:
+        """Have the names of new topics written."""
+        for topic in self._new_topics:
+            if self._index.lookup(topic) is not None:
+                self._lookups.put(_TOPIC + topic, b"")
+        self._new_topics.clear()
+
+    # -- topics ------------------------------------------------------------------------------------
+
+    def assign(self, block: bytearray, leader_epoch: int) -> None:
+        """Give the entries of a block that is appended next their offsets, in place."""
+        self._index.assign(block, self._log.next_payload, leader_epoch, self._new_topics)
+
+    def exists(self, topic: bytes) -> bool:
+        """Is there such a light topic?"""
+        return topic in self._memory or self._index.lookup(topic) is not None
+
+    def create(self, topic: bytes, timestamp_ms: int = 0) -> None:
+        """Make an empty light topic."""
+        if not self.exists(topic):
+            self._index.set(topic, 0)
+            self._new_topics.append(topic)
+            self._log.append(TOPIC_CREATED, topic, 0, 0, timestamp_ms)
+
+    def delete(self, topic: bytes, timestamp_ms: int = 0) -> None:
+        """Delete a light topic."""
+        self._memory.pop(topic, None)
+        if self._index.remove(topic):
+            self._reader.forget(topic)
+            if topic in self._new_topics:
+                self._new_topics.remove(topic)
+            self._lookups.put(_TOPIC + topic, None)
+            self._set_start(topic, 0)
+            self._log.append(TOPIC_DELETED, topic, 0, 0, timestamp_ms)
+
+    def read(self, topic: bytes, offset: int, max_bytes: int) -> ReadResult:
+        """Whole committed batches of a light topic from an offset on."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.read(offset, max_bytes)
+        return self._reader.read(topic, offset, max_bytes, self._starts.get(topic, 0))
+
+    def high_watermark(self, topic: bytes) -> int:
+        """The end of what is committed of a light topic."""
+        ring = self._memory.get(topic)
+        return ring.end_offset if ring is not None else self._reader.high_watermark(topic)
+
+    def end_offset(self, topic: bytes) -> int:
+        """The offset that the next record of a light topic gets."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.end_offset
+        known = self._index.lookup(topic)
+        return known[0] if known is not None else 0
+
+    def start_offset(self, topic: bytes) -> int:
+        """The first offset that is kept of a light topic."""
+        ring = self._memory.get(topic)
+        return ring.start_offset if ring is not None else self._starts.get(topic, 0)
+
+    def trim(self, topic: bytes, offset: int, timestamp_ms: int) -> int:
+        """Have a light topic begin at an offset, not beyond its end; where it begins now. Its
+        batches stay where they lie in the shard's log."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            ring.trim(offset)
+            return ring.start_offset
+        if offset > self._starts.get(topic, 0):
+            self._set_start(topic, offset)
+            payload = offset.to_bytes(8, "little") + topic
+            self._log.append(TOPIC_TRIMMED, payload, 0, 0, timestamp_ms)
+        return self._starts.get(topic, 0)
+
+    def _set_start(self, topic: bytes, offset: int) -> None:
+        if offset:
+            self._starts[topic] = offset
+            self._lookups.put(_START + topic, offset.to_bytes(8, "little"))
+        elif self._starts.pop(topic, None) is not None:
+            self._lookups.put(_START + topic, None)
+
+    def offset_for_time(self, topic: bytes, timestamp_ms: int) -> tuple[int, int] | None:
+        """The first batch at or after a time; -3: the greatest time stamp."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.offset_for_time(timestamp_ms)
+        return self._reader.offset_for_time(topic, timestamp_ms, self._starts.get(topic, 0))
+
+    def last_batches(self, topic: bytes, max_bytes: int) -> Iterable[BatchInfo]:
+        """Headers of the last batches of a light topic, oldest first."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.last_batches(max_bytes)
+        return self._reader.last_batches(topic, max_bytes)
+
+    def topics(self, limit: int) -> list[bytes]:
+        """Names of light topics, so many at most."""
+        found = [*self._memory, *self._new_topics][:limit]
+        names = set(found)
+        for key, _ in self._lookups.range(_TOPIC, after(_TOPIC)):
+            if len(found) >= limit:
+                break
+            topic = key[1:]
+            if topic not in names and self._index.lookup(topic) is not None:
+                found.append(topic)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._index) + len(self._memory)
+
+    def append_memory(self, block: bytearray, leader_epoch: int) -> None:
+        """Append a block of topics in memory mode, giving offsets in place; the oldest make
+        way."""
+        for entry in blocks.entries(block):
+            ring = self._memory.get(entry.topic)
+            if ring is None:
+                ring = self._memory[entry.topic] = MemoryPartition(
+                    PartitionSettings(memory_bytes=self._max_memory_bytes)
+                )
+                known = self._index.lookup(entry.topic)
+                if known is not None:
+                    ring.start_offset = ring.end_offset = known[0]
+            before = ring.size
+            batch = block[entry.batch_begin : entry.end]
+            base_offset = ring.append(batch, leader_epoch)
+            blocks.set_base_offset(block, entry.begin, base_offset)
+            self._memory_bytes += ring.size - before
+        while self._memory_bytes > self._max_memory_bytes:
+            freed = self._free_memory()
+            if not freed:
+                break
+            self._memory_bytes -= freed
+
+    def _free_memory(self) -> int:
+        """Free the oldest batch of the topic that is first in turn, and put that topic last."""
+        for topic in list(self._memory):
+            ring = self._memory.pop(topic)
+            self._memory[topic] = ring
+            freed = ring.drop_first()
+            if freed:
+                return freed
+        return 0
