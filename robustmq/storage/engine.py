@@ -38,6 +38,9 @@ class PartitionSettings(msgspec.Struct, frozen=True):
     retention_bytes: int = -1
     compact: bool = False
     """Of each key the newest record stays; see `storage.compaction` for what follows."""
+    tiered: bool = False
+    """Under a cold tier, which knows all of the log and says itself what goes: `retain` lets go of
+    nothing but what lies below the log's start."""
     delete_retention_ms: int = 86_400_000
     min_compaction_lag_ms: int = 0
     max_compaction_lag_ms: int = (1 << 63) - 1

@@ -32,6 +32,8 @@ class PartitionState(msgspec.Struct, frozen=True, array_like=True):
     made: str = ""
     """The file that takes the place of `replaced`; until it is there, they are."""
     replaced: tuple[str, ...] = ()
+    tiered_until: int = 0
+    """Below it all records are in the cold tier: files there may be missing."""
 
 
 def load(directory: str, disk: Disk) -> PartitionState | None:

@@ -10,6 +10,10 @@ at the end of the last file is cut; a bad one elsewhere answers its readers with
 There is always a last file, so that its name says where the log ends when all else has gone. What
 retention lets go leaves the table of files at once, and the disk as soon as may be (`free`). Where
 a compaction took records out, offsets are missing: `PartitionState.gaps_until` says up to where.
+
+Under a cold tier the log may begin below its first file. `closed_files` names what can be copied
+there, `tiered` says up to where that is done (the next commit keeps it), `drop_local` lets such
+files go; `start_offset` stays. Reads below `local_start_offset` are the cold tier's.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import msgspec
 
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
-from robustmq.errors import BrokerError
+from robustmq.errors import BrokerError, KafkaCode
 from robustmq.storage import partition_state
 from robustmq.storage.disk import Buffer, Disk
 from robustmq.storage.engine import ENGINES, PartitionLog, PartitionSettings, ReadResult
@@ -44,6 +49,20 @@ from robustmq.storage.segment_file import (
 SCAN_BYTES = 4 * 1024 * 1024
 
 
+class ClosedFile(msgspec.Struct, frozen=True, gc=False):
+    """A file that changes no more, all of it committed."""
+
+    path: str
+    base_offset: int
+    next_offset: int
+    """The offset behind its last record: where the next file begins."""
+    size: int
+    first_time_ms: int
+    """The greatest time stamp of its first batch; -1: it has none."""
+    max_time_ms: int
+    """The greatest time stamp in it; -1: there is none."""
+
+
 class SegmentPartition:
     """A partition in segment files."""
 
@@ -57,6 +76,7 @@ class SegmentPartition:
         """While it is, no file goes: a compaction reads them."""
         self.deleted = False
         self._state_changed = False
+        self._kept_tiered_until = 0
         self._to_make: list[str] = []
         self._to_remove: list[str] = []
         self._new: list[tuple[SegmentFile, bytearray, int]] = []
@@ -79,6 +99,7 @@ class SegmentPartition:
                 self.quarantined.append((0, 0))
                 state = PartitionState(gaps_until=1 << 62)
             self.state = state
+            self._kept_tiered_until = state.tiered_until
         names = self._names(found)
         for index, name in enumerate(names):
             file = SegmentFile(base_of(name), f"{self._directory}/{name}")
@@ -104,6 +125,7 @@ class SegmentPartition:
     def _begin_at_start(self) -> None:
         """Files wholly below the log's start go; the last one stays, or is made."""
         start_offset = self.state.start_offset
+        tiered_until = self.state.tiered_until
         while self.files and (
             self.end_offset < start_offset
             if len(self.files) == 1
@@ -111,8 +133,9 @@ class SegmentPartition:
         ):
             self._disk.remove(self.files.pop(0).path)
         if not self.files:
-            self.end_offset = max(self.end_offset, start_offset)
-        self.start_offset = max(start_offset, self.files[0].base_offset if self.files else 0)
+            self.end_offset = max(self.end_offset, start_offset, tiered_until)
+        first = self.files[0].base_offset if self.files else tiered_until
+        self.start_offset = start_offset if first <= tiered_until else max(start_offset, first)
 
     def _scan_file(self, file: SegmentFile, last: bool) -> None:
         """Read the headers of a file. Bad bytes with a sound batch behind them are set aside and
@@ -180,10 +203,13 @@ class SegmentPartition:
             self.change(start_offset=end_offset)
         if end_offset >= self.end_offset:
             return
-        end_offset = max(end_offset, self.start_offset)
+        tiered_until = self.state.tiered_until
+        end_offset = max(end_offset, self.start_offset, tiered_until)
+        if end_offset >= self.end_offset:
+            return
         while self.files and self.files[-1].base_offset >= end_offset:
             self._disk.remove(self.files.pop().path)
-        self.end_offset = self.start_offset
+        self.end_offset = max(self.start_offset, tiered_until)
         if self.files:
             file = self.files[-1]
             position, self.end_offset = self._place_of(file, end_offset)
@@ -282,6 +308,7 @@ class SegmentPartition:
                 disk.sync(path)
             if state is not None:
                 partition_state.save(directory, disk, state)
+                self._kept_tiered_until = state.tiered_until
 
         return change
 
@@ -313,6 +340,9 @@ class SegmentPartition:
         end = self.high_watermark if committed else self.end_offset
         if not self.start_offset <= offset <= self.end_offset:
             return ReadResult(self.high_watermark, self.start_offset, [], True)
+        if offset < self.local_start_offset:
+            moved = KafkaCode.OFFSET_MOVED_TO_TIERED_STORAGE
+            return ReadResult(self.high_watermark, self.start_offset, [], False, moved)
         if offset >= end or max_bytes <= 0:
             return ReadResult(self.high_watermark, self.start_offset)
         if self._new and offset >= self._new[0][2]:
@@ -467,6 +497,52 @@ class SegmentPartition:
         self.start_offset = max(first, log.start_offset)
         self.change(start_offset=self.start_offset, gaps_until=self.end_offset)
 
+    # -- under a cold tier -------------------------------------------------------------------------
+
+    @property
+    def local_start_offset(self) -> int:
+        """The first offset that is read here; those before it, from `start_offset` on, are in the
+        cold tier."""
+        first = self.files[0].base_offset if self.files else self.end_offset
+        return max(self.start_offset, first)
+
+    def closed_files(self) -> list[ClosedFile]:
+        """The files that are full and committed, oldest first; a compaction may put others in their
+        place, with the same records or fewer."""
+        found = []
+        for file, following in pairwise(self.files):
+            if following.base_offset > self.high_watermark:
+                break
+            found.append(
+                ClosedFile(
+                    file.path,
+                    file.base_offset,
+                    following.base_offset,
+                    file.size,
+                    file.first_time,
+                    file.max_time,
+                )
+            )
+        return found
+
+    def tiered(self, until_offset: int) -> None:
+        """All committed records below an offset are in the cold tier. The next commit keeps it, and
+        from then on `drop_local` may go so far."""
+        if until_offset > self.state.tiered_until:
+            self.change(tiered_until=until_offset)
+
+    def drop_local(self, until_offset: int) -> int:
+        """Let go of the files wholly below an offset whose records the cold tier has for certain;
+        the bytes that they have. They are removed by `free`."""
+        if self.compacting:
+            return 0
+        until_offset = min(until_offset, self._kept_tiered_until)
+        count = below(self._rows(0), until_offset)
+        gone = self.files[:count]
+        del self.files[:count]
+        self._to_remove += [file.path for file in gone]
+        return sum(file.size for file in gone)
+
     def tail(self, max_bytes: int) -> Iterator[bytes | memoryview]:
         """The batches of the last files, read piece by piece."""
         at = len(self.files)
@@ -503,14 +579,14 @@ class SegmentPartition:
         settings = self._settings
         if self.compacting or not self.files:
             return 0
-        if len(self.files) == 1 and not (
-            settings.delete and 0 <= settings.retention_ms < now_ms - self.files[0].max_time
-        ):
+        delete = settings.delete and not settings.tiered
+        oldest = now_ms - self.files[0].max_time
+        if len(self.files) == 1 and not (delete and 0 <= settings.retention_ms < oldest):
             # The one file of most partitions goes by time alone.
             return 0
         rows = self._rows(now_ms)
         count = below(rows, self.start_offset)
-        if settings.delete:
+        if delete:
             count = max(
                 count,
                 expired(
