@@ -42,6 +42,14 @@ class Disk(Protocol):
         """Make what was written to a file survive power loss."""
         ...
 
+    def sync_below(self, directory: str) -> None:
+        """The same for every file below a directory that was written to and not synced since."""
+        ...
+
+    def mark_unsynced(self, path: str) -> None:
+        """A file that another process has written, nobody knows whether it synced it."""
+        ...
+
     def read(self, path: str, offset: int, length: int) -> bytes:
         """Bytes of a file; fewer at its end."""
         ...
@@ -86,6 +94,7 @@ class RealDisk:
         self._writers: dict[str, int] = {}
         self._readers: dict[str, int] = {}
         self._unnamed: set[str] = set()
+        self._unsynced: set[str] = set()
         self._removed: deque[str] = deque()
 
     def make_directory(self, path: str) -> None:
@@ -109,6 +118,7 @@ class RealDisk:
     def append(self, path: str, buffers: Sequence[Buffer]) -> None:
         """Write at the end of a file."""
         file = self._writer(path)
+        self._unsynced.add(path)
         for first in range(0, len(buffers), IOV_MAX):
             _write_all(file, list(buffers[first : first + IOV_MAX]))
 
@@ -130,9 +140,19 @@ class RealDisk:
     def sync(self, path: str) -> None:
         """fdatasync; the name of a new file is made to last, too."""
         os.fdatasync(self._writer(path))
+        self._unsynced.discard(path)
         if path in self._unnamed:
             self._unnamed.discard(path)
             _sync_directory(os.path.dirname(path))
+
+    def sync_below(self, directory: str) -> None:
+        """fdatasync of each."""
+        for path in [one for one in self._unsynced if one.startswith(directory + "/")]:
+            self.sync(path)
+
+    def mark_unsynced(self, path: str) -> None:
+        """It has its fdatasync with the next `sync_below`."""
+        self._unsynced.add(path)
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """pread."""
@@ -165,7 +185,7 @@ class RealDisk:
         file = self._writers.pop(path, None)
         if file is not None:
             os.close(file)
-        self._unnamed.discard(path)
+        self._forget(path)
         os.rename(path, to)
         _sync_directory(os.path.dirname(to))
 
@@ -204,12 +224,16 @@ class RealDisk:
         file = self._writers.pop(path, None)
         if file is not None:
             os.close(file)
-        self._unnamed.discard(path)
+        self._forget(path)
         self._removed.append(path)
         try:
             os.unlink(path)
         except FileNotFoundError:
             return
+
+    def _forget(self, path: str) -> None:
+        self._unnamed.discard(path)
+        self._unsynced.discard(path)
 
     def close(self) -> None:
         """Close all files."""
@@ -295,6 +319,15 @@ class MemoryDisk:
         """What is in the file survives `lose_power`."""
         self._maybe_fail()
         self.synced[path] = len(self.files.get(path, b""))
+
+    def sync_below(self, directory: str) -> None:
+        """Each file below a directory."""
+        for path in self.files:
+            if path.startswith(directory + "/"):
+                self.sync(path)
+
+    def mark_unsynced(self, path: str) -> None:
+        """What is synced is known here."""
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """Bytes of a file."""

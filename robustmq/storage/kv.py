@@ -90,11 +90,14 @@ def open_key_value(directory: str, wanted: str, settings: KeyValueSettings) -> K
 
 
 class MemoryKeyValue:
-    """The same in memory: for the simulation and the tests. Its content outlives `close`."""
+    """The same in memory: for the simulation and the tests. Its content outlives `close`, and
+    `lose_power` takes back the last writes that were not synced."""
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []
+        self._unsynced: list[list[Change]] = []
+        """What undoes each write since the last one that was synced."""
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key."""
@@ -102,12 +105,24 @@ class MemoryKeyValue:
 
     def write(self, changes: Iterable[Change], sync: bool = False) -> None:
         """All changes."""
+        undo: list[Change] = []
         for key, value in changes:
+            undo.append((key, self.values.get(key)))
             if value is None:
                 self.values.pop(key, None)
             else:
                 self.values[key] = value
         self._keys = sorted(self.values)
+        self._unsynced.append(undo)
+        if sync:
+            self._unsynced.clear()
+
+    def lose_power(self, keep: float) -> None:
+        """Of the writes since the last one that was synced, keep this part (0 to 1)."""
+        lost = self._unsynced[int(len(self._unsynced) * keep) :]
+        self._unsynced.clear()
+        for undo in reversed(lost):
+            self.write(reversed(undo), True)
 
     def range(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """An ordered scan."""

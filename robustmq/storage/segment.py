@@ -109,6 +109,8 @@ class SegmentPartition:
                 continue
             self.files.append(file)
             self._scan_file(file, index == len(names) - 1)
+        for file in self.files:
+            self._disk.mark_unsynced(file.path)
         self._begin_at_start()
         self.high_watermark = self.end_offset
 
@@ -277,7 +279,7 @@ class SegmentPartition:
         by_file: dict[str, list[Buffer]] = {}
         for file, batch, _ in rows:
             by_file.setdefault(file.path, []).append(batch)
-        disk = self._disk
+        disk, directory = self._disk, self._directory
         made = self._made
         self._made = True
 
@@ -285,11 +287,11 @@ class SegmentPartition:
             if self.deleted:
                 return
             if not made:
-                disk.make_directory(self._directory)
+                disk.make_directory(directory)
             for path, buffers in by_file.items():
                 disk.append(path, buffers)
-                if sync:
-                    disk.sync(path)
+            if sync:
+                disk.sync_below(directory)
             if after is not None:
                 after()
 

@@ -222,6 +222,7 @@ class ShardLog:
             if self.end_position <= position:
                 continue
             last = index == len(self._starts) - 1
+            self._disk.mark_unsynced(self._path(start))
             self._recover_segment(start, size, max(0, position - start), last, on_entry)
         self.end_position = max(self.end_position, position)
         self.committed_position = self.end_position

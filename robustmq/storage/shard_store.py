@@ -132,6 +132,8 @@ class ShardStore:
         self._partition_ends: dict[str, int] = {}
         self._partition_names: dict[int, str] = {}
         self._damaged = False
+        self._inherited = True
+        """Until the first sync: what another process has written may not be synced."""
         self._report = corruption
         self.last_block: int | None = None
         """Where the log ends with a block, as it did when the last process died: its position."""
@@ -183,6 +185,14 @@ class ShardStore:
         self._log.recover(position, on_entry)
         self._checkpointed_at = position
         self.light.keep_names()
+        self._not_ahead(applied)
+
+    def _not_ahead(self, applied: int) -> None:
+        """Of a loss of power the key-value store may have kept more than the log: what comes at
+        those positions now it does not know."""
+        end = self._log.end_position
+        if applied > end:
+            self._kv.write([(_APPLIED, end.to_bytes(8, "little"))], True)
 
     def _load_index(self, point: Checkpoint) -> None:
         """The index of a checkpoint; when its file is gone or damaged, it is made again from the
@@ -246,9 +256,10 @@ class ShardStore:
         """Bytes of the log that wait for their commit."""
         return self._log.end_position - self._log.committed_position
 
-    def flush(self, sync: bool) -> Promise[None]:
+    def flush(self, sync: bool, whole: bool = False) -> Promise[None]:
         """Commit everything appended so far; the promise settles when it is (`kick` the
-        committer)."""
+        committer). With `sync` the log survives power loss, and the partitions that were appended
+        to; with `whole` all partitions."""
         pending = self._log.take_pending()
         end = self._log.end_position
         written = [(log, log.write()) for log in self._unwritten.values()]
@@ -259,15 +270,22 @@ class ShardStore:
         if changes:
             changes[_APPLIED] = end.to_bytes(8, "little")
         sync = sync or self._settings.sync
-        disk, kv = self._disk, self._kv
+        disk, kv, directory = self._disk, self._kv, self._directory
+        everything = directory if whole or self._inherited else ""
+        if sync:
+            self._inherited = False
 
         def job() -> None:
             for _, write in partitions:
                 write(sync)
             for path, buffers in pending:
+                if sync and not disk.size(path):
+                    # A file is whole before the next one is there: a log has no holes.
+                    disk.sync_below(f"{directory}/log")
                 disk.append(path, buffers)
-                if sync:
-                    disk.sync(path)
+            if sync:
+                # Not only what this turn has written: what came before it in the log, too.
+                disk.sync_below(everything or f"{directory}/log")
             if changes:
                 kv.write(list(changes.items()))
 
@@ -339,11 +357,14 @@ class ShardStore:
     ) -> PartitionLog:
         """Open the log of a partition of a declared topic."""
         log = self._open_log(name, engine_name, settings)
-        for offset, length in log.quarantined:
-            self._corruption(offset, length)
+        end_offset = self._partition_ends.get(name, 0)
         if not self._damaged:
             # In a damaged log a marker may be missing: then nothing is cut.
-            log.resume_at(self._partition_ends.get(name, 0))
+            log.resume_at(end_offset)
+        for offset, length in log.quarantined:
+            # What a crash has left behind the last marker was promised to nobody.
+            if self._damaged or offset < end_offset:
+                self._report(offset, length)
         self._keep(log, name)
         return log
 
@@ -435,7 +456,7 @@ class ShardStore:
             ends[self._partition_names[number]] = log.end_offset
         point = Checkpoint(position, name, sources, self.leader_epoch, dict(ends))
         kept = {_MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
-        self.flush(True)
+        self.flush(True, True)
         disk, kv, directory = self._disk, self._kv, self._directory
 
         def job() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from robustmq.core import batches
+from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.records import Record
 from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.kv import MemoryKeyValue
-from robustmq.storage.shard_store import ShardStore, StoreSettings
+from robustmq.storage.shard_store import BLOCK, ShardStore, StoreSettings
 from robustmq.storage.stored_producers import StoredProducers
 
 NOW_MS = 1_700_000_000_000
@@ -20,6 +20,8 @@ class Heard:
     def __init__(self) -> None:
         self.snapshots: list[tuple[bytes, bytes, bytes]] = []
         self.entries: list[tuple[int, bytes]] = []
+        self.fresh: list[bytes] = []
+        """Blocks with retained messages that the key-value store may lack."""
         self.corrupt: list[tuple[int, int]] = []
 
     def on_open(self, producers: StoredProducers) -> None:
@@ -30,6 +32,8 @@ class Heard:
 
     def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
         self.entries.append((kind, payload))
+        if fresh and kind == BLOCK and blocks.all_flags(payload) & blocks.RETAIN:
+            self.fresh.append(payload)
 
     def on_corruption(self, position: int, length: int) -> None:
         self.corrupt.append((position, length))
@@ -62,10 +66,16 @@ class Machine:
         )
         return self.store
 
-    def commit(self) -> None:
+    def commit(self, sync: bool = False) -> None:
         """One turn's commit."""
-        self.store.flush(False)
+        self.store.flush(sync)
         self.committer.kick()
+
+    def lose_power(self, keep: float) -> ShardStore:
+        """Of what is not synced this part (0 to 1) survives; recover."""
+        self.disk.lose_power(keep)
+        self.kv.lose_power(keep)
+        return self.open()
 
     def publish(self, topic: bytes, *values: bytes, source: int = 0, sequence: int = 0) -> int:
         """Append one block of one light topic; its log position."""
