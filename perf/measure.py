@@ -110,6 +110,7 @@ def million(broker: Running, options: dict[str, Any], quick: bool) -> Figures:
         sys.executable, str(ROOT / "scripts" / "million_topics"), "--json",
         "--topics", str(topics), "--mqtt-port", str(broker.mqtt_port),
         "--kafka-port", str(broker.kafka_port), "--watch", str(broker.process),
+        "--size", "33",
         "--directory", str(broker.directory),
     ]  # fmt: skip
     done = subprocess.run(
