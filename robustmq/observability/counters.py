@@ -175,6 +175,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("storage_bytes_freed_by_compaction", "Bytes of them that compactions left out."),
     _counter("storage_corrupt_records", "Bad records found and quarantined."),
     _counter("storage_errors", "Disk errors."),
+    _counter("storage_read_errors", "Reads of stored records that the disk has failed."),
     _gauge("storage_pending_bytes", "Bytes appended and not yet committed."),
     _counter("bus_frames_sent", "Frames sent to other workers."),
     _counter("bus_bytes_sent", "Bytes sent to other workers."),

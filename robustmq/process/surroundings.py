@@ -6,6 +6,7 @@ Everything that can be wrong is found here, where one message can say what to ch
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -42,8 +43,11 @@ def lock_data_directory(path: str) -> int:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        advice = "choose another"
+        if error.errno == errno.EROFS:
+            advice = "mount it for writing (the kernel's log says why it is not), or choose another"
         raise StartError(
-            f"node.data_dir = {path!r} cannot be used: {error.strerror}; choose another"
+            f"node.data_dir = {path!r} cannot be used: {error.strerror}; {advice}"
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

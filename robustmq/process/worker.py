@@ -24,6 +24,7 @@ from robustmq.bans import Ban, BanTable
 from robustmq.cluster.commands import OwnShards, RegisterWorker, UnregisterWorker
 from robustmq.cluster.meta import Meta
 from robustmq.control.contract import Operator
+from robustmq.errors import BrokerError
 from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.net.bus_link import BusLink
 from robustmq.net.control_socket import ControlSocket
@@ -60,6 +61,8 @@ LINK_TIMEOUT_S = 5.0
 GC_THRESHOLDS = (10_000, 10, 10)
 DISK_RESERVE_BYTES = 32 * 1024 * 1024
 """Left free, so that LevelDB can go on where it cannot wait."""
+UNREADABLE_FILES_SAID = 1000
+DISK_FAILED = 70
 T = TypeVar("T")
 log = logs.get_logger("worker")
 
@@ -71,6 +74,13 @@ def main(context: WorkerContext) -> int:
     except DataDirectoryError as error:
         log.error("the data cannot be read", worker=context.worker_id, reason=str(error))
         return UNREADABLE
+    except (OSError, BrokerError) as error:
+        log.error(
+            "worker ended: the disk or the system failed",
+            worker=context.worker_id,
+            reason=str(error),
+        )
+        return DISK_FAILED
     except Exception:
         log.exception("worker ended", worker=context.worker_id)
         return 1
@@ -168,13 +178,16 @@ class Worker:
 
     def _open_broker(self, loop: asyncio.AbstractEventLoop, view: MetaView) -> None:
         settings, context = self._settings, self._context
-        self._disk = RealDisk()
         data_dir = settings.node.data_dir
         self._committer = ThreadCommitter(
             lambda run: loop.call_soon_threadsafe(run),
             self._disk_failed,
             lambda size: free_bytes(data_dir) >= size + DISK_RESERVE_BYTES,
             self._disk_full,
+        )
+        self._unreadable: set[str] = set()
+        self._disk = RealDisk(
+            wait_for_room=self._committer.wait_for_room, unreadable=self._read_failed
         )
         self._access = AccessControl(settings, self._meta)
         self._authenticator = Authentication(settings, loop, self._access.credentials)
@@ -296,12 +309,19 @@ class Worker:
         self._broker.begin_turn()
         self._broker.on_frame(worker, kind, payload)
 
+    def _read_failed(self, path: str, error: OSError) -> None:
+        """Its reader hears the protocol's error; a line a file and life of the worker."""
+        self._row.add("storage_read_errors")
+        if path not in self._unreadable and len(self._unreadable) < UNREADABLE_FILES_SAID:
+            self._unreadable.add(path)
+            log.error("a file cannot be read", path=path, reason=error.strerror)
+
     def _disk_failed(self, error: BaseException) -> None:
         """What the disk left is unknown: the process ends, recovery finds out (design,
         section 6)."""
         self._row.add("storage_errors")
         log.error("the disk failed, ending", reason=str(error))
-        os._exit(70)
+        os._exit(DISK_FAILED)
 
     async def _link(self, loop: asyncio.AbstractEventLoop) -> None:
         """Join the other workers; go on without one that does not come."""

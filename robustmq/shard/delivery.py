@@ -18,6 +18,7 @@ from robustmq.core.audience import DeliveryRoute, Sink, Variant
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hash_table import HashTable
 from robustmq.core.hashing import topic_key
+from robustmq.errors import BrokerError
 from robustmq.mqtt.inflight import Delivery as Outgoing
 from robustmq.mqtt.session_records import Queued
 from robustmq.mqtt.subscriptions import Subscription, merge
@@ -594,7 +595,12 @@ class Delivery:
         sent = 0
         discarded: list[int] = []
         for delivery in deliveries:
-            located = self._inbox.locate(subscriber.shard, delivery.reference)
+            try:
+                located = self._inbox.locate(subscriber.shard, delivery.reference)
+            except BrokerError as error:
+                # The session keeps it, and sends it when the client comes again.
+                subscriber.peer.end(error.fault)
+                break
             frame = b"" if located is None else self._encode(subscriber, located, delivery)
             if self.meters.any and located is not None:
                 self._measure(located.entry, delivery, bool(frame))

@@ -14,7 +14,7 @@ from collections import OrderedDict
 import msgspec
 
 from robustmq.core import batches, blocks
-from robustmq.errors import BrokerError
+from robustmq.errors import BrokerError, Fault
 from robustmq.shard.wire import ShareRow
 from robustmq.storage.shard_store import ShardStore
 
@@ -129,7 +129,8 @@ class Inbox:
         return firsts
 
     def locate(self, shard: int, reference_: int) -> Located | None:
-        """The message of a reference; None when the log no longer has it."""
+        """The message of a reference; None when the log no longer has it. Raises STORAGE_FAILED
+        where the disk cannot read it now."""
         if reference_ & HELD:
             return self._held.get(reference_)
         position, ordinal = reference_ >> ORDINAL_BITS, reference_ & ORDINAL_MASK
@@ -137,7 +138,9 @@ class Inbox:
         if starts is None:
             try:
                 _, payload = self._stores[shard].read_entry(position)
-            except BrokerError:
+            except BrokerError as error:
+                if error.fault is Fault.STORAGE_FAILED:
+                    raise
                 return None
             self.remember(shard, position, decode_inbox(payload).parts)
             starts = self._cache[shard, position]

@@ -319,7 +319,7 @@ class Partitions:
 
     def read_marker(self, payload: bytes | memoryview) -> bytearray:
         """The block that a marker stands for, read back from the partitions; what is gone is left
-        out."""
+        out. Raises STORAGE_FAILED where the disk cannot read it now."""
         block = bytearray()
         for mark in _marker_decoder.decode(payload):
             if mark.header and is_transactional(mark.header):
@@ -329,6 +329,8 @@ class Partitions:
             if log is None:
                 continue
             result = log.read(mark.base_offset, 1, committed=False)
+            if result.error == Fault.STORAGE_FAILED.kafka:
+                raise BrokerError(Fault.STORAGE_FAILED, "a partition cannot be read")
             batch = b"".join(bytes(part) for part in result.buffers)
             # Retention or a compaction may have let it go: then the next one that is left is read.
             if int.from_bytes(batch[:8], "big") != mark.base_offset or not batch:

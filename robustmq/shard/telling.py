@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from robustmq.core import blocks
-from robustmq.errors import Fault
+from robustmq.errors import BrokerError, Fault
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
 from robustmq.shard.dealing import Dealing, Given
@@ -441,25 +441,16 @@ class Telling:
             for ticket, waiting in self._tickets[worker].items()
             if waiting.shard == shard
         }
-        sent = 0
-        entries = store.scan(replay.position, store.committed_position)
-        for seen, (position, kind, payload) in enumerate(entries):
-            if sent > REPLAY_SLICE_BYTES or seen > REPLAY_SLICE_ENTRIES:
-                replay.position = position
-                self._later(lambda: self._replay_slice(worker, shard))
-                self._turn()
-                return
-            ticket = tickets.pop(position, 0)
-            parts = self._dealing.parts_of(shard, payload, worker) if kind == DEALT else []
-            part = b"" if parts else self._part_of(worker, kind, payload)
-            if parts:
-                self._send_parts(worker, shard, position, ticket, wire.REPLAY, parts)
-                sent += sum(len(one.entry) for one in parts)
-            elif part:
-                self._send(worker, shard, position, ticket, wire.REPLAY, part)
-                sent += len(part)
-            elif ticket:
-                self.delivered(worker, ticket)
+        try:
+            whole = self._send_slice(worker, shard, replay, tickets)
+        except BrokerError:
+            # What cannot be read now, a corrupt entry is not: it is tried again with the next tick.
+            self._resting.add((worker, shard))
+            return
+        if not whole:
+            self._later(lambda: self._replay_slice(worker, shard))
+            self._turn()
+            return
         replay.position = max(replay.position, store.committed_position)
         if store.committed_position < replay.until:
             self._commits.mark(shard, False, lambda: self._replay_slice(worker, shard))
@@ -468,6 +459,32 @@ class Telling:
             if shard in self._holding:
                 self._replayed[worker, shard] = replay.position
         self._turn()
+
+    def _send_slice(
+        self, worker: int, shard: int, replay: _Replay, tickets: dict[int, int]
+    ) -> bool:
+        """Send what is committed, so much at most; is that all? Raises STORAGE_FAILED, with
+        `replay` at what could not be read."""
+        store = self._stores[shard]
+        sent = 0
+        entries = store.scan(replay.position, store.committed_position)
+        for seen, (position, kind, payload) in enumerate(entries):
+            replay.position = position
+            if sent > REPLAY_SLICE_BYTES or seen > REPLAY_SLICE_ENTRIES:
+                return False
+            parts = self._dealing.parts_of(shard, payload, worker) if kind == DEALT else []
+            part = b"" if parts else self._part_of(worker, kind, payload)
+            ticket = tickets.pop(position, 0)
+            if parts:
+                self._send_parts(worker, shard, position, ticket, wire.REPLAY, parts)
+                sent += sum(len(one.entry) for one in parts)
+            elif part:
+                self._send(worker, shard, position, ticket, wire.REPLAY, part)
+                sent += len(part)
+            elif ticket:
+                self.delivered(worker, ticket)
+            replay.position = position + store.entry_bytes(payload)
+        return True
 
     def tick(self) -> None:
         """Replays that were ahead of their worker go on, if it has caught up."""

@@ -3,8 +3,9 @@
 All that a turn has appended, of all shards of the worker, goes to the thread as one batch of jobs;
 while it writes, the loop gathers the next. The thread is woken once a batch and calls the loop back
 once a batch: handing the interpreter over is the expensive part. A full disk is waited out, before
-anything of a batch is written: what was appended keeps its place. Any other error of a disk is
-fatal: what it left is unknown (design, section 6).
+anything of a batch is written or, where it was fuller than it said, in the middle of it: what was
+appended keeps its place. Any other error of a disk is fatal: what it left is unknown (design,
+section 6).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class ThreadCommitter:
         self._full = full
         self._size = 0
         self._closing = False
+        self._is_full = False
         self._batch: list[tuple[Job, Promise[None]]] = []
         self._queue: queue.SimpleQueue[tuple[list[tuple[Job, Promise[None]]], int] | None] = (
             queue.SimpleQueue()
@@ -121,19 +123,30 @@ class ThreadCommitter:
                     self._wait_for_room(size)
                 for job, _ in batch:
                     job()
+                self._say_full(False)
             except BaseException as error:  # noqa: BLE001
                 self._fatal(error)
                 return
             self._notify(lambda batch=batch: _settle(batch))  # type: ignore[misc]
 
     def _wait_for_room(self, size: int) -> None:
-        self._notify(lambda: self._full(True))
         while not self._has_room(size):
-            self._remove()
-            if self._closing:
-                raise OSError(errno.ENOSPC, "the disk is full")
-            time.sleep(FULL_POLL_S)
-        self._notify(lambda: self._full(False))
+            self.wait_for_room(OSError(errno.ENOSPC, "the disk is full"))
+        self._say_full(False)
+
+    def wait_for_room(self, error: OSError) -> None:
+        """For a job whose write found the disk full: a moment, in which files may be removed.
+        Raises `error` when the committer is to end."""
+        self._say_full(True)
+        self._remove()
+        if self._closing:
+            raise error
+        time.sleep(FULL_POLL_S)
+
+    def _say_full(self, is_full: bool) -> None:
+        if is_full != self._is_full:
+            self._is_full = is_full
+            self._notify(lambda: self._full(is_full))
 
     def close(self) -> None:
         """Run what is left and stop the thread."""

@@ -7,16 +7,20 @@ serves the simulation and the tests.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from robustmq.errors import BrokerError, Fault
 
 Buffer = bytes | bytearray | memoryview
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 IOV_MAX = 512
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Disk(Protocol):
@@ -83,14 +87,28 @@ class Disk(Protocol):
         ...
 
 
+def _no_room(error: OSError) -> None:
+    raise error
+
+
 class RealDisk:
     """The machine's files. Keeps at most `max_open` descriptors open for each way of use.
 
     Writing, removing and syncing belong to one thread, reading to another (or the same).
     """
 
-    def __init__(self, max_open: int = 256) -> None:
+    def __init__(
+        self,
+        max_open: int = 256,
+        wait_for_room: Callable[[OSError], None] = _no_room,
+        unreadable: Callable[[str, OSError], None] = lambda path, error: None,
+    ) -> None:
+        """`wait_for_room` is called where a write finds the disk full, again and again until it
+        goes on, or raises; `unreadable` hears of reads that fail."""
         self._max_open = max_open
+        self._wait_for_room = wait_for_room
+        self._unreadable = unreadable
+        self._appending = ""
         self._writers: dict[str, int] = {}
         self._readers: dict[str, int] = {}
         self._unnamed: set[str] = set()
@@ -119,8 +137,13 @@ class RealDisk:
         """Write at the end of a file."""
         file = self._writer(path)
         self._unsynced.add(path)
+        self._appending = path
         for first in range(0, len(buffers), IOV_MAX):
-            _write_all(file, list(buffers[first : first + IOV_MAX]))
+            _write_all(file, list(buffers[first : first + IOV_MAX]), self._wait_for_room)
+        self._appending = ""
+        if path not in self._writers:
+            # It was removed while it waited for room.
+            os.close(file)
 
     def _writer(self, path: str) -> int:
         file = self._writers.get(path)
@@ -147,8 +170,9 @@ class RealDisk:
 
     def sync_below(self, directory: str) -> None:
         """fdatasync of each."""
-        for path in [one for one in self._unsynced if one.startswith(directory + "/")]:
-            self.sync(path)
+        for path in list(self._unsynced):
+            if path.startswith(directory + "/"):
+                self.sync(path)
 
     def mark_unsynced(self, path: str) -> None:
         """It has its fdatasync with the next `sync_below`."""
@@ -160,14 +184,16 @@ class RealDisk:
             gone = self._readers.pop(self._removed.popleft(), None)
             if gone is not None:
                 os.close(gone)
-        file = self._readers.get(path)
-        if file is None:
-            try:
+        try:
+            file = self._readers.get(path)
+            if file is None:
                 opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return b""
-            file = self._keep(self._readers, path, opened)
-        return os.pread(file, length, offset)
+                file = self._keep(self._readers, path, opened)
+            return os.pread(file, length, offset)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise self._failed_to_read(path, error) from None
 
     def read_apart(self, path: str, offset: int, length: int) -> bytes:
         """Open, pread, close."""
@@ -177,8 +203,15 @@ class RealDisk:
             return b""
         try:
             return os.pread(file, length, offset)
+        except OSError as error:
+            raise self._failed_to_read(path, error) from None
         finally:
             os.close(file)
+
+    def _failed_to_read(self, path: str, error: OSError) -> BrokerError:
+        """What its reader hears: it may go well another time."""
+        self._unreadable(path, error)
+        return BrokerError(Fault.STORAGE_FAILED, f"{path} cannot be read: {error.strerror}")
 
     def rename(self, path: str, to: str) -> None:
         """rename; the new name is made to last."""
@@ -208,7 +241,7 @@ class RealDisk:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         file = os.open(beside, flags, FILE_MODE)
         try:
-            _write_all(file, [data])
+            _write_all(file, [data], self._wait_for_room)
             os.fdatasync(file)
         finally:
             os.close(file)
@@ -222,7 +255,7 @@ class RealDisk:
     def remove(self, path: str) -> None:
         """unlink. A reader's descriptor is closed by the reader: its number may be in use."""
         file = self._writers.pop(path, None)
-        if file is not None:
+        if file is not None and path != self._appending:
             os.close(file)
         self._forget(path)
         self._removed.append(path)
@@ -263,10 +296,16 @@ def _sync_directory(path: str) -> None:
         os.close(directory)
 
 
-def _write_all(file: int, buffers: list[Buffer]) -> None:
-    """writev until all is written."""
+def _write_all(file: int, buffers: list[Buffer], wait_for_room: Callable[[OSError], None]) -> None:
+    """writev until all is written; where the disk is full it goes on when there is room."""
     while buffers:
-        written = os.writev(file, buffers)
+        try:
+            written = os.writev(file, buffers)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            wait_for_room(error)
+            continue
         while buffers and written >= len(buffers[0]):
             written -= len(buffers.pop(0))
         if buffers and written:

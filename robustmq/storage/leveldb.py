@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 
 import plyvel
 
+from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.kv import Change, KeyValueSettings
 
 
@@ -13,14 +15,21 @@ class LevelDb:
     """A folder of LevelDB."""
 
     def __init__(self, path: str, settings: KeyValueSettings) -> None:
-        self._db = plyvel.DB(
-            path,
-            create_if_missing=True,
-            lru_cache_size=settings.cache_bytes,
-            write_buffer_size=settings.write_buffer_bytes,
-            bloom_filter_bits=10,
-            max_open_files=64,
-        )
+        try:
+            self._db = plyvel.DB(
+                path,
+                create_if_missing=True,
+                lru_cache_size=settings.cache_bytes,
+                write_buffer_size=settings.write_buffer_bytes,
+                bloom_filter_bits=10,
+                max_open_files=64,
+            )
+        except plyvel.CorruptionError as error:
+            raise DataDirectoryError(
+                f"{path} is damaged ({_words(error)}): restore the shard from a backup"
+            ) from None
+        except plyvel.IOError as error:
+            raise OSError(errno.EIO, _words(error)) from None
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key."""
@@ -43,3 +52,9 @@ class LevelDb:
     def close(self) -> None:
         """Close the files."""
         self._db.close()
+
+
+def _words(error: Exception) -> str:
+    """plyvel's errors hold bytes."""
+    said = error.args[0] if error.args else b""
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(said)

@@ -146,7 +146,7 @@ class ShardLog:
         return bytes(out)
 
     def entry(self, position: int) -> tuple[int, bytes | memoryview]:
-        """(kind, payload) of the entry at a position; raises CORRUPT_RECORD."""
+        """(kind, payload) of the entry at a position; raises CORRUPT_RECORD or STORAGE_FAILED."""
         head = self.read(position, HEAD.size)
         if len(head) == HEAD.size:
             length, crc, kind, version, mark, *_ = HEAD.unpack(head)
@@ -160,6 +160,7 @@ class ShardLog:
         self, position: int, end: int | None = None
     ) -> Iterator[tuple[int, int, bytes | memoryview]]:
         """(position, kind, payload) of every sound entry from `position` to `end` (today's end).
+        Raises STORAGE_FAILED where the disk cannot read.
 
         `position` is where an entry begins, or the byte before one.
         """
@@ -168,7 +169,9 @@ class ShardLog:
         while position < end:
             try:
                 kind, payload = self.entry(position)
-            except BrokerError:
+            except BrokerError as error:
+                if error.fault is Fault.STORAGE_FAILED:
+                    raise
                 found = self._next_entry(position)
                 if found is None:
                     return

@@ -312,6 +312,11 @@ class ShardStore:
         """(kind, payload) of the entry at a position; raises CORRUPT_RECORD."""
         return self._log.entry(position)
 
+    @staticmethod
+    def entry_bytes(payload: bytes | memoryview) -> int:
+        """How long an entry of the log is, so that the next one begins behind it."""
+        return shard_log.HEAD.size + len(payload)
+
     def scan(
         self, position: int, end: int | None = None
     ) -> Iterator[tuple[int, int, bytes | memoryview]]:

@@ -10,8 +10,6 @@ import os
 import signal
 import socket
 import statistics
-import subprocess
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from robustmq.mqtt import codec
 from robustmq.mqtt.packets import PingReq, Publish, Subscribe, SubscriptionOptions
 from robustmq.records import Record
 from tests.broker import BrokerProcess, until
+from tests.faults.files import WRITE, FaultyFiles
 from tests.kafka.wire import SocketClient
 from tests.mqtt.wire import Wire, client_id_on, topic_on
 
@@ -247,26 +246,19 @@ def test_large_retained_messages_are_read_as_fast_as_the_reader_reads(
 # -- floods of publishers --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def slow_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What makes the disk of a broker slow, when it is preloaded."""
-    library = tmp_path_factory.mktemp("slow") / "slow_disk.so"
-    source = Path(__file__).with_name("slow_disk.c")
-    compiler = sysconfig.get_config_var("CC").split()[0]
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("qos", [0, 1])
 def test_a_flood_onto_a_slow_disk_is_slowed_by_tcp_and_not_buffered(
-    tmp_path: Path, slow_disk: Path, monkeypatch: pytest.MonkeyPatch, workers: int, qos: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, qos: int
 ) -> None:
     with BrokerProcess(tmp_path, workers, **SETTINGS) as broker:
         # Started with a quick disk, for the shards are made then.
         broker.stop()
-        monkeypatch.setenv("LD_PRELOAD", str(slow_disk))
-        monkeypatch.setenv("SLOW_DISK_BYTES_A_SECOND", str(4 * MIB))
+        files = FaultyFiles(tmp_path)
+        for path in ("/log/", "/segments/"):
+            files.set(WRITE, path, bytes_a_second=4 * MIB, number=path == "/log/")
+        for name, value in files.environment.items():
+            monkeypatch.setenv(name, value)
         broker.start()
         monkeypatch.undo()
         topic = topic_on(1, workers)
