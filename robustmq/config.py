@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from robustmq import engines
 from robustmq.client_settings import FlappingSettings, SlowSubscriptionSettings
 from robustmq.kafka_settings import KafkaSettings
 from robustmq.limits import KIB, MIB, Backlog, Limits, bound, choice, rows, text
@@ -29,8 +30,8 @@ from robustmq.topic_rules import AutoSubscribe, Rewrite, TopicMetric, problem_of
 
 _KAFKA_NAME = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
 
-Mode = Literal["memory", "hybrid", "persistent"]
-MODES: tuple[str, ...] = ("memory", "hybrid", "persistent")
+Mode = Literal["memory", "hybrid", "persistent", "tiered"]
+MODES: tuple[str, ...] = ("memory", "hybrid", "persistent", "tiered")
 ENVIRONMENT_PREFIX = "ROBUSTMQ_"
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -174,10 +175,12 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StorageRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Topics that match `filter` use `mode`; the first rule that matches counts."""
+    """Topics that match `filter` use `mode`, and partitions of declared topics `engine`; the first
+    rule that matches counts. What is empty is as by default."""
 
     filter: str
-    mode: Mode
+    mode: Literal["", "memory", "hybrid", "persistent", "tiered"] = ""
+    engine: str = ""
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -186,9 +189,19 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_mode: Annotated[
         Mode,
         choice(
-            "memory: lost on restart; hybrid: acked after the write; persistent: after fdatasync."
+            "memory: lost on restart; hybrid: acked after the write; persistent: after fdatasync;"
+            " tiered: as persistent, with closed segments in the object store.",
+            reloadable=True,
         ),
     ] = "hybrid"
+    default_engine: Annotated[
+        str,
+        text(
+            "What partitions of declared topics are kept in: segment (files of their own), shared"
+            " (the log of their shard: many small partitions), or one that a package brings.",
+            reloadable=True,
+        ),
+    ] = "segment"
     sync: Annotated[
         Literal["os", "disk"],
         choice("What hybrid waits for: os survives the death of a process, disk a power loss."),
@@ -285,7 +298,8 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filter: str
     topic: str
     partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
-    mode: Literal["", "memory", "hybrid", "persistent"] = ""
+    mode: Literal["", "memory", "hybrid", "persistent", "tiered"] = ""
+    engine: str = ""
 
 
 class SecuritySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -410,6 +424,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     @property
+    def tiers(self) -> bool:
+        """Is there an object store for mode tiered?"""
+        tiering = getattr(self.storage, "tiering", None)
+        return bool(getattr(tiering, "url", ""))
+
+    @property
     def sharing(self) -> Sharing:
         """How share groups spread their messages."""
         mqtt = self.mqtt
@@ -506,6 +526,7 @@ def check(settings: Settings) -> None:
     )
     if problem is not None:
         raise ConfigError(problem)
+    _check_storage(settings)
     _check_addresses(settings)
     if not settings.listeners and not settings.kafka_listeners:
         raise ConfigError("mqtt.bind and kafka.bind are both empty: nothing to listen on")
@@ -526,6 +547,26 @@ def check(settings: Settings) -> None:
             "each of [[streams]] needs a filter, and a Kafka topic:"
             " letters, digits, '.', '_' and '-', 249 at most"
         )
+
+
+def _check_storage(settings: Settings) -> None:
+    """Modes and engines that can be had here."""
+    storage = settings.storage
+    asked = [("storage.default_engine", storage.default_engine)]
+    asked += [(f"[[storage.rules]] {one.filter!r}", one.engine) for one in storage.rules]
+    asked += [(f"[[streams]] {one.topic!r}", one.engine) for one in settings.streams]
+    for where, name in asked:
+        problem = engines.problem_of(name) if name else None
+        if problem is not None:
+            raise ConfigError(f"{where}: {problem}")
+    modes: list[tuple[str, str]] = [("storage.default_mode", storage.default_mode)]
+    modes += [(f"[[storage.rules]] {one.filter!r}", one.mode) for one in storage.rules]
+    modes += [(f"[[streams]] {one.topic!r}", one.mode) for one in settings.streams]
+    for where, mode in modes:
+        if mode == "tiered" and not settings.tiers:
+            raise ConfigError(f"{where}: {engines.NO_TIER}")
+    if any(not one.filter for one in storage.rules):
+        raise ConfigError("each of [[storage.rules]] needs a filter")
 
 
 def _check_addresses(settings: Settings) -> None:
@@ -584,7 +625,7 @@ def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     if old.kafka.user != new.kafka.user:
         applied.append("kafka.user")
     if old.storage.rules != new.storage.rules:
-        needs_restart.append("storage.rules")
+        applied.append("storage.rules")
     for table in ("streams", "rewrite", "auto_subscribe", "topic_metrics"):
         if getattr(old, table) != getattr(new, table):
             needs_restart.append(table)
@@ -614,6 +655,7 @@ def merge(old: Settings, new: Settings) -> Settings:
     for section in SECTIONS:
         sections[section] = _taken(getattr(old, section), getattr(new, section))
     sections["kafka"] = msgspec.structs.replace(sections["kafka"], user=new.kafka.user)
+    sections["storage"] = msgspec.structs.replace(sections["storage"], rules=new.storage.rules)
     now = {one.name: one for one in new.listener}
     listeners = tuple(_taken(one, now.get(one.name, one)) for one in old.listener)
     return msgspec.structs.replace(

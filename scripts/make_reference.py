@@ -26,10 +26,12 @@ from robustmq.topic_rules import AutoSubscribe, Rewrite, TopicMetric  # noqa: E4
 
 NOTE = "<!-- Written by scripts/make_reference.py from the code; do not edit. -->\n\n"
 EXAMPLES = """\
-# Topics that match a filter use a mode of their own; the first rule that matches counts.
+# Topics that match a filter use a mode, or an engine, of their own; the first rule that matches
+# counts. [reloadable]
 # [[storage.rules]]
 # filter = "metrics/#"
-# mode = "memory"          # memory, hybrid or persistent
+# mode = "memory"          # memory, hybrid, persistent or tiered; default: storage.default_mode
+# engine = ""              # of declared topics' partitions; default: storage.default_engine
 
 # A Kafka client that proves who it is by a password (sasl_mechanisms). [reloadable]
 # [[kafka.user]]
@@ -42,6 +44,7 @@ EXAMPLES = """\
 # topic = "sensors-temp"
 # partitions = 6           # default 1
 # mode = ""                # default: by the rules above
+# engine = ""              # default: by the rules above
 
 # How one share group, or one of its filters, spreads its messages. [reloadable]
 # [[shared_subscription]]

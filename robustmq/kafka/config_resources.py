@@ -86,7 +86,8 @@ async def _describe_topic(name: str, gateway: Gateway) -> list[ConfigRow] | Admi
     info = await _find_topic(name, gateway)
     if isinstance(info, AdminResult):
         return info
-    return [_topic_row(setting, info, gateway.topic_defaults) for setting in TOPIC_SETTINGS]
+    broker = gateway.defaults_of(info.name)
+    return [_topic_row(setting, info, broker) for setting in TOPIC_SETTINGS]
 
 
 def _topic_row(name: str, info: TopicInfo, broker: dict[str, str]) -> ConfigRow:
@@ -136,7 +137,7 @@ async def _alter_topic(
     if refused is None:
         configs = {**info.configs, **changes}
         kept = {key: value for key, value in configs.items() if value is not None}
-        refused = check_together(kept, gateway.topic_defaults)
+        refused = check_together(kept, gateway.defaults_of(info.name))
     if refused is not None:
         return refuse(refused.error, refused.message)
     changed = gateway.alter_topic_configs(info.name, changes, validate_only)

@@ -256,6 +256,10 @@ class Gateway(Protocol):
     worker.
     """
 
+    def defaults_of(self, topic: bytes) -> dict[str, str]:
+        """`topic_defaults` as they hold for a topic: [[storage.rules]] may say it by name."""
+        ...
+
     @property
     def share(self) -> ShareGateway:
         """What the handlers of share groups ask of share-partitions."""

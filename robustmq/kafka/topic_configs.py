@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from robustmq import engines
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.names import validate_filter
 
@@ -20,6 +21,10 @@ _LONG_MAX = (1 << 63) - 1
 _MIB = 1024 * 1024
 _DAY_MS = 86_400_000
 
+MODE_SETTING = "robustmq.storage.mode"
+ENGINE_SETTING = "robustmq.storage.engine"
+TIERS = "robustmq.storage.tiers"
+"""Among a broker's defaults, and no setting: "true" where there is an object store."""
 DEAD_LETTERS_ENABLE = "robustmq.errors.deadletterqueue.group.enable"
 
 
@@ -219,11 +224,20 @@ _ROWS = (
         "Whether share groups may have the topic as their dead letter topic (KIP-1191).",
     ),
     TopicSetting(
-        "robustmq.storage.mode",
+        MODE_SETTING,
         STRING,
         "hybrid",
-        _one_of("memory", "hybrid", "persistent"),
-        "memory: lost on restart. hybrid: acked after the commit. persistent: after fdatasync.",
+        _one_of("memory", "hybrid", "persistent", "tiered"),
+        "memory: lost on restart. hybrid: acked after the commit. persistent: after fdatasync."
+        " tiered: as persistent, and closed segments go to the object store.",
+    ),
+    TopicSetting(
+        ENGINE_SETTING,
+        STRING,
+        engines.SEGMENT,
+        lambda text: engines.problem_of(text) is None,
+        "segment: files for each partition. shared: in the log of the shard, for many small"
+        " partitions. Others come with packages. Its records and offsets move when it changes.",
     ),
     TopicSetting(
         "robustmq.mqtt.filter",
@@ -318,6 +332,12 @@ def check(name: str, value: str | None) -> ConfigRefused | None:
     setting = TOPIC_SETTINGS.get(name)
     if setting is None:
         return ConfigRefused(KafkaCode.INVALID_CONFIG, f"Unknown topic config name: {name}")
+    if value is not None and name == ENGINE_SETTING:
+        problem = engines.problem_of(value)
+        if problem is not None:
+            return ConfigRefused(
+                KafkaCode.INVALID_CONFIG, f"Invalid value {value} for {name}: {problem}"
+            )
     if value is None or not setting.accepts(value):
         return ConfigRefused(KafkaCode.INVALID_CONFIG, f"Invalid value {value} for {name}")
     return None
@@ -345,13 +365,31 @@ def check_together(configs: dict[str, str], broker: dict[str, str]) -> ConfigRef
             KafkaCode.INVALID_CONFIG,
             f"min.compaction.lag.ms {low} is above max.compaction.lag.ms {high}",
         )
-    compact = "compact" in effective(configs, broker, "cleanup.policy")
-    if compact and effective(configs, broker, "robustmq.storage.mode") == "memory":
-        return ConfigRefused(
-            KafkaCode.INVALID_CONFIG,
+    problem = storage_problem(
+        effective(configs, broker, MODE_SETTING),
+        effective(configs, broker, ENGINE_SETTING),
+        "compact" in effective(configs, broker, "cleanup.policy"),
+        broker.get(TIERS) == "true",
+    )
+    return None if problem is None else ConfigRefused(KafkaCode.INVALID_CONFIG, problem)
+
+
+def storage_problem(mode: str, engine: str, compact: bool, tiers: bool) -> str | None:
+    """Why a topic cannot be kept so; None: it can."""
+    if compact and mode == "memory":
+        return (
             "what is kept in memory is not compacted: choose another cleanup.policy or"
-            " robustmq.storage.mode",
+            f" {MODE_SETTING} (of a topic that does not set it, [[storage.rules]] says it)"
         )
+    if compact and engine != engines.SEGMENT:
+        return (
+            f"what the engine {engine} keeps is not compacted: choose another cleanup.policy or"
+            f" {ENGINE_SETTING} = segment"
+        )
+    if mode == "tiered" and not tiers:
+        return engines.NO_TIER
+    if mode == "tiered" and engine != engines.SEGMENT:
+        return f"only the engine segment has files to tier: set {ENGINE_SETTING} = segment"
     return None
 
 

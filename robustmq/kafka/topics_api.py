@@ -64,7 +64,8 @@ async def _create_topic(
     bad = check_all((config.name, config.value) for config in topic.configs)
     if bad is None:
         bad = check_together(
-            {config.name: config.value for config in topic.configs}, gateway.topic_defaults
+            {config.name: config.value for config in topic.configs},
+            gateway.defaults_of(names.from_kafka(topic.name)),
         )
     if bad is not None:
         return refuse(bad.error, bad.message)
@@ -150,6 +151,7 @@ def _created(name: str, result: AdminResult, context: RequestContext, gateway: G
             replication_factor=-1,
             configs=None,
         )
+    broker = gateway.defaults_of(info.name)
     return messages.CreatableTopicResult(
         name=name,
         topic_id=info.topic_id,
@@ -160,7 +162,7 @@ def _created(name: str, result: AdminResult, context: RequestContext, gateway: G
         configs=[
             messages.CreatableTopicConfigs(
                 name=setting,
-                value=effective(info.configs, gateway.topic_defaults, setting),
+                value=effective(info.configs, broker, setting),
                 read_only=False,
                 config_source=FROM_TOPIC if setting in info.configs else FROM_DEFAULT,
                 is_sensitive=False,

@@ -26,6 +26,7 @@ from robustmq.cluster.meta import Meta
 from robustmq.control.contract import Operator
 from robustmq.errors import BrokerError
 from robustmq.kafka.gateway import Broker as KafkaBroker
+from robustmq.kafka.topic_configs import ENGINE_SETTING, MODE_SETTING
 from robustmq.net.bus_link import BusLink
 from robustmq.net.control_socket import ControlSocket
 from robustmq.net.gates import ConnectionGate
@@ -48,7 +49,6 @@ from robustmq.process.spawn import spawn
 from robustmq.promises import Promise
 from robustmq.security.passwords import PasswordFileError
 from robustmq.shard.broker import Broker
-from robustmq.shard.placement import MODE_SETTING
 from robustmq.shard.recovery import Recovery
 from robustmq.shard.surroundings import Surroundings
 from robustmq.storage.committer import ThreadCommitter
@@ -161,14 +161,15 @@ class Worker:
         """The topics of streams are made by the configuration; every worker asks, one is first."""
         for stream in self._settings.streams:
             name = names.from_kafka(stream.topic)
-            mode: dict[str, str] = {MODE_SETTING: stream.mode} if stream.mode else {}
+            wanted = {MODE_SETTING: stream.mode, ENGINE_SETTING: stream.engine}
+            configs = {key: value for key, value in wanted.items() if value}
             known = view.declared(name)
             if known is None:
-                made = view.create_topic(name, stream.partitions, mode, uuid.uuid4())
+                made = view.create_topic(name, stream.partitions, configs, uuid.uuid4())
             elif known.partitions < stream.partitions:
                 made = view.create_partitions(name, stream.partitions)
-            elif mode and known.configs.get(MODE_SETTING) != stream.mode:
-                made = view.alter_topic(name, {MODE_SETTING: stream.mode})
+            elif not configs.items() <= known.configs.items():
+                made = view.alter_topic(name, {**configs})
             else:
                 continue
             outcome = await _arrived(made)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from robustmq import names
-from robustmq.config import Settings
+from robustmq.config import Settings, StorageSettings
 from robustmq.core.publish import Publisher, Tally
 from robustmq.errors import OUR_DECISION, BrokerError, Fault
 from robustmq.groups.timers import TimeWheel
@@ -35,10 +35,11 @@ from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.kafka_parts import EXPIRE, KafkaParts
 from robustmq.shard.left_behind import LeftBehind
+from robustmq.shard.moving import Moves
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, WILL_KIND, Placement
+from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, WILL_KIND, Kept, Placement
 from robustmq.shard.pressure import Pressure
 from robustmq.shard.rates import Rates
 from robustmq.shard.recovery import (
@@ -117,8 +118,7 @@ class Broker:
             worker_id,
             cluster.shard_count,
             cluster.shard_owner,
-            settings.storage.default_mode,
-            [(rule.filter, rule.mode) for rule in settings.storage.rules],
+            *_storage_rules(settings.storage),
             [(stream.filter, names.from_kafka(stream.topic)) for stream in settings.streams],
         )
         self._open_storage()
@@ -137,7 +137,15 @@ class Broker:
         self.stores: dict[int, ShardStore] = {}
         self.commits = Commits(self.stores, self.around.kick)
         self.commits.wake = self.turn
-        self.partitions = Partitions(self.placement, self.stores, self.settings.storage)
+        self.partitions = Partitions(
+            self.placement,
+            self.stores,
+            self.settings.storage,
+            Moves(self.commits, self.around.kick),
+            lambda what, topic, partition, why: self.around.log(
+                "error", what, topic=topic.decode(), partition=partition, why=why
+            ),
+        )
         self.cleaning = Cleaning(self)
         self.inbox = Inbox(self.stores)
 
@@ -661,8 +669,7 @@ class Broker:
                 self._topic_dropped(name)
                 continue
             streams |= self.placement.declare(topic)
-            mode = self.placement.mode(name)
-            self.partitions.open(topic, mode)
+            self.partitions.open(topic, self.placement.kept(name))
         self.sessions.rehome(names, streams)
 
     def _topics_changed(self, names: set[bytes]) -> None:
@@ -688,6 +695,7 @@ class Broker:
         self.router.high_water_bytes = self.limits.max_bus_bytes
         self.pressure.limits = self.limits
         self.cleaning.reload(settings.storage)
+        self._reload_modes(settings.storage)
         self.kafka.logs.max_message_bytes = self.limits.max_message_bytes
         self.kafka.gateway.reload(settings)
         self._bound_topics()
@@ -695,6 +703,14 @@ class Broker:
         self.admission.reload()
         self.events.reload()
         self._measure()
+
+    def _reload_modes(self, storage: StorageSettings) -> None:
+        """The storage rules may be others: topics are kept as those say now."""
+        self.placement.set_rules(*_storage_rules(storage))
+        for name in list(self.placement.declared):
+            topic = self.cluster.declared(name)
+            if topic is not None:
+                self.partitions.open(topic, self.placement.kept(name))
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -725,3 +741,9 @@ class Broker:
     def peers_drained(self) -> bool:
         """True when no other worker that is up waits for this one."""
         return self.heard <= self._drained
+
+
+def _storage_rules(storage: StorageSettings) -> tuple[Kept, list[tuple[str, Kept]]]:
+    """How topics are kept by default, and by filter."""
+    rules = [(one.filter, Kept(one.mode, one.engine)) for one in storage.rules]
+    return Kept(storage.default_mode, storage.default_engine), rules

@@ -33,11 +33,9 @@ from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_QOS2, Placement
 from robustmq.shard.share_homes import ShareHomes
 from robustmq.storage.shard_store import (
-    BLOCK,
     DEALT,
-    DECLARED_MARKER,
     LASTING_SOURCE,
-    RELEASE,
+    TOLD,
     ShardStore,
 )
 
@@ -328,7 +326,7 @@ class Dealing:
                     for part in dealt.parts:
                         groups = [*part.passed, *((h.group, h.filter) for h in part.hands)]
                         known.update((part.number, group) for group in groups)
-            elif kind in (BLOCK, DECLARED_MARKER, RELEASE):
+            elif kind in TOLD:
                 waiting[position] = set()
         for position, known in waiting.items():
             self._give_late(shard, position, known)

@@ -14,7 +14,7 @@ from robustmq.core.publish import build_entry
 from robustmq.records import Record
 from robustmq.shard.partitions import Partitions, is_transactional
 from robustmq.shard.placement import ENTRY_KAFKA, Placement
-from robustmq.storage.shard_store import BLOCK, DECLARED_MARKER, RELEASE
+from robustmq.storage.shard_store import BLOCK, DECLARED_MARKER, RELEASE, SHARED_BLOCK
 
 
 def deliverable(
@@ -46,6 +46,8 @@ def shown(
         return deliverable(partitions.read_release(payload), placement, True)
     if kind == DECLARED_MARKER:
         return deliverable(partitions.read_marker(payload), placement)
+    if kind == SHARED_BLOCK:
+        return deliverable(partitions.read_shared(payload), placement)
     return deliverable(payload, placement) if kind == BLOCK else b""
 
 

@@ -45,6 +45,7 @@ from robustmq.kafka.group_events import (
     encode_listings,
 )
 from robustmq.kafka.telemetry import Instances
+from robustmq.kafka.topic_configs import ENGINE_SETTING, MODE_SETTING, TIERS
 from robustmq.kafka.transaction_events import (
     AddPartitions,
     PartitionsReply,
@@ -126,8 +127,15 @@ class KafkaGateway(Directory):
             "max.message.bytes": str(settings.limits.max_message_bytes),
             "segment.bytes": str(settings.storage.segment_bytes),
             "index.interval.bytes": str(settings.storage.index_interval_bytes),
-            "robustmq.storage.mode": settings.storage.default_mode,
+            MODE_SETTING: settings.storage.default_mode,
+            ENGINE_SETTING: settings.storage.default_engine,
+            TIERS: "true" if settings.tiers else "false",
         }
+
+    def defaults_of(self, topic: bytes) -> dict[str, str]:
+        """The defaults of a topic that is matched by a storage rule are the rule's."""
+        kept = self._placement.ruled(topic)
+        return {**self.topic_defaults, MODE_SETTING: kept.mode, ENGINE_SETTING: kept.engine}
 
     def now_ms(self) -> int:
         """Monotonic milliseconds."""

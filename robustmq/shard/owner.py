@@ -39,7 +39,6 @@ from robustmq.shard.received import Name, ReceivedIds
 from robustmq.shard.retained import kept, produced, retain
 from robustmq.shard.telling import Commit, Confirm, Telling
 from robustmq.storage.shard_store import (
-    DECLARED_MARKER,
     DELAYED_BLOCK,
     RETAINED_BLOCK,
     ShardStore,
@@ -132,6 +131,7 @@ class Owner:
                 self._mark(shard, flags, len(block), Commit(confirm))
             return
         commit = Commit(confirm) if confirm is not None else None
+        self._await_moves(kind, block, commit)
         if flags & ENTRY_RETAIN and kind != DELAYED:
             retain(store, block, self.retained_expiry_s)
         if kind in (DELAYED, RETAINED):
@@ -175,14 +175,18 @@ class Owner:
         retains = told and (headers or topic in self._placement.compacted)
         if kind == DECLARED and not self._wanted(topic):
             self._check_room(kind)
-            base_offset, marker = self._partitions.append_batch(topic, partition, flags, batch)
-            self._stores[shard].append(DECLARED_MARKER, marker, 0, 0, self._wall_ms())
+            store, now_ms = self._stores[shard], self._wall_ms()
+            base_offset = self._partitions.append_batch(
+                store, topic, partition, flags, batch, now_ms
+            )
+            self._await_move(topic, partition, commit)
             if retains:
                 self._retain_produced(topic, batch, commit)
             self._mark(shard, flags, len(batch), commit)
             return base_offset
         block = bytearray(build_entry(topic, b"", partition, flags, 0, 0, bytes(batch)))
         position = self._append(self._stores[shard], kind, block, 0, 0)
+        self._await_moves(kind, block, commit)
         base_offset = blocks.base_offset(block, 0)
         if not told:
             self._mark(shard, flags, len(block), commit)
@@ -313,8 +317,21 @@ class Owner:
         assert kind == DECLARED, "a block is light, memory or declared"
         if store.seen(source, sequence):
             return REPEATED
-        marker = self._partitions.append_entries(block)
-        return store.append(DECLARED_MARKER, marker, source, sequence, self._wall_ms())
+        return self._partitions.append_entries(store, block, source, sequence, self._wall_ms())
+
+    def _await_moves(self, kind: int, block: bytearray, commit: Commit | None) -> None:
+        """Partitions that have still to leave the memory: who wants to hear of the commit hears
+        when they have."""
+        if commit is not None and kind == DECLARED and self._partitions.settling:
+            for entry in blocks.entries(block):
+                self._await_move(entry.log_name or entry.topic, entry.partition, commit)
+
+    def _await_move(self, topic: bytes, partition: int, commit: Commit | None) -> None:
+        if commit is not None and self._partitions.settling:
+            settled = self._partitions.settled(topic, partition)
+            if settled is not None:
+                commit.remaining += 1
+                settled.when_settled(commit.step)
 
     def _check_room(self, kind: int) -> None:
         if self.full and kind != MEMORY:

@@ -1,11 +1,13 @@
 """The partitions of declared topics that this worker holds.
 
 There when the cluster state says that a topic exists, dropped when it says that it does not. One
-that has records on disk is opened at the start, any other with its first use: what was never
-written or read costs nothing, neither a file nor memory. Their records live in an engine of their
-own (segment files or memory); what came over MQTT or from another worker also leaves a marker in
-the shard log, small and in the log's order, so that repeated frames are recognised and deliveries
-can be repeated.
+that has files is opened at the start, any other with its first use: what was never written or read
+costs nothing, neither a file nor memory. Their records live in an engine of their own (segment
+files, memory, or one that a package brings); what was appended also leaves a marker in the shard
+log, small and in the log's order, so that repeated frames are recognised and deliveries can be
+repeated. The records of shared partitions are entries of that log, which say all that markers do.
+
+A topic's mode and engine may change at any time: then its partitions move (`moving`), one by one.
 """
 
 from __future__ import annotations
@@ -17,16 +19,26 @@ from uuid import UUID
 
 import msgspec
 
+from robustmq import engines
 from robustmq.config import StorageSettings
 from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.topic_configs import effective
+from robustmq.promises import Promise
 from robustmq.shard.cluster_view import Declared
-from robustmq.shard.placement import ENTRY_DECLARED, ENTRY_KAFKA, Placement
+from robustmq.shard.moving import Move, Moves
+from robustmq.shard.placement import ENTRY_DECLARED, ENTRY_KAFKA, Kept, Placement
 from robustmq.shard.received import GENERATION_AT
 from robustmq.storage.engine import PartitionLog, PartitionSettings
-from robustmq.storage.shard_store import ShardStore
+from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore, split_name
+from robustmq.storage.shared import (
+    SharedPartition,
+    StoredEntry,
+    build_stored,
+    parts,
+    stored_entries,
+)
 from robustmq.storage.stored_producers import declared_key
 
 MAX_SETTINGS = 1024
@@ -68,6 +80,9 @@ class _Topic(msgspec.Struct):
     engine: str
     settings: PartitionSettings
     logs: dict[int, PartitionLog]
+    placed: dict[int, str]
+    """The engine of each open log, where it is not the topic's (yet)."""
+    moves: dict[int, Move]
 
 
 _ATTRIBUTES_AT = 22
@@ -85,7 +100,14 @@ class Partitions:
         placement: Placement,
         stores: dict[int, ShardStore],
         defaults: StorageSettings,
+        moves: Moves,
+        report: Callable[[str, bytes, int, str], None] = lambda what, topic, partition, why: None,
     ) -> None:
+        """`report(what, topic, partition, why)` hears of a move that cannot be made."""
+        self._moves = moves
+        self._report = report
+        self.settling = 0
+        """Partitions that are still in memory and will not be."""
         self._placement = placement
         self._stores = stores
         self._defaults = defaults
@@ -94,8 +116,8 @@ class Partitions:
         self.read_release: Callable[[bytes | memoryview], bytearray] = lambda payload: bytearray()
         """The block that an entry of a committed transaction stands for (`releases`)."""
         self._marked: dict[str, tuple[bytes, int, int]] = {}
-        # What is on disk from before the start, by topic id: (shard, partition).
-        self._stored: dict[bytes, list[tuple[int, int]]] = {}
+        # What is on disk from before the start, by topic id: (shard, partition, engine).
+        self._stored: dict[bytes, list[tuple[int, int, str]]] = {}
         self._made: dict[tuple[str, ...], PartitionSettings] = {}
 
     def recovered(self) -> None:
@@ -105,51 +127,134 @@ class Partitions:
         self._marked.clear()
         stored = defaultdict(list)
         for shard, store in self._stores.items():
-            for name in store.stored_partitions():
-                topic_id, _, number = name.partition("-")
-                stored[bytes.fromhex(topic_id)].append((shard, int(number)))
+            for engine, name in store.stored_partitions():
+                topic_id, partition = split_name(name)
+                stored[topic_id].append((shard, partition, engine))
         self._stored = dict(stored)
 
     def declared(self) -> None:
         """All topics that were there at the start are open."""
         for topic_id, rows in self._stored.items():
-            for shard, partition in rows:
-                self._stores[shard].remove_stored(partition_name(topic_id, partition))
+            for shard, partition, engine in rows:
+                self._stores[shard].remove_stored(partition_name(topic_id, partition), engine)
         self._stored.clear()
-        ids = {topic.topic_id.hex for topic in self._topics.values()}
+        ids = {topic.topic_id.bytes for topic in self._topics.values()}
         for store in self._stores.values():
-            store.keep_ends(lambda name: name.partition("-")[0] in ids)
+            store.keep_ends(lambda name: split_name(name)[0] in ids)
+            for topic_id in store.shared.topic_ids():
+                if topic_id not in ids:
+                    for partition in store.shared.of_topic(topic_id):
+                        store.forget_partition(partition_name(topic_id, partition))
 
-    def open(self, topic: Declared, mode: str) -> None:
+    def open(self, topic: Declared, kept: Kept) -> None:
         """A topic is there; apply its settings if it is known already."""
         known = self._topics.get(topic.name)
         if known is not None and known.topic_id != topic.topic_id:
             self.drop(topic.name)
             known = None
-        settings = self._settings(topic, mode)
-        engine = "memory" if mode == "memory" else "segment"
+        settings = self._settings(topic, kept.mode)
+        engine = engines.MEMORY if kept.mode == "memory" else kept.engine
         if known is None:
-            known = _Topic(topic.topic_id, topic.partitions, engine, settings, {})
+            known = _Topic(topic.topic_id, topic.partitions, engine, settings, {}, {}, {})
             self._topics[topic.name] = known
-            for shard, partition in self._stored.pop(topic.topic_id.bytes, ()):
-                if engine == "memory":
-                    name = partition_name(topic.topic_id.bytes, partition)
-                    self._stores[shard].remove_stored(name)
-                else:
-                    self.get(topic.name, partition)
+            self._open_stored(topic.name, known)
             return
         known.partitions, known.settings = topic.partitions, settings
         if known.engine != engine:
+            for partition in known.logs:
+                known.placed.setdefault(partition, known.engine)
             known.engine = engine
-            self._move(topic.name, known)
+            for partition in list(known.logs):
+                self._move(topic.name, known, partition)
         for log in known.logs.values():
             log.configure(settings)
 
-    def _move(self, topic: bytes, known: _Topic) -> None:
-        """The open partitions go over to another engine."""
-        for partition, log in known.logs.items():
-            store = self._stores[self._placement.shard(topic, partition)]
-            known.logs[partition] = store.move_partition(log, known.engine, known.settings)
+    def _open_stored(self, topic: bytes, known: _Topic) -> None:
+        """Open what is on disk from before the start; what another engine has than the one that
+        was chosen moves."""
+        topic_id = known.topic_id.bytes
+        found: dict[int, list[str]] = defaultdict(list)
+        for _, partition, engine in self._stored.pop(topic_id, ()):
+            found[partition].append(engine)
+        if known.engine != engines.SHARED:
+            for store in self._stores.values():
+                for partition in store.shared.of_topic(topic_id):
+                    found[partition].append(engines.SHARED)
+        for partition, names in found.items():
+            for engine in names:
+                if engine != known.engine:
+                    self._open_other(topic, partition, known, engine)
+            self.get(topic, partition)
+
+    def _open_other(self, topic: bytes, partition: int, known: _Topic, engine: str) -> None:
+        """An engine has something of a partition that another one was chosen for."""
+        store = self._stores[self._placement.shard(topic, partition)]
+        name = partition_name(known.topic_id.bytes, partition)
+        other = store.open_beside(name, engine, known.settings)
+        if known.engine == engines.MEMORY or partition in known.logs:
+            # Lost on restart, and said so; or, of three, the one that was moved from is found.
+            store.discard(other)
+            return
+        fresh = store.open_beside(name, known.engine, known.settings)
+        if fresh.end_offset >= other.end_offset:
+            # The move was made, but for the removal.
+            store.discard(other)
+            fresh.close()
+            return
+        fresh.close()
+        store.take(other, name)
+        self._hold(topic, partition, known, other)
+        known.placed[partition] = engine
+        self._move(topic, known, partition)
+
+    def _move(self, topic: bytes, known: _Topic, partition: int) -> None:
+        """An open partition goes over to the engine of its topic, if it is not there."""
+        source = known.placed.get(partition, known.engine)
+        if partition in known.moves or source == known.engine:
+            return
+        shard = self._placement.shard(topic, partition)
+        store, engine = self._stores[shard], known.engine
+        name = partition_name(known.topic_id.bytes, partition)
+        from_memory = source == engines.MEMORY
+        self.settling += from_memory
+
+        def open_fresh() -> PartitionLog:
+            fresh = store.open_beside(name, engine, known.settings)
+            self._name_topic(topic, fresh)
+            return fresh
+
+        def flip(fresh: PartitionLog) -> None:
+            known.logs[partition] = fresh
+            known.placed[partition] = engine
+            fresh.configure(known.settings)
+
+        def over(why: str) -> None:
+            del known.moves[partition]
+            self.settling -= from_memory
+            if why:
+                self._report("a partition stays in its engine", topic, partition, why)
+            elif not move.ended:
+                # The topic may have got yet another engine.
+                self._move(topic, known, partition)
+
+        bounded = known.settings.memory_bytes if engine == engines.MEMORY else 0
+        move = Move(store, shard, known.logs[partition], open_fresh, flip, over, bounded)
+        known.moves[partition] = move
+        self._moves.begin(move)
+
+    def settled(self, topic: bytes, partition: int) -> Promise[None] | None:
+        """What is appended to a partition that has still to leave the memory is safe when this
+        settles."""
+        known = self._topics.get(topic)
+        if known is None or known.placed.get(partition, known.engine) != engines.MEMORY:
+            return None
+        move = known.moves.get(partition)
+        return move.settled if move is not None else None
+
+    @property
+    def moving(self) -> int:
+        """Partitions that are on their way to another engine, or wait for it."""
+        return sum(len(known.moves) for known in self._topics.values())
 
     def __len__(self) -> int:
         return self._opened
@@ -160,9 +265,12 @@ class Partitions:
         return known.logs.get(partition) if known is not None else None
 
     def walk(self) -> Iterator[HeldLog]:
-        """The open logs, one by one; topics may come and go meanwhile."""
+        """The open logs, and all shared ones, one by one; topics may come and go meanwhile."""
         for topic in list(self._topics):
             known = self._topics.get(topic)
+            if known is not None and known.engine == engines.SHARED:
+                for number in range(known.partitions):
+                    self._open_used(topic, number, known)
             for partition, log in list(known.logs.items()) if known is not None else ():
                 yield HeldLog(topic, partition, self._placement.shard(topic, partition), log)
 
@@ -192,7 +300,8 @@ class Partitions:
             segment_bytes=number("segment.bytes"),
             index_interval_bytes=number("index.interval.bytes"),
             memory_bytes=self._defaults.memory_bytes,
-            sync=mode == "persistent",
+            sync=mode in ("persistent", "tiered"),
+            tiered=mode == "tiered",
             segment_ms=number("segment.ms"),
             segment_index_bytes=number("segment.index.bytes"),
             delete="delete" in text("cleanup.policy"),
@@ -210,6 +319,10 @@ class Partitions:
         known = self._topics.pop(topic, None)
         if known is None:
             return
+        for move in known.moves.values():
+            move.ended = True
+            if move.fresh is not None and move.fresh is not move.old:
+                move.store.discard(move.fresh)
         for partition in range(known.partitions):
             store = self._stores.get(self._placement.shard(topic, partition))
             log = known.logs.get(partition)
@@ -237,19 +350,37 @@ class Partitions:
             log = self._open_first(topic, partition, known)
         return log
 
+    def _open_used(self, topic: bytes, partition: int, known: _Topic) -> None:
+        """Open a shared partition if it has ever been written."""
+        store = self._stores.get(self._placement.shard(topic, partition))
+        if store is not None and partition not in known.logs:
+            if store.shared.exists(known.topic_id.bytes, partition):
+                self._open_first(topic, partition, known)
+
     def _open_first(self, topic: bytes, partition: int, known: _Topic) -> PartitionLog | None:
         store = self._stores.get(self._placement.shard(topic, partition))
         if store is None:
             return None
         name = partition_name(known.topic_id.bytes, partition)
         log = store.open_partition(name, known.engine, known.settings)
-        known.logs[partition] = log
-        self._opened += 1
+        self._hold(topic, partition, known, log)
         return log
 
-    def append_entries(self, block: bytearray) -> bytes:
-        """Append every entry of a block of declared topics, in place; the marker for the shard log.
-        All of them, or none."""
+    def _hold(self, topic: bytes, partition: int, known: _Topic, log: PartitionLog) -> None:
+        known.logs[partition] = log
+        self._opened += 1
+        self._name_topic(topic, log)
+
+    @staticmethod
+    def _name_topic(topic: bytes, log: PartitionLog) -> None:
+        if isinstance(log, SharedPartition):
+            log.log_topic = topic
+
+    def append_entries(
+        self, store: ShardStore, block: bytearray, source: int, sequence: int, timestamp_ms: int
+    ) -> int:
+        """Append every entry of a block of declared topics of one shard, in place; the position of
+        the log's entry that tells of it, -1 if the frame was seen before. All of them, or none."""
         entries = blocks.entries(block)
         logs: list[PartitionLog] = []
         for entry in entries:
@@ -259,37 +390,73 @@ class Partitions:
                 raise BrokerError(Fault.OWNER_UNAVAILABLE, f"{log_topic!r} is not here")
             logs.append(log)
         marked: list[MarkedAppend] = []
+        shared = bytearray()
+        placed: list[tuple[int, int]] = []
         for entry, log in zip(entries, logs, strict=True):
-            log_topic = entry.log_name or entry.topic
-            batch = block[entry.batch_begin : entry.end]
-            store = self._stores[self._placement.shard(log_topic, entry.partition)]
-            base_offset = store.append_partition(log, batch)
-            blocks.set_base_offset(block, entry.begin, base_offset)
-            marked.append(
-                MarkedAppend(
-                    log_topic,
-                    entry.partition,
-                    base_offset,
-                    entry.topic,
-                    entry.flags,
-                    entry.origin,
-                    entry.packet_id,
-                    block[entry.begin + GENERATION_AT],
-                    self._topics[log_topic].topic_id.bytes,
-                    log.end_offset,
-                    producer_part(block, entry.batch_begin, entry.end, entry.flags),
-                )
-            )
-        return _marker_encoder.encode(marked)
+            if isinstance(log, SharedPartition):
+                log.prepare()
+                placed.append((entry.begin, len(shared)))
+                shared += self._stored_entry(block, entry)
+                log.grown(entry.end - entry.batch_begin)
+            else:
+                marked.append(self._append_marked(store, block, entry, log))
+        marker = _marker_encoder.encode(marked) if marked else b""
+        position = store.append_declared(marker, shared, source, sequence, timestamp_ms)
+        for begin, at in placed:
+            blocks.set_base_offset(block, begin, blocks.base_offset(shared, at))
+        return position
+
+    def _stored_entry(self, block: bytearray, entry: blocks.EntryView) -> bytearray:
+        log_topic = entry.log_name or entry.topic
+        return build_stored(
+            self._topics[log_topic].topic_id.bytes,
+            entry.partition,
+            log_topic,
+            entry.topic,
+            entry.flags,
+            block[entry.batch_begin : entry.end],
+            entry.origin,
+            entry.packet_id,
+            block[entry.begin + GENERATION_AT],
+        )
+
+    def _append_marked(
+        self, store: ShardStore, block: bytearray, entry: blocks.EntryView, log: PartitionLog
+    ) -> MarkedAppend:
+        log_topic = entry.log_name or entry.topic
+        batch = block[entry.batch_begin : entry.end]
+        base_offset = store.append_partition(log, batch)
+        blocks.set_base_offset(block, entry.begin, base_offset)
+        return MarkedAppend(
+            log_topic,
+            entry.partition,
+            base_offset,
+            entry.topic,
+            entry.flags,
+            entry.origin,
+            entry.packet_id,
+            block[entry.begin + GENERATION_AT],
+            self._topics[log_topic].topic_id.bytes,
+            log.end_offset,
+            producer_part(block, entry.batch_begin, entry.end, entry.flags),
+        )
 
     def append_batch(
-        self, topic: bytes, partition: int, flags: int, batch: bytearray
-    ) -> tuple[int, bytes]:
-        """Append a batch that Kafka produced; its base offset, and the marker."""
+        self,
+        store: ShardStore,
+        topic: bytes,
+        partition: int,
+        flags: int,
+        batch: bytearray,
+        timestamp_ms: int,
+    ) -> int:
+        """Append a batch that Kafka produced, and what the shard's log says of it; its base
+        offset."""
         log = self.get(topic, partition)
         if log is None:
             raise BrokerError(Fault.OWNER_UNAVAILABLE, f"{topic!r} is not here")
-        store = self._stores[self._placement.shard(topic, partition)]
+        if isinstance(log, SharedPartition):
+            return log.append_kafka(flags, batch, store.leader_epoch)
         base_offset = store.append_partition(log, batch)
         mark = MarkedAppend(
             topic,
@@ -304,7 +471,8 @@ class Partitions:
             log.end_offset,
             producer_part(batch, 0, len(batch), flags),
         )
-        return base_offset, _marker_encoder.encode([mark])
+        store.append(DECLARED_MARKER, _marker_encoder.encode([mark]), 0, 0, timestamp_ms)
+        return base_offset
 
     def replay_marker(self, payload: bytes | memoryview) -> list[MarkedAppend]:
         """Recovery: a partition holds what a marker says; what lies behind the last marker was
@@ -316,6 +484,35 @@ class Partitions:
                 name = partition_name(mark.topic_id, mark.partition)
                 self._marked[name] = (mark.log_topic, mark.partition, mark.end_offset)
         return marks
+
+    def replay_shared(self, payload: bytes) -> tuple[list[MarkedAppend], list[StoredEntry], bytes]:
+        """Recovery: what the marker in an entry of shared partitions says, and what those are."""
+        marker, block = parts(payload)
+        marks = self.replay_marker(marker) if marker else []
+        return marks, list(stored_entries(block)), block
+
+    def read_shared(self, payload: bytes | memoryview) -> bytearray:
+        """The block that an entry of shared partitions stands for, as publishers sent it."""
+        marker, block = parts(payload)
+        told = self.read_marker(marker) if marker else bytearray()
+        for stored in stored_entries(block):
+            entry = stored.entry
+            batch = block[entry.batch_begin : entry.end]
+            if producer_part(block, entry.batch_begin, entry.end, entry.flags) and (
+                is_transactional(batch)
+            ):
+                continue
+            known = self._topics.get(stored.log_topic)
+            if known is None or known.topic_id.bytes != stored.topic_id:
+                continue
+            name = stored.log_topic if stored.log_topic != stored.topic else b""
+            flags = entry.flags | ENTRY_DECLARED
+            part = bytearray(
+                build_entry(stored.topic, name, stored.partition, flags, entry.origin, 0, batch)
+            )
+            blocks.set_base_offset(part, 0, entry.base_offset)
+            told += part
+        return told
 
     def read_marker(self, payload: bytes | memoryview) -> bytearray:
         """The block that a marker stands for, read back from the partitions; what is gone is left

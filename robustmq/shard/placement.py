@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from robustmq import engines
 from robustmq.core import recoding
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hashing import key_hash, murmur2, topic_hash
@@ -19,6 +20,7 @@ from robustmq.core.publish import RouteTable, TopicRoute
 from robustmq.errors import BrokerError, Fault
 from robustmq.kafka import gateway
 from robustmq.kafka.share_events import share_key
+from robustmq.kafka.topic_configs import ENGINE_SETTING, MODE_SETTING
 from robustmq.names import DELAYED_PREFIX, split_delayed, to_kafka
 from robustmq.shard.cluster_view import Declared
 from robustmq.shard.metering import Meters, NoMeters
@@ -37,7 +39,6 @@ ENTRY_PERSISTENT = 64
 ENTRY_DUP = 128
 
 SYS_PREFIX = b"$SYS/"
-MODE_SETTING = "robustmq.storage.mode"
 FILTER_SETTING = "robustmq.mqtt.filter"
 
 SESSION_KIND = b"session"
@@ -56,6 +57,20 @@ class Home(NamedTuple):
     stream: bool
 
 
+class Kept(NamedTuple):
+    """How the records of a topic are kept; the engine is that of a declared topic's partitions."""
+
+    mode: str
+    engine: str
+
+
+_MODE_FLAGS = {
+    "memory": ENTRY_MEMORY,
+    "persistent": ENTRY_PERSISTENT,
+    "tiered": ENTRY_PERSISTENT,
+}
+
+
 class Placement:
     """Answers where topics, sessions and groups live; knows streams, declared topics and storage
     rules."""
@@ -65,11 +80,11 @@ class Placement:
         worker_id: int,
         shard_count: int,
         shard_owner: Callable[[int], int],
-        default_mode: str,
-        rules: Iterable[tuple[str, str]],
+        default: Kept,
+        rules: Iterable[tuple[str, Kept]],
         streams: Iterable[tuple[str, bytes]],
     ) -> None:
-        """`rules` are (filter, mode) in order of precedence; `streams` are (filter, canonical
+        """`rules` are (filter, how) in order of precedence; `streams` are (filter, canonical
         topic)."""
         self.worker_id = worker_id
         self.shard_count = shard_count
@@ -87,16 +102,24 @@ class Placement:
         self.meters: Meters = NoMeters()
         self.cleared: Callable[[], None] = lambda: None
         """Called when topics may have other routes."""
-        self._default_mode = default_mode
-        self._rules = FilterTrie()
-        self._rule_modes: list[str] = []
-        for number, (filter_, mode) in enumerate(rules):
-            self._rules.insert(filter_.encode(), number)
-            self._rule_modes.append(mode)
+        self._engines: dict[bytes, str] = {}
+        """Of the declared topics that set it."""
+        self.set_rules(default, rules)
         self._configured = list(streams)
         self._filters: dict[bytes, str] = {}
         """Of the declared topics that are streams by their setting."""
         self._make_streams()
+
+    def set_rules(self, default: Kept, rules: Iterable[tuple[str, Kept]]) -> None:
+        """How topics are kept that do not say it themselves; an empty word of a rule is as by
+        default."""
+        self._default = default
+        self._rules = FilterTrie()
+        self._ruled: list[Kept] = []
+        for number, (filter_, kept) in enumerate(rules):
+            self._rules.insert(filter_.encode(), number)
+            self._ruled.append(Kept(kept.mode or default.mode, kept.engine or default.engine))
+        self.forget_routes()
 
     @property
     def has_streams(self) -> bool:
@@ -129,6 +152,9 @@ class Placement:
         if shown is not None and topic.name not in self.declared:
             self._alike.setdefault(shown.replace(".", "_"), {})[shown] = None
         self.declared[topic.name] = (topic.partitions, mode)
+        self._engines.pop(topic.name, None)
+        if ENGINE_SETTING in topic.configs:
+            self._engines[topic.name] = topic.configs[ENGINE_SETTING]
         compacted = "compact" in topic.configs.get("cleanup.policy", "")
         (self.compacted.add if compacted else self.compacted.discard)(topic.name)
         self.max_message_bytes.pop(topic.name, None)
@@ -151,6 +177,7 @@ class Placement:
             if not self._alike[folded]:
                 del self._alike[folded]
         self.declared.pop(topic, None)
+        self._engines.pop(topic, None)
         self.compacted.discard(topic)
         self.max_message_bytes.pop(topic, None)
         self.produce_rules.pop(topic, None)
@@ -206,20 +233,36 @@ class Placement:
         partitions = self.declared[topic][0]
         return (murmur2(key) & 0x7FFFFFFF) % partitions
 
-    def mode(self, topic: bytes) -> str:
-        """The storage mode of a topic: its own setting, else the first rule that matches, else the
-        default."""
+    def ruled(self, topic: bytes) -> Kept:
+        """How a topic is kept that does not say it itself: as the first rule that matches says,
+        else by default."""
+        matched = self._rules.match(topic) if self._ruled else []
+        return self._ruled[_first(matched)] if matched else self._default
+
+    def kept(self, topic: bytes) -> Kept:
+        """How a topic is kept. What is compacted needs the files of the engine segment, whatever a
+        rule says."""
         own = self.declared.get(topic)
-        if own is not None and own[1]:
-            return own[1]
-        matched = self._rules.match(topic) if self._rule_modes else []
-        return self._rule_modes[_first(matched)] if matched else self._default_mode
+        mode = own[1] if own is not None else ""
+        engine = self._engines.get(topic, "")
+        if not mode or not engine:
+            ruled = self.ruled(topic)
+            mode, engine = mode or ruled.mode, engine or ruled.engine
+        if topic in self.compacted:
+            return Kept("hybrid" if mode == "memory" else mode, engines.SEGMENT)
+        if mode == "tiered":
+            engine = engines.SEGMENT
+        return Kept(mode, engine)
+
+    def mode(self, topic: bytes) -> str:
+        """The storage mode of a topic."""
+        return self.kept(topic).mode
 
     def produced(self, topic: bytes, acks: int) -> tuple[int, int]:
         """The class of block and the flags of an entry that Kafka writes to a topic."""
         mode = self.mode(topic)
         flags = ENTRY_KAFKA | (ENTRY_ACK if acks else 0)
-        flags |= {"memory": ENTRY_MEMORY, "persistent": ENTRY_PERSISTENT}.get(mode, 0)
+        flags |= _MODE_FLAGS.get(mode, 0)
         if topic in self.declared:
             return DECLARED, flags | ENTRY_DECLARED
         return (MEMORY if mode == "memory" else LIGHT), flags
@@ -278,7 +321,7 @@ class Placement:
     def _route(self, topic: bytes, asked: bytes, delay_ms: int = 0) -> TopicRoute:
         home = self.home(topic)
         mode = self.mode(home.log_topic if home.declared else topic)
-        flags = {"memory": ENTRY_MEMORY, "persistent": ENTRY_PERSISTENT}.get(mode, 0)
+        flags = _MODE_FLAGS.get(mode, 0)
         kind = LIGHT
         if home.declared:
             flags |= ENTRY_DECLARED

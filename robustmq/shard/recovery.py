@@ -16,7 +16,7 @@ from robustmq.shard.inbox import InboxEntry, decode_inbox
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.machines import decode_machine_entry
 from robustmq.shard.owner import Owner
-from robustmq.shard.partitions import Partitions
+from robustmq.shard.partitions import MarkedAppend, Partitions, producer_part
 from robustmq.shard.placement import ENTRY_KAFKA, ENTRY_QOS2, ENTRY_RETAIN, SESSION_KIND, WILL_KIND
 from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.received import packet_name
@@ -35,6 +35,7 @@ from robustmq.storage.shard_store import (
     MACHINE,
     RELEASE,
     RETAINED_BLOCK,
+    SHARED_BLOCK,
     TOPIC_DELETED,
     ShardStore,
 )
@@ -109,6 +110,8 @@ class Recovery:
             self._cursors(payload)
         elif kind == DECLARED_MARKER:
             self._declared(payload, fresh)
+        elif kind == SHARED_BLOCK:
+            self._shared(payload, fresh)
         elif kind == RETAINED_BLOCK:
             if fresh:
                 self._retained.append((self.shard, kind, payload))
@@ -134,6 +137,11 @@ class Recovery:
 
     def _declared(self, payload: bytes, fresh: bool) -> None:
         marks = self._partitions.replay_marker(payload)
+        self._marked(marks)
+        if fresh and any(mark.flags & ENTRY_RETAIN for mark in marks):
+            self._retained.append((self.shard, DECLARED_MARKER, payload))
+
+    def _marked(self, marks: list[MarkedAppend]) -> None:
         for mark in marks:
             if mark.header:
                 self._producers.replay(mark.log_topic, mark.partition, mark.topic_id, mark.header)
@@ -142,16 +150,32 @@ class Recovery:
             for mark in marks
             if mark.flags & ENTRY_QOS2
         )
-        if fresh and any(mark.flags & ENTRY_RETAIN for mark in marks):
-            self._retained.append((self.shard, DECLARED_MARKER, payload))
+
+    def _shared(self, payload: bytes, fresh: bool) -> None:
+        marks, stored, block = self._partitions.replay_shared(payload)
+        self._marked(marks)
+        flags = 0
+        for one in stored:
+            entry = one.entry
+            header = producer_part(block, entry.batch_begin, entry.end, entry.flags)
+            if header:
+                self._producers.replay(one.log_topic, one.partition, one.topic_id, header)
+            flags |= entry.flags
+        if flags & ENTRY_QOS2:
+            self._owner.received(self.shard).learn(block)
+        if fresh and any(bits & ENTRY_RETAIN for bits in (flags, *(one.flags for one in marks))):
+            self._retained.append((self.shard, SHARED_BLOCK, payload))
 
     def finish(self, stores: dict[int, ShardStore]) -> None:
         """All shards and partitions are open: what the log retains, LevelDB retains."""
         self._producers.recovered()
         self._releases.recovered()
         for shard, kind, payload in self._retained:
-            marker = kind == DECLARED_MARKER
-            block = self._partitions.read_marker(payload) if marker else payload
+            block: bytes | bytearray = payload
+            if kind == DECLARED_MARKER:
+                block = self._partitions.read_marker(payload)
+            elif kind == SHARED_BLOCK:
+                block = self._partitions.read_shared(payload)
             retain(stores[shard], block, self._owner.retained_expiry_s)
 
     def _inbox(self, position: int, entry: InboxEntry) -> None:

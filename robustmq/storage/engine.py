@@ -9,7 +9,7 @@ commits at once. Further engines register under the entry point group `robustmq.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -133,13 +133,17 @@ class PartitionLog(Protocol):
         """Bytes held."""
         ...
 
-    def take_over(self, log: PartitionLog) -> None:
-        """Just opened: hold the records of another engine's log, at their offsets, or as many of
-        the newest as there is room for."""
+    def restore(self, batch: bytearray) -> None:
+        """Add a batch of another engine's log at the offset that it has, not below the end; offsets
+        between are missing from now on."""
         ...
 
-    def tail(self, max_bytes: int) -> Iterator[bytes | memoryview]:
-        """The newest batches, oldest first, committed or not: those of so many bytes, or more."""
+    def skip_to(self, offset: int) -> None:
+        """The next record gets this offset, not below the end; an empty log begins there."""
+        ...
+
+    def offset_of_tail(self, max_bytes: int) -> int:
+        """Where the newest batches of about so many bytes begin."""
         ...
 
     def trim(self, offset: int) -> None:

@@ -131,20 +131,46 @@ class LightReader:
             _, position, next_offset = self._head(position)
         return next_offset
 
-    def read(self, topic: bytes, offset: int, max_bytes: int, start_offset: int = 0) -> ReadResult:
-        """Whole committed batches from an offset on; the topic begins at `start_offset`."""
+    def held(
+        self, topic: bytes, start_offset: int, max_batches: int, max_bytes: int
+    ) -> tuple[int, int]:
+        """(bytes, first offset) of the newest batches, so many of either at most, or one more."""
+        found = self._index.lookup(topic)
+        offset, position = found if found is not None else (0, NO_POSITION)
+        size = count = 0
+        while position != NO_POSITION and count < max_batches and size < max_bytes:
+            if offset <= start_offset:
+                break
+            names = self._log.read(position, 16)
+            length, previous, offset = self._head(position)
+            named = int.from_bytes(names[6:8], "little") + int.from_bytes(names[14:16], "little")
+            size += length - blocks.ENTRY_HEADER - named
+            count += 1
+            position = previous
+        return size, offset
+
+    def read(
+        self,
+        topic: bytes,
+        offset: int,
+        max_bytes: int,
+        start_offset: int = 0,
+        committed: bool = True,
+    ) -> ReadResult:
+        """Whole (committed) batches from an offset on; the topic begins at `start_offset`."""
         found = self._index.lookup(topic)
         end_offset, last_position = found if found is not None else (0, NO_POSITION)
         high_watermark = self.high_watermark(topic)
         if not start_offset <= offset <= end_offset:
             return ReadResult(high_watermark, start_offset, [], True)
-        if offset >= high_watermark or max_bytes <= 0:
+        until = high_watermark if committed else end_offset
+        if offset >= until or max_bytes <= 0 or last_position == NO_POSITION:
             return ReadResult(high_watermark, start_offset)
         try:
             return ReadResult(
                 high_watermark,
                 start_offset,
-                self._batches(topic, last_position, offset, max_bytes, high_watermark),
+                self._batches(topic, last_position, offset, max_bytes, until),
             )
         except BrokerError as error:
             return ReadResult(high_watermark, start_offset, [], False, error.fault.kafka)
@@ -158,11 +184,14 @@ class LightReader:
         size = 0
         while at < len(chain.offsets) and chain.offsets[at] < high_watermark:
             batch = self._batch(chain.positions[at])
+            at += 1
+            if chain.offsets[at - 1] + int.from_bytes(batch[23:27], "big") < offset:
+                # Offsets are missing behind it: the next one is meant.
+                continue
             if buffers and size + len(batch) > max_bytes:
                 break
             buffers.append(batch)
             size += len(batch)
-            at += 1
         return buffers
 
     def offset_for_time(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
-from robustmq.core.topic_index import TopicIndex
+from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.storage import shard_log
 from robustmq.storage.engine import PartitionSettings, ReadResult
 from robustmq.storage.light import LightReader
@@ -20,12 +20,17 @@ from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.shard_log import (
     BLOCK,
+    SHARED_BLOCK,
     TOPIC_CREATED,
     TOPIC_DELETED,
+    TOPIC_PLACED,
     TOPIC_TRIMMED,
     ShardLog,
+    block_begin,
 )
 
+OTHER_PREFIX = b"\0\0"
+"""Of what the index has that is no light topic."""
 _TOPIC, _START = b"t", b"b"
 
 
@@ -44,6 +49,8 @@ class LightTopics:
         self._memory_bytes = 0
         self._starts: dict[bytes, int] = {}
         """Where light topics begin that do not begin at 0."""
+        self.others = 0
+        """What the index has that is no light topic: shared partitions (`shared`)."""
 
     # -- recovery ----------------------------------------------------------------------------------
 
@@ -65,6 +72,11 @@ class LightTopics:
         names are kept with `keep_names`."""
         if kind == BLOCK:
             self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, self._new_topics)
+        elif kind == SHARED_BLOCK:
+            begin = block_begin(data)
+            self._index.replay(data, begin, len(data), at + shard_log.HEAD.size + begin)
+        elif kind == TOPIC_PLACED:
+            self._place(data[8:], int.from_bytes(data[:8], "little"))
         elif kind == TOPIC_DELETED:
             self._index.remove(data)
             self._lookups.put(_TOPIC + data, None)
@@ -91,6 +103,23 @@ class LightTopics:
         """Give the entries of a block that is appended next their offsets, in place."""
         self._index.assign(block, self._log.next_payload, leader_epoch, self._new_topics)
 
+    def assign_at(self, block: bytearray, at: int, leader_epoch: int, new: list[bytes]) -> None:
+        """The same for a block that will stand at a position of the log, and whose names are not
+        kept here: those that were not known are added to `new`."""
+        self._index.assign(block, at, leader_epoch, new)
+
+    def place(self, topic: bytes, offset: int, timestamp_ms: int = 0) -> None:
+        """The next record of a topic gets this offset, which is not below its end."""
+        self._place(topic, offset)
+        payload = offset.to_bytes(8, "little") + topic
+        self._log.append(TOPIC_PLACED, payload, 0, 0, timestamp_ms)
+
+    def _place(self, topic: bytes, offset: int) -> None:
+        known = self._index.lookup(topic)
+        if known is None and not topic.startswith(OTHER_PREFIX):
+            self._new_topics.append(topic)
+        self._index.set(topic, offset, NO_POSITION if known is None else known[1])
+
     def exists(self, topic: bytes) -> bool:
         """Is there such a light topic?"""
         return topic in self._memory or self._index.lookup(topic) is not None
@@ -113,12 +142,16 @@ class LightTopics:
             self._set_start(topic, 0)
             self._log.append(TOPIC_DELETED, topic, 0, 0, timestamp_ms)
 
-    def read(self, topic: bytes, offset: int, max_bytes: int) -> ReadResult:
-        """Whole committed batches of a light topic from an offset on."""
+    def read(self, topic: bytes, offset: int, max_bytes: int, committed: bool = True) -> ReadResult:
+        """Whole (committed) batches of a light topic from an offset on."""
         ring = self._memory.get(topic)
         if ring is not None:
             return ring.read(offset, max_bytes)
-        return self._reader.read(topic, offset, max_bytes, self._starts.get(topic, 0))
+        return self._reader.read(topic, offset, max_bytes, self._starts.get(topic, 0), committed)
+
+    def held(self, topic: bytes, max_batches: int, max_bytes: int) -> tuple[int, int]:
+        """(bytes, first offset) of the newest batches in the log, so many at most."""
+        return self._reader.held(topic, self._starts.get(topic, 0), max_batches, max_bytes)
 
     def high_watermark(self, topic: bytes) -> int:
         """The end of what is committed of a light topic."""
@@ -185,7 +218,7 @@ class LightTopics:
         return found
 
     def __len__(self) -> int:
-        return len(self._index) + len(self._memory)
+        return len(self._index) + len(self._memory) - self.others
 
     def append_memory(self, block: bytearray, leader_epoch: int) -> None:
         """Append a block of topics in memory mode, giving offsets in place; the oldest make

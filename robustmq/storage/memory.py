@@ -72,22 +72,21 @@ class MemoryPartition:
         self.start_offset = self._offsets[self._first] if held else self.end_offset
         return freed
 
-    def take_over(self, log: PartitionLog) -> None:
-        """The newest batches of another engine's log."""
-        self.resume_at(log.start_offset)
-        for batch in log.tail(self._settings.memory_bytes):
-            data = bytearray(batch)
-            self.end_offset = int.from_bytes(data[:8], "big")
-            self.append(data, int.from_bytes(data[12:16], "big"))
-        self.end_offset = log.end_offset
-        if self._first < len(self._offsets):
-            self.start_offset = max(self._offsets[self._first], log.start_offset)
-        else:
-            self.start_offset = log.end_offset
+    def restore(self, batch: bytearray) -> None:
+        """Add a batch at the offset that it has."""
+        self.skip_to(int.from_bytes(batch[:8], "big"))
+        self.append(batch, int.from_bytes(batch[12:16], "big", signed=True))
 
-    def tail(self, max_bytes: int) -> Iterator[bytes | memoryview]:
-        """All that is held."""
-        yield from self._batches[self._first :]
+    def skip_to(self, offset: int) -> None:
+        """The next record gets this offset."""
+        assert offset >= self.end_offset, "offsets rise"
+        if self._first >= len(self._offsets):
+            self.start_offset = offset
+        self.end_offset = offset
+
+    def offset_of_tail(self, max_bytes: int) -> int:
+        """All that is held is in memory."""
+        return self.start_offset
 
     def trim(self, offset: int) -> None:
         """The log begins at `offset` now."""

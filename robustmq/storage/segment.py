@@ -485,19 +485,39 @@ class SegmentPartition:
         """Bytes of all files, what is not written yet included."""
         return sum(file.size for file in self.files)
 
-    def take_over(self, log: PartitionLog) -> None:
-        """All records of another engine's log."""
-        # What may lie in the directory is being removed: an engine in memory held the partition.
-        self.files.clear()
-        self.start_offset = self.end_offset = self.high_watermark = log.start_offset
-        for batch in log.tail(1 << 62):
-            data = bytearray(batch)
-            self.end_offset = int.from_bytes(data[:8], "big")
-            self.append(data, int.from_bytes(data[12:16], "big"))
-        self.end_offset = log.end_offset
-        first = self.files[0].base_offset if self.files else log.start_offset
-        self.start_offset = max(first, log.start_offset)
-        self.change(start_offset=self.start_offset, gaps_until=self.end_offset)
+    def restore(self, batch: bytearray) -> None:
+        """Add a batch at the offset that it has."""
+        base_offset = int.from_bytes(batch[:8], "big")
+        if base_offset > self.end_offset and self.files:
+            self.end_offset = base_offset
+            self.change(gaps_until=base_offset)
+        elif base_offset > self.end_offset:
+            self.skip_to(base_offset)
+        self.append(batch, int.from_bytes(batch[12:16], "big", signed=True))
+
+    def skip_to(self, offset: int) -> None:
+        """The next record gets this offset; the name of an empty file keeps that."""
+        assert offset >= self.end_offset, "offsets rise"
+        if offset == self.end_offset:
+            return
+        if self.start_offset == self.end_offset:
+            self.start_offset = offset
+            self.change(start_offset=offset)
+        if not self.files:
+            self.high_watermark = offset
+        self.end_offset = offset
+        self.change(gaps_until=max(self.state.gaps_until, offset))
+        if self.files:
+            self._to_make.append(self._begin_file().path)
+
+    def offset_of_tail(self, max_bytes: int) -> int:
+        """The file from whose begin on there are so many bytes."""
+        at = len(self.files)
+        size = 0
+        while at > 0 and size < max_bytes:
+            at -= 1
+            size += self.files[at].size
+        return max(self.start_offset, self.files[at].base_offset) if self.files else 0
 
     # -- under a cold tier -------------------------------------------------------------------------
 
@@ -544,22 +564,6 @@ class SegmentPartition:
         del self.files[:count]
         self._to_remove += [file.path for file in gone]
         return sum(file.size for file in gone)
-
-    def tail(self, max_bytes: int) -> Iterator[bytes | memoryview]:
-        """The batches of the last files, read piece by piece."""
-        at = len(self.files)
-        size = 0
-        while at > 0 and size < max_bytes:
-            at -= 1
-            size += self.files[at].size
-        offset = max(self.start_offset, self.files[at].base_offset) if self.files else 0
-        while self.files and offset < self.end_offset:
-            batch_bytes = b"".join(map(bytes, self.read(offset, SCAN_BYTES, False).buffers))
-            if not batch_bytes:
-                return
-            for begin, info in batches.headers(batch_bytes, 0, len(batch_bytes), False):
-                yield batch_bytes[begin : begin + info.length]
-                offset = info.base_offset + info.last_offset_delta + 1
 
     def trim(self, offset: int) -> None:
         """The log begins at `offset` now, as far as the next job makes it last."""

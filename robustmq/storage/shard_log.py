@@ -33,6 +33,13 @@ MAX_ENTRY_BYTES = 512 * 1024 * 1024
 
 BLOCK, MACHINE, INBOX, DECLARED_MARKER, CURSOR, TOPIC_DELETED, TOPIC_CREATED = range(1, 8)
 DELAYED_BLOCK, DELAYED_OVER, DEALT, RETAINED_BLOCK, TOPIC_TRIMMED, RELEASE = range(8, 14)
+SHARED_BLOCK, TOPIC_PLACED = range(14, 16)
+
+
+def block_begin(payload: bytes | bytearray | memoryview) -> int:
+    """Where the block of a SHARED_BLOCK begins, behind the marker."""
+    return 4 + int.from_bytes(payload[:4], "little")
+
 
 Pending = list[tuple[str, list[Buffer]]]
 Corruption = Callable[[int, int], None]

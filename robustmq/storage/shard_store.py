@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 from crc32c import crc32c
 
+from robustmq import engines
 from robustmq.core import blocks
 from robustmq.promises import Promise
 from robustmq.storage import segment as _segment
@@ -28,6 +29,7 @@ from robustmq.storage.light_topics import LightTopics
 from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.retained_values import RetainedValues
 from robustmq.storage.shard_log import ShardLog
+from robustmq.storage.shared import SharedPartition, SharedPartitions, stored_name
 from robustmq.storage.stored_producers import StoredProducers
 
 BLOCK = shard_log.BLOCK
@@ -39,10 +41,14 @@ TOPIC_DELETED = shard_log.TOPIC_DELETED
 TOPIC_CREATED = shard_log.TOPIC_CREATED
 DELAYED_BLOCK = shard_log.DELAYED_BLOCK
 TOPIC_TRIMMED = shard_log.TOPIC_TRIMMED
+TOPIC_PLACED = shard_log.TOPIC_PLACED
 DELAYED_OVER = shard_log.DELAYED_OVER
 DEALT = shard_log.DEALT
 RETAINED_BLOCK = shard_log.RETAINED_BLOCK
 RELEASE = shard_log.RELEASE
+SHARED_BLOCK = shard_log.SHARED_BLOCK
+TOLD = frozenset((BLOCK, DECLARED_MARKER, RELEASE, SHARED_BLOCK))
+"""Entries that subscribers are told of."""
 
 _MACHINE, _CHECKPOINT, _APPLIED = b"m", b"c", b"p"
 _MAX_SOURCES = 256
@@ -122,6 +128,7 @@ class ShardStore:
         self._sources: dict[int, int] = {}
         self._lookups = Lookups(kv)
         self.light = LightTopics(self._log, self._lookups, settings.memory_bytes)
+        self.shared = SharedPartitions(self._log, self.light, self._lookups, self.append)
         self.retained = RetainedValues(self._lookups)
         self.delayed = DelayedMessages(self._lookups)
         self.producers = StoredProducers(self._lookups)
@@ -166,7 +173,7 @@ class ShardStore:
         def on_entry(
             at: int, kind: int, source: int, sequence: int, timestamp: int, payload: memoryview
         ) -> None:
-            self.last_block = at if kind in (BLOCK, DECLARED_MARKER, RELEASE) else None
+            self.last_block = at if kind in TOLD else None
             data = bytes(payload)
             if source & PUBLISHED_DELAYED:
                 if at >= applied:
@@ -175,8 +182,10 @@ class ShardStore:
                 self._sources[source] = sequence
             if kind == DELAYED_BLOCK and at >= applied:
                 self.delayed.add(at, data)
+            if at >= applied:
+                self.shared.replay(kind, data)
             if self.light.replay(at, kind, data):
-                if kind == TOPIC_CREATED:
+                if kind in (TOPIC_CREATED, TOPIC_PLACED):
                     return
                 if kind == BLOCK and not blocks.all_flags(data) & _HEARD_OF:
                     return
@@ -343,9 +352,14 @@ class ShardStore:
 
     # -- declared topics ---------------------------------------------------------------------------
 
-    def stored_partitions(self) -> list[str]:
-        """Names of the partitions that have a directory."""
-        return self._disk.list(f"{self._directory}/segments")
+    def stored_partitions(self) -> list[tuple[str, str]]:
+        """(engine, name) of the partitions that have a directory."""
+        disk, directory = self._disk, self._directory
+        found = [(engines.SEGMENT, name) for name in disk.list(f"{directory}/segments")]
+        for engine_name in disk.list(f"{directory}/engines"):
+            names = disk.list(f"{directory}/engines/{engine_name}")
+            found += [(engine_name, name) for name in names]
+        return found
 
     def note_end(self, name: str, end_offset: int) -> None:
         """Recovery: a marker behind the checkpoint says where a partition ends."""
@@ -361,7 +375,23 @@ class ShardStore:
         self, name: str, engine_name: str, settings: PartitionSettings
     ) -> PartitionLog:
         """Open the log of a partition of a declared topic."""
-        log = self._open_log(name, engine_name, settings)
+        log = self.open_beside(name, engine_name, settings)
+        self.take(log, name)
+        return log
+
+    def open_beside(self, name: str, engine_name: str, settings: PartitionSettings) -> PartitionLog:
+        """Open what an engine has of a partition: another one may be in force."""
+        if engine_name == engines.SHARED:
+            return self.shared.open(*split_name(name), settings)
+        return engine(engine_name)(self._path_of(name, engine_name), self._disk, settings)
+
+    def _path_of(self, name: str, engine_name: str) -> str:
+        if engine_name == engines.SEGMENT:
+            return f"{self._directory}/segments/{name}"
+        return f"{self._directory}/engines/{engine_name}/{name}"
+
+    def take(self, log: PartitionLog, name: str) -> None:
+        """This is the log of a partition, just opened."""
         end_offset = self._partition_ends.get(name, 0)
         if not self._damaged:
             # In a damaged log a marker may be missing: then nothing is cut.
@@ -370,35 +400,36 @@ class ShardStore:
             # What a crash has left behind the last marker was promised to nobody.
             if self._damaged or offset < end_offset:
                 self._report(offset, length)
-        self._keep(log, name)
-        return log
-
-    def _open_log(self, name: str, engine_name: str, settings: PartitionSettings) -> PartitionLog:
-        return engine(engine_name)(f"{self._directory}/segments/{name}", self._disk, settings)
-
-    def _keep(self, log: PartitionLog, name: str) -> None:
         self._partitions[id(log)] = log
         self._partition_names[id(log)] = name
 
-    def move_partition(
-        self, log: PartitionLog, engine_name: str, settings: PartitionSettings
-    ) -> PartitionLog:
-        """Another engine takes a partition over, with its offsets, and with as many of its newest
-        records as it can hold; the next commit makes that last."""
-        name = self._partition_names[id(log)]
-        del self._partitions[id(log)], self._partition_names[id(log)]
-        self._unwritten.pop(id(log), None)
-        # What the old one was still to write is written before its files go.
-        write = log.write()
-        if write is not None:
-            self._committer.submit(lambda: write(False)).when_settled(log.committed)
-        fresh = self._open_log(name, engine_name, settings)
-        fresh.take_over(log)
-        # Behind what it has still to write, and before what the other one writes.
-        self._committer.submit(lambda: log.delete()())
-        self._keep(fresh, name)
+    def exchange(self, old: PartitionLog, fresh: PartitionLog) -> None:
+        """Another engine has all of a partition now: it is its log."""
+        name = self._partition_names.pop(id(old))
+        del self._partitions[id(old)]
+        # What the old one was still to write the other one has, and writes with the same commit.
+        self._unwritten.pop(id(old), None)
+        self._partitions[id(fresh)] = fresh
+        self._partition_names[id(fresh)] = name
         self._unwritten[id(fresh)] = fresh
-        return fresh
+
+    def discard(self, log: PartitionLog) -> Promise[None]:
+        """Remove what an engine had of a partition that another one has (`kick` the
+        committer)."""
+        self._unwritten.pop(id(log), None)
+        return self._committer.submit(log.delete())
+
+    def append_declared(
+        self, marker: bytes, shared: bytearray, source: int, sequence: int, timestamp_ms: int
+    ) -> int:
+        """Append what a frame brought for declared topics: the marker of what their engines have,
+        and the entries of shared partitions (`shared.build_stored`), which get their offsets in
+        place; the log position, -1 if the frame was seen before."""
+        if not shared:
+            return self.append(DECLARED_MARKER, marker, source, sequence, timestamp_ms)
+        if self.seen(source, sequence):
+            return -1
+        return self.shared.append(shared, marker, self.leader_epoch, source, sequence, timestamp_ms)
 
     def append_partition(self, log: PartitionLog, batch: bytearray) -> int:
         """Append a batch to an open partition, patched in place; its base offset."""
@@ -434,10 +465,11 @@ class ShardStore:
     def forget_partition(self, name: str) -> None:
         """A partition is deleted that was not opened."""
         self._partition_ends.pop(name, None)
+        self.shared.drop(stored_name(*split_name(name)))
 
-    def remove_stored(self, name: str) -> None:
+    def remove_stored(self, name: str, engine_name: str) -> None:
         """Recovery: a partition has a directory and its topic is gone."""
-        disk, path = self._disk, f"{self._directory}/segments/{name}"
+        disk, path = self._disk, self._path_of(name, engine_name)
         self._committer.free(lambda: disk.remove_directory(path))
 
     # -- checkpoints -------------------------------------------------------------------------------
@@ -458,7 +490,11 @@ class ShardStore:
         sources = self._lasting_sources()
         ends = self._partition_ends
         for number, log in self._partitions.items():
-            ends[self._partition_names[number]] = log.end_offset
+            if isinstance(log, SharedPartition):
+                # The index says it.
+                ends.pop(self._partition_names[number], None)
+            else:
+                ends[self._partition_names[number]] = log.end_offset
         point = Checkpoint(position, name, sources, self.leader_epoch, dict(ends))
         kept = {_MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
         self.flush(True, True)
@@ -489,3 +525,9 @@ class ShardStore:
         for log in self._partitions.values():
             log.close()
         self._kv.close()
+
+
+def split_name(name: str) -> tuple[bytes, int]:
+    """(topic id, partition) of the name of a partition."""
+    topic_id, _, number = name.partition("-")
+    return bytes.fromhex(topic_id), int(number)

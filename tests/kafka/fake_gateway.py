@@ -122,6 +122,9 @@ class FakeGateway:
         self.rules: dict[bytes, ProduceRules] = {}
         self.denied: set[tuple[int, int, str]] = set()
 
+    def defaults_of(self, topic: bytes) -> dict[str, str]:
+        return self.topic_defaults
+
     def now_ms(self) -> int:
         return self.time_ms
 
