@@ -17,7 +17,8 @@ from robustmq.kafka.topic_configs import TOPIC_SETTINGS, check, check_all, effec
         ("message.timestamp.type", ["CreateTime", "LogAppendTime"], ["never"]),
         ("compression.type", ["producer", "zstd"], ["lzma"]),
         ("min.insync.replicas", ["1"], ["2"]),
-        ("robustmq.storage.mode", ["memory", "hybrid", "persistent"], ["tiered", "Memory"]),
+        ("robustmq.storage.mode", ["memory", "hybrid", "persistent", "tiered"], ["Memory", ""]),
+        ("robustmq.storage.engine", ["segment", "shared"], ["memory", "none", ""]),
     ],
 )
 def test_a_setting_takes_only_what_is_done(
