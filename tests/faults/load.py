@@ -19,6 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, To
 from paho.mqtt.enums import CallbackAPIVersion, MessageState, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from robustmq.mqtt.packets import Will
 from tests.broker import BrokerProcess, until
@@ -99,8 +100,10 @@ class MqttPublisher(_Client):
         self.qos = qos
         self.sent: Acked = []
         self.acked: Acked = []
+        self.refused: Acked = []
+        """What the broker said no to, as it does when its disk is full."""
         self._pending: dict[int, tuple[str, str]] = {}
-        self._early: set[int] = set()
+        self._early: dict[int, Acked] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         super().__init__(broker, name, MQTTProtocolVersion(version))
@@ -123,20 +126,30 @@ class MqttPublisher(_Client):
                 # Nobody confirms it, and what a broken connection loses is not told.
                 continue
             with self._lock:
-                if info.mid in self._early:
-                    self._early.discard(info.mid)
-                    self.acked.append((topic, payload))
+                early = self._early.pop(info.mid, None)
+                if early is not None:
+                    early.append((topic, payload))
                 else:
                     self._pending[info.mid] = (topic, payload)
 
-    def _on_publish(self, _client: object, _data: object, mid: int, *_: object) -> None:
+    def _on_publish(
+        self, _client: object, _data: object, mid: int, code: ReasonCode, _properties: object
+    ) -> None:
+        # To a PUBREC that refuses paho answers with a PUBREL, for which there is no message.
+        outcome = self.refused if code.is_failure else self.acked
         with self._lock:
             known = self._pending.pop(mid, None)
             if known is None:
                 if self.qos:
-                    self._early.add(mid)
+                    self._early[mid] = outcome
             else:
-                self.acked.append(known)
+                outcome.append(known)
+
+    def stop(self) -> None:
+        """Whatever it does."""
+        self._stopped.set()
+        self._thread.join()
+        self.close()
 
     def finish(self) -> None:
         """Send no more; wait until all is acknowledged."""
@@ -363,6 +376,11 @@ class KafkaProducer:
             self.acked[message.partition()].append(message.value().decode())
         else:
             self.failed.append(error)
+
+    def stop(self) -> None:
+        """Whatever it does."""
+        self._stopped.set()
+        self._thread.join()
 
     def finish(self) -> None:
         """Send no more; wait until all is acknowledged."""
