@@ -287,7 +287,7 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             64 * KIB,
             reloadable=False,
         ),
-    ] = 2 * MIB
+    ] = 1 * MIB
     rules: tuple[StorageRule, ...] = ()
 
 

@@ -53,20 +53,22 @@ def mix_area(source: bytes | bytearray, at: int, end: int, seed: int) -> int:
 class _Secret:
     """What keys the hash of topics; one for all of a process, as the hash goes between workers."""
 
-    key = bytes(16)
+    keyed = blake2b(digest_size=8, key=bytes(16))
+    """Has taken in the key: a copy of it is a third quicker than to begin with the key."""
 
 
 def set_topic_secret(secret: bytes) -> None:
     """Set it, 16 to 64 bytes, before the first topic is hashed; it is kept in cluster.json."""
-    _Secret.key = secret
+    _Secret.keyed = blake2b(digest_size=8, key=secret)
 
 
 def topic_key(topic: bytes) -> int:
     """Stands for a topic's name in tables and entries: BLAKE2b under the secret of the data
     directory, 64 bits, never 0. Who does not know the secret cannot make two names with one key.
     """
-    digest = blake2b(topic, digest_size=8, key=_Secret.key).digest()
-    key = int.from_bytes(digest, "little")
+    hashed = _Secret.keyed.copy()
+    hashed.update(topic)
+    key = int.from_bytes(hashed.digest(), "little")
     return key if key else 1
 
 

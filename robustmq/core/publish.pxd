@@ -14,6 +14,8 @@ cdef array.array _place, _work
 cdef bytes _QOS_HEADER, _RETAIN_HEADER, _FORMAT_HEADER, _EXPIRY_NAME, _CONTENT_TYPE_NAME
 cdef bytes _RESPONSE_TOPIC_NAME, _CORRELATION_DATA_NAME, _RESERVED_PREFIX, _USER_PREFIX
 
+# Holds names and numbers, and what never refers back to it: the collector need not walk the routes.
+@cython.no_gc
 cdef class TopicRoute:
     cdef public bytes topic
     cdef public u64 key

@@ -203,14 +203,18 @@ class OwnerInterest:
 
     def mask(self, topic: bytes) -> int:
         """The bits of the workers that want a topic."""
+        if not self._wanted and not self._shares:
+            # Not kept either: with a million topics to publish to, that costs more than to ask.
+            return 0
         mask = 0
         # A name that only Kafka can have (names.from_kafka) is no MQTT topic: not even `#` matches
         # it.
         if topic[:1] != b"\0":
             for bits in self._trie.match(topic):
                 mask |= bits  # type: ignore[operator]
-            for share in self.shares(topic):
-                mask |= SHARED | KEPT if share.kept else SHARED
+            if self._shares:
+                for share in self.shares(topic):
+                    mask |= SHARED | KEPT if share.kept else SHARED
         self.masks.put(topic_key(topic), mask)
         return mask
 

@@ -45,7 +45,7 @@ class KeyValueSettings(msgspec.Struct, frozen=True):
     """Bytes of memory that one store may use."""
 
     cache_bytes: int = 1024 * 1024
-    write_buffer_bytes: int = 2 * 1024 * 1024
+    write_buffer_bytes: int = 1024 * 1024
 
 
 def _open_leveldb(path: str, settings: KeyValueSettings) -> KeyValue:
