@@ -15,6 +15,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,6 +27,8 @@ from robustmq.kafka_settings import KafkaSettings
 from robustmq.limits import KIB, MIB, Backlog, Limits, bound, choice, rows, text
 from robustmq.listener import DEFAULT, DEFAULT_NAME, KAFKA_NAME, Listener, problem_of, with_port
 from robustmq.sharing import SharedSubscription, Sharing, Strategy, WhenAway, problem_of_tables
+from robustmq.tiering_settings import TieringSettings
+from robustmq.tiering_settings import problem_of as tiering_problem_of
 from robustmq.topic_rules import AutoSubscribe, Rewrite, TopicMetric, problem_of_rules
 
 _KAFKA_NAME = re.compile(r"(?!\.\.?$)[a-zA-Z0-9._-]{1,249}")
@@ -289,6 +292,7 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 1 * MIB
     rules: tuple[StorageRule, ...] = ()
+    tiering: TieringSettings = TieringSettings()
 
 
 class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -426,8 +430,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def tiers(self) -> bool:
         """Is there an object store for mode tiered?"""
-        tiering = getattr(self.storage, "tiering", None)
-        return bool(getattr(tiering, "url", ""))
+        return bool(self.storage.tiering.url)
 
     @property
     def sharing(self) -> Sharing:
@@ -449,6 +452,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "mqtt": MqttSettings,
     "kafka": KafkaSettings,
     "storage": StorageSettings,
+    "storage.tiering": TieringSettings,
     "security": SecuritySettings,
     "metrics": MetricsSettings,
     "flapping": FlappingSettings,
@@ -456,6 +460,11 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "log": LogSettings,
     "limits": Limits,
 }
+
+
+def section_of(settings: Settings, section: str) -> Any:
+    """The settings of a section by its name."""
+    return attrgetter(section)(settings)
 
 
 TABLES = (
@@ -504,7 +513,8 @@ def override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
     """Put `ROBUSTMQ_<SECTION>__<KEY>` variables over the tables; values are TOML, or else plain
     strings."""
     for name in sorted(environment):
-        section, divider, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        words = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        section, divider, key = words.rpartition(".")
         if not name.startswith(ENVIRONMENT_PREFIX) or not divider:
             continue
         if section not in SECTIONS:
@@ -513,7 +523,9 @@ def override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
         fields = {field.encode_name: field.type for field in known}
         if key not in fields:
             raise ConfigError(f"environment variable {name}: there is no setting {section}.{key}")
-        table = raw.setdefault(section, {})
+        table = raw
+        for part in section.split("."):
+            table = table.setdefault(part, {})
         table[key] = environment[name] if _is_text(fields[key]) else _toml_value(environment[name])
 
 
@@ -527,6 +539,9 @@ def check(settings: Settings) -> None:
     if problem is not None:
         raise ConfigError(problem)
     _check_storage(settings)
+    wrong = tiering_problem_of(settings.storage.tiering)
+    if wrong is not None:
+        raise ConfigError(f"storage.tiering.url: {wrong}")
     _check_addresses(settings)
     if not settings.listeners and not settings.kafka_listeners:
         raise ConfigError("mqtt.bind and kafka.bind are both empty: nothing to listen on")
@@ -618,7 +633,7 @@ def diff(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     applied: list[str] = []
     needs_restart: list[str] = []
     for section, struct in SECTIONS.items():
-        before, after = getattr(old, section), getattr(new, section)
+        before, after = section_of(old, section), section_of(new, section)
         for row in rows(struct):
             if getattr(before, row.name) != getattr(after, row.name):
                 (applied if row.reloadable else needs_restart).append(f"{section}.{row.name}")
@@ -653,7 +668,11 @@ def merge(old: Settings, new: Settings) -> Settings:
     """The settings in force after a reload: reloadable ones from `new`, all others from `old`."""
     sections = {}
     for section in SECTIONS:
-        sections[section] = _taken(getattr(old, section), getattr(new, section))
+        if "." not in section:
+            sections[section] = _taken(getattr(old, section), getattr(new, section))
+    sections["storage"] = msgspec.structs.replace(
+        sections["storage"], tiering=_taken(old.storage.tiering, new.storage.tiering)
+    )
     sections["kafka"] = msgspec.structs.replace(sections["kafka"], user=new.kafka.user)
     sections["storage"] = msgspec.structs.replace(sections["storage"], rules=new.storage.rules)
     now = {one.name: one for one in new.listener}

@@ -64,12 +64,15 @@ def rows(struct: type[msgspec.Struct]) -> list[Row]:
             continue
         meta = metas[0]
         extra = meta.extra or {}
+        default = field.default
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
         low = None if meta.ge is None else int(meta.ge)
         high = None if meta.le is None else int(meta.le)
         table.append(
             Row(
                 name=field.encode_name,
-                default=field.default,
+                default=default,
                 unit=extra.get("unit", ""),
                 why=meta.description or "",
                 reloadable=bool(extra.get("reloadable", False)),

@@ -5,11 +5,13 @@ no silent skip in CI.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.object_stores import S3Server
 
 SYSTEM_ROOMS = frozenset({"bench", "clients", "conformance", "faults", "process"})
 """Folders whose tests start processes; modules that use a BrokerProcess do so too."""
@@ -24,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         room = item.path.relative_to(tests).parts[0]
         module = getattr(item, "module", None)
-        if room in SYSTEM_ROOMS or hasattr(module, "BrokerProcess"):
+        names = getattr(item, "fixturenames", ())
+        if room in SYSTEM_ROOMS or hasattr(module, "BrokerProcess") or "s3_server" in names:
             item.add_marker(pytest.mark.system)
 
 
@@ -36,3 +39,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server for all tests that leave it running; each takes a `fresh_url`."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "perf/README.md"]
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 SOURCE = re.compile(r"`((?:[a-z_]+/)*[a-z_*]+\.py)((?: [\w.]+(?:, )?)*)`")
-SETTING = re.compile(r"`([a-z]+)\.([a-z_]+)(?: = [^`]*)?`")
+SETTING = re.compile(r"`([a-z]+(?:\.tiering)?)\.([a-z_]+)(?: = [^`]*)?`")
 OTHER_ENDS = frozenset({"py", "qos", "retain"})
 """Of files and headers that look like settings."""
 COMMAND = re.compile(r"`?(?:\.venv/bin/)?robustmq ([a-z]+)\b")
@@ -48,7 +48,7 @@ def test_modules_and_functions_that_are_named_exist() -> None:
 
 def test_settings_that_are_named_exist() -> None:
     config = (ROOT / "config.toml").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^\[([a-z]+)\]\n((?:(?!^\[).*\n)*)", config, re.MULTILINE))
+    sections = dict(re.findall(r"^\[([a-z.]+)\]\n((?:(?!^\[).*\n)*)", config, re.MULTILINE))
     missing = [
         (page, match[0])
         for page, match in found(SETTING)

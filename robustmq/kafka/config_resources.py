@@ -27,6 +27,7 @@ from robustmq.kafka.topic_configs import (
     TOPIC_SETTINGS,
     check_all,
     check_together,
+    check_turned_off,
     default,
 )
 
@@ -137,7 +138,8 @@ async def _alter_topic(
     if refused is None:
         configs = {**info.configs, **changes}
         kept = {key: value for key, value in configs.items() if value is not None}
-        refused = check_together(kept, gateway.defaults_of(info.name))
+        broker = gateway.defaults_of(info.name)
+        refused = check_together(kept, broker) or check_turned_off(info.configs, kept, broker)
     if refused is not None:
         return refuse(refused.error, refused.message)
     changed = gateway.alter_topic_configs(info.name, changes, validate_only)

@@ -1,8 +1,8 @@
 """ListOffsets and OffsetForLeaderEpoch: where a partition begins and ends, where a time is in it,
 and where a leader epoch ended (protocol guide; KIP-320).
 
-The special times -3, -4 and -5 came with versions 7, 8 and 9; asked for in an older version they
-are 35.
+The special times -3, -4, -5 and -6 came with versions 7, 8, 9 and 11; asked for in an older version
+they are 35.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from robustmq.kafka.access import Operation
 from robustmq.kafka.context import Handlers, RequestContext, kafka_code, settled
 from robustmq.kafka.gateway import (
     EARLIEST_LOCAL_TIMESTAMP,
+    EARLIEST_PENDING_UPLOAD_TIMESTAMP,
     LATEST_TIERED_TIMESTAMP,
     MAX_TIMESTAMP,
     EpochEnd,
@@ -25,7 +26,12 @@ from robustmq.kafka.gateway import (
 from robustmq.kafka.permissions import on_topic
 from robustmq.promises import Promise, resolved
 
-_SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL_TIMESTAMP: 8, LATEST_TIERED_TIMESTAMP: 9}
+_SINCE = {
+    MAX_TIMESTAMP: 7,
+    EARLIEST_LOCAL_TIMESTAMP: 8,
+    LATEST_TIERED_TIMESTAMP: 9,
+    EARLIEST_PENDING_UPLOAD_TIMESTAMP: 11,
+}
 
 
 async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any:
@@ -57,7 +63,7 @@ def _start(
 ) -> Promise[ListedOffset]:
     timestamp_ms = part.timestamp
     oldest = _SINCE.get(timestamp_ms, 0)
-    if context.api_version < oldest or timestamp_ms < LATEST_TIERED_TIMESTAMP:
+    if context.api_version < oldest or timestamp_ms < EARLIEST_PENDING_UPLOAD_TIMESTAMP:
         return resolved(ListedOffset(error=KafkaCode.UNSUPPORTED_VERSION))
     if not on_topic(context, gateway, Operation.DESCRIBE, name):
         return resolved(ListedOffset(error=KafkaCode.TOPIC_AUTHORIZATION_FAILED))

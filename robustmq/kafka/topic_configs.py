@@ -25,6 +25,7 @@ MODE_SETTING = "robustmq.storage.mode"
 ENGINE_SETTING = "robustmq.storage.engine"
 TIERS = "robustmq.storage.tiers"
 """Among a broker's defaults, and no setting: "true" where there is an object store."""
+REMOTE_STORAGE = "remote.storage.enable"
 DEAD_LETTERS_ENABLE = "robustmq.errors.deadletterqueue.group.enable"
 
 
@@ -297,24 +298,45 @@ _ROWS = (
         "There is one replica: nobody else can be elected.",
         "unclean.leader.election.enable",
     ),
-    _fixed("remote.storage.enable", BOOLEAN, "false", "Records are kept on the local disk alone."),
-    _fixed(
-        "remote.log.copy.disable", BOOLEAN, "false", "Records are kept on the local disk alone."
+    TopicSetting(
+        REMOTE_STORAGE,
+        BOOLEAN,
+        "false",
+        _one_of("true", "false"),
+        "Closed segments go to the object store, too (KIP-405); as robustmq.storage.mode tiered.",
     ),
-    _fixed(
+    TopicSetting(
+        "remote.log.copy.disable",
+        BOOLEAN,
+        "false",
+        _one_of("true", "false"),
+        "Nothing more is copied to the object store; what is there can be read (KIP-950).",
+    ),
+    TopicSetting(
         "remote.log.delete.on.disable",
         BOOLEAN,
         "false",
-        "Records are kept on the local disk alone.",
+        _one_of("true", "false"),
+        "Whether remote.storage.enable may be set to false, which removes what is in the object"
+        " store.",
     ),
-    _fixed(
-        "local.retention.ms", LONG, "-2", "As retention.ms: records are kept on the local disk."
+    TopicSetting(
+        "local.retention.ms",
+        LONG,
+        "-2",
+        _whole(-2, _LONG_MAX),
+        "How long a segment that is in the object store is kept on the local disk at least; -1 for"
+        " ever, -2 as retention.ms.",
+        ("log.local.retention.ms",),
     ),
-    _fixed(
+    TopicSetting(
         "local.retention.bytes",
         LONG,
         "-2",
-        "As retention.bytes: records are kept on the local disk.",
+        _whole(-2, _LONG_MAX),
+        "Bytes of a partition's local segments beyond which those in the object store go from the"
+        " local disk; -1 no bound, -2 as retention.bytes.",
+        ("log.local.retention.bytes",),
     ),
 )
 TOPIC_SETTINGS = {row.name: row for row in _ROWS}
@@ -371,6 +393,7 @@ def check_together(configs: dict[str, str], broker: dict[str, str]) -> ConfigRef
         "compact" in effective(configs, broker, "cleanup.policy"),
         broker.get(TIERS) == "true",
     )
+    problem = problem or tiering_problem(configs, broker)
     return None if problem is None else ConfigRefused(KafkaCode.INVALID_CONFIG, problem)
 
 
@@ -391,6 +414,84 @@ def storage_problem(mode: str, engine: str, compact: bool, tiers: bool) -> str |
     if mode == "tiered" and engine != engines.SEGMENT:
         return f"only the engine segment has files to tier: set {ENGINE_SETTING} = segment"
     return None
+
+
+def is_tiered(configs: dict[str, str], broker: dict[str, str], mode: str) -> bool:
+    """Do closed segments of a topic go to the object store?"""
+    return mode == "tiered" or effective(configs, broker, REMOTE_STORAGE) == "true"
+
+
+def local_retention(configs: dict[str, str], broker: dict[str, str], unit: str) -> int:
+    """local.retention.ms or .bytes; -1: no bound."""
+    local = int(effective(configs, broker, f"local.retention.{unit}"))
+    return int(effective(configs, broker, f"retention.{unit}")) if local == -2 else local
+
+
+def tiering_problem(configs: dict[str, str], broker: dict[str, str]) -> str | None:
+    """What Apache Kafka finds wrong with a topic's settings for tiered storage (KIP-405, KIP-950);
+    None: nothing."""
+    mode = effective(configs, broker, MODE_SETTING)
+    if not is_tiered(configs, broker, mode):
+        return None
+    if broker.get(TIERS) != "true":
+        return (
+            "Tiered Storage functionality is disabled in the broker. Topic cannot be configured"
+            " with remote log storage: set url in [storage.tiering]"
+        )
+    engine = effective(configs, broker, ENGINE_SETTING)
+    if mode == "memory" or engine != engines.SEGMENT:
+        return f"only the engine segment has files to tier: set {ENGINE_SETTING} = segment"
+    if "compact" in effective(configs, broker, "cleanup.policy"):
+        return "Remote log storage is unsupported for the compacted topics"
+    for unit in ("ms", "bytes"):
+        problem = _retention_problem(configs, broker, unit)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _retention_problem(configs: dict[str, str], broker: dict[str, str], unit: str) -> str | None:
+    """Local retention beside that of the whole log."""
+    local = int(effective(configs, broker, f"local.retention.{unit}"))
+    whole = int(effective(configs, broker, f"retention.{unit}"))
+    copies = effective(configs, broker, "remote.log.copy.disable") == "false"
+    if not copies and local not in (-2, whole):
+        return (
+            f"When `remote.log.copy.disable` is set to true, the `local.retention.{unit}` and"
+            f" `retention.{unit}` must be set to the identical value because there will be no more"
+            " logs copied to the remote storage."
+        )
+    if local == -2 or whole == -1:
+        return None
+    if local == -1:
+        return (
+            f"Invalid value -1 for configuration local.retention.{unit}: Value must not be -1 as"
+            f" retention.{unit} value is set as {whole}."
+        )
+    if local > whole:
+        return (
+            f"Invalid value {local} for configuration local.retention.{unit}: Value must not be"
+            f" more than property: retention.{unit} value {whole}."
+        )
+    return None
+
+
+def check_turned_off(
+    before: dict[str, str], after: dict[str, str], broker: dict[str, str]
+) -> ConfigRefused | None:
+    """May a topic stop being tiered (KIP-950)?"""
+    was = is_tiered(before, broker, effective(before, broker, MODE_SETTING))
+    if not was or is_tiered(after, broker, effective(after, broker, MODE_SETTING)):
+        return None
+    if effective(after, broker, "remote.log.delete.on.disable") == "true":
+        return None
+    return ConfigRefused(
+        KafkaCode.INVALID_CONFIG,
+        "It is invalid to disable remote storage without deleting remote data. If you want to keep"
+        " the remote data and turn to read only, please set `remote.storage.enable=true,"
+        "remote.log.copy.disable=true`. If you want to disable remote storage and delete all remote"
+        " data, please set `remote.storage.enable=false,remote.log.delete.on.disable=true`.",
+    )
 
 
 def default(broker: dict[str, str], name: str) -> str:

@@ -46,11 +46,12 @@ from robustmq.process.long_work import LongWork
 from robustmq.process.meta import socket_path
 from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
 from robustmq.process.spawn import spawn
+from robustmq.process.tiering import Tiering
 from robustmq.promises import Promise
 from robustmq.security.passwords import PasswordFileError
 from robustmq.shard.broker import Broker
 from robustmq.shard.recovery import Recovery
-from robustmq.shard.surroundings import Surroundings
+from robustmq.shard.surroundings import Surroundings, TierAround
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.data_directory import DataDirectoryError, shard_directory
 from robustmq.storage.disk import RealDisk, free_bytes, total_bytes
@@ -223,6 +224,7 @@ class Worker:
             self._access,
             lambda: (data_dir, total_bytes(data_dir), free_bytes(data_dir)),
             LongWork(loop),
+            self._open_tier(loop),
         )
         self._broker = Broker(
             settings,
@@ -233,6 +235,12 @@ class Worker:
             self._store_opener(view),
         )
         view.on_ban = self._banned
+
+    def _open_tier(self, loop: asyncio.AbstractEventLoop) -> TierAround | None:
+        """The object store, if there is one."""
+        tiering = self._settings.storage.tiering
+        self._tiering = Tiering(tiering, loop) if tiering.url else None
+        return self._tiering.around if self._tiering is not None else None
 
     def _banned(self, ban: Ban) -> None:
         """A ban has come, for whichever protocol."""
@@ -433,6 +441,10 @@ class Worker:
         await self._until(lambda: broker.peers_drained and broker.idle, budget_s * 0.25)
         # The others' clients that are carried by this worker are told goodbye, too.
         await self._until(lambda: self._ways_in.relays.idle, budget_s * 0.05)
+        broker.uploader.draining = True
+        await self._until(lambda: broker.uploader.idle, budget_s * 0.1)
+        if self._tiering is not None:
+            self._tiering.close()
         self._broker.checkpoint(force=True)
         self._committer.close()
         await asyncio.sleep(0)

@@ -62,6 +62,7 @@ from robustmq.shard.strategies import Dice
 from robustmq.shard.surroundings import Surroundings
 from robustmq.shard.sys_events import SysEvents
 from robustmq.shard.telling import Telling
+from robustmq.shard.uploader import Uploader
 from robustmq.shard.writing import Writing
 from robustmq.storage.shard_store import ShardStore
 
@@ -127,6 +128,7 @@ class Broker:
         self.rpc = Rpc(self.worker_id, self.around.bus, self._on_message)
         self.kafka = KafkaParts(self)
         self.cleaning.knows(self.kafka.producers)
+        self.uploader.knows(self.kafka.producers)
         self.commits.committed = self._committed
         self._watch_clients()
         cluster.on_change = self._topics_changed
@@ -147,6 +149,7 @@ class Broker:
             ),
         )
         self.cleaning = Cleaning(self)
+        self.uploader = self.partitions.uploader = Uploader(self)
         self.inbox = Inbox(self.stores)
 
     def _open_shares(self) -> None:
@@ -379,6 +382,7 @@ class Broker:
             self.turn()
         self.delayed.tick()
         self.cleaning.tick()
+        self.uploader.tick()
         self.shares.tick()
         now = self.monotonic_ms()
         self.rates.resume(now)

@@ -29,6 +29,7 @@ def gauges(broker: Broker) -> dict[str, int]:
         "bus_queued_bytes": sum(
             broker.around.bus.queued_bytes(worker) for worker in range(broker.worker_count)
         ),
+        **broker.uploader.gauges(),
     }
 
 

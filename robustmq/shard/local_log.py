@@ -24,6 +24,8 @@ from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.groups.producers import EPOCH_BUMP, ProducerTable, SeenBatch
 from robustmq.kafka.gateway import (
     ADDS,
+    EARLIEST_LOCAL_TIMESTAMP,
+    EARLIEST_TIMESTAMP,
     AbortedTransaction,
     ListedOffset,
     ProduceResult,
@@ -45,7 +47,9 @@ from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.releases import Release, Releases
 from robustmq.shard.retained import may_retain
 from robustmq.shard.verifying import Verifications, produce_error
+from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.shard_store import ShardStore
+from robustmq.storage.tiered import TIERED, tier_offset
 
 MAX_GIVEN_IDS = 65536
 LOOKED_AT = 100
@@ -423,10 +427,13 @@ class LocalLogs:
         if timestamp_ms == -1:
             end = self.visible_end(topic, partition, isolation)
             return ListedOffset(0, end or 0, -1, epoch)
-        if timestamp_ms in (-2, -4):
+        if timestamp_ms in TIERED and isinstance(log, SegmentPartition):
+            offset = tier_offset(log, timestamp_ms)
+            return ListedOffset(0, offset, -1, epoch) if offset >= 0 else ListedOffset()
+        if timestamp_ms in (EARLIEST_TIMESTAMP, EARLIEST_LOCAL_TIMESTAMP):
             first = log.start_offset if log is not None else store.light.start_offset(topic)  # type: ignore[union-attr]
             return ListedOffset(0, first, -1, epoch)
-        if timestamp_ms == -5:
+        if timestamp_ms in TIERED:
             return ListedOffset()
         if log is not None:
             found = log.offset_for_time(timestamp_ms)
@@ -434,6 +441,9 @@ class LocalLogs:
             found = store.light.offset_for_time(topic, timestamp_ms)  # type: ignore[union-attr]
         if found is None:
             return ListedOffset()
+        if isinstance(found, Promise):
+            # In the object store, and not at hand: clients ask again.
+            return ListedOffset(KafkaCode.KAFKA_STORAGE_ERROR)
         if isolation and found[0] >= (self.visible_end(topic, partition, isolation) or 0):
             return ListedOffset()
         return self._in_batch(topic, partition, found[0], timestamp_ms, epoch)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -24,13 +24,14 @@ from robustmq.config import StorageSettings
 from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
-from robustmq.kafka.topic_configs import effective
+from robustmq.kafka.topic_configs import effective, is_tiered, local_retention
 from robustmq.promises import Promise
 from robustmq.shard.cluster_view import Declared
 from robustmq.shard.moving import Move, Moves
 from robustmq.shard.placement import ENTRY_DECLARED, ENTRY_KAFKA, Kept, Placement
 from robustmq.shard.received import GENERATION_AT
 from robustmq.storage.engine import PartitionLog, PartitionSettings
+from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore, split_name
 from robustmq.storage.shared import (
     SharedPartition,
@@ -40,6 +41,9 @@ from robustmq.storage.shared import (
     stored_entries,
 )
 from robustmq.storage.stored_producers import declared_key
+
+if TYPE_CHECKING:
+    from robustmq.shard.uploader import Uploader
 
 MAX_SETTINGS = 1024
 """Topics that are set alike share their settings; so many kinds are remembered."""
@@ -113,6 +117,8 @@ class Partitions:
         self._defaults = defaults
         self._topics: dict[bytes, _Topic] = {}
         self._opened = 0
+        self.uploader: Uploader | None = None
+        """What copies closed segments of tiered partitions; set before anything is opened."""
         self.read_release: Callable[[bytes | memoryview], bytearray] = lambda payload: bytearray()
         """The block that an entry of a committed transaction stands for (`releases`)."""
         self._marked: dict[str, tuple[bytes, int, int]] = {}
@@ -136,7 +142,9 @@ class Partitions:
         """All topics that were there at the start are open."""
         for topic_id, rows in self._stored.items():
             for shard, partition, engine in rows:
-                self._stores[shard].remove_stored(partition_name(topic_id, partition), engine)
+                name = partition_name(topic_id, partition)
+                if engine != engines.SEGMENT or not self._buried(shard, name):
+                    self._stores[shard].remove_stored(name, engine)
         self._stored.clear()
         ids = {topic.topic_id.bytes for topic in self._topics.values()}
         for store in self._stores.values():
@@ -160,14 +168,16 @@ class Partitions:
             self._open_stored(topic.name, known)
             return
         known.partitions, known.settings = topic.partitions, settings
+        for partition, log in known.logs.items():
+            log.configure(settings)
+            # What leaves the tier does so before it moves.
+            self._tier(topic.name, partition, known, log)
         if known.engine != engine:
             for partition in known.logs:
                 known.placed.setdefault(partition, known.engine)
             known.engine = engine
             for partition in list(known.logs):
                 self._move(topic.name, known, partition)
-        for log in known.logs.values():
-            log.configure(settings)
 
     def _open_stored(self, topic: bytes, known: _Topic) -> None:
         """Open what is on disk from before the start; what another engine has than the one that
@@ -227,6 +237,7 @@ class Partitions:
             known.logs[partition] = fresh
             known.placed[partition] = engine
             fresh.configure(known.settings)
+            self._tier(topic, partition, known, fresh)
 
         def over(why: str) -> None:
             del known.moves[partition]
@@ -301,9 +312,13 @@ class Partitions:
             index_interval_bytes=number("index.interval.bytes"),
             memory_bytes=self._defaults.memory_bytes,
             sync=mode in ("persistent", "tiered"),
-            tiered=mode == "tiered",
             segment_ms=number("segment.ms"),
             segment_index_bytes=number("segment.index.bytes"),
+            tiered=is_tiered(topic.configs, broker, mode),
+            tier_delete=text("remote.log.delete.on.disable") == "true",
+            tier_copy_disabled=text("remote.log.copy.disable") == "true",
+            local_ms=local_retention(topic.configs, broker, "ms"),
+            local_bytes=local_retention(topic.configs, broker, "bytes"),
             delete="delete" in text("cleanup.policy"),
             retention_ms=number("retention.ms"),
             retention_bytes=number("retention.bytes"),
@@ -332,6 +347,7 @@ class Partitions:
             if log is not None:
                 self._opened -= 1
                 store.drop_partition(log)
+                self._untier(topic, partition, known, log)
             else:
                 store.forget_partition(partition_name(known.topic_id.bytes, partition))
 
@@ -370,6 +386,25 @@ class Partitions:
         known.logs[partition] = log
         self._opened += 1
         self._name_topic(topic, log)
+        self._tier(topic, partition, known, log)
+
+    def _tier(self, topic: bytes, partition: int, known: _Topic, log: PartitionLog) -> None:
+        """A partition is open, or set otherwise: it is tiered, or it is not."""
+        if self.uploader is not None and isinstance(log, SegmentPartition):
+            shard = self._placement.shard(topic, partition)
+            self.uploader.opened(topic, known.topic_id.bytes, partition, shard, log)
+
+    def _untier(self, topic: bytes, partition: int, known: _Topic, log: PartitionLog) -> None:
+        """A partition is over."""
+        if self.uploader is None or not isinstance(log, SegmentPartition):
+            return
+        if log.tier is not None or log.state.tiered_until:
+            shard = self._placement.shard(topic, partition)
+            self.uploader.dropped(topic, known.topic_id.bytes, partition, shard)
+
+    def _buried(self, shard: int, name: str) -> bool:
+        """Recovery: what a deleted topic may have in the object store is seen to."""
+        return self.uploader is not None and self.uploader.left_over(shard, name)
 
     @staticmethod
     def _name_topic(topic: bytes, log: PartitionLog) -> None:

@@ -6,15 +6,28 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from robustmq.kafka.access import Access, Unguarded
 from robustmq.promises import Promise, resolved
 from robustmq.shard.metering import Meters, NoMeters
 from robustmq.shard.rpc import Bus
 from robustmq.shard.sessions import Authenticator
+from robustmq.storage.cold_segments import ColdSegments
+from robustmq.storage.object_store import ObjectStore
+from robustmq.storage.tiered import ColdReads
 
 T = TypeVar("T")
+
+
+class TierAround(NamedTuple):
+    """The object store, and what goes with it."""
+
+    store: ObjectStore
+    submit: Callable[[Callable[[], Any], Callable[[Any], None]], None]
+    """Runs a job on a thread; then, on the loop, the function with its result or its exception."""
+    reader: Callable[[str, ColdSegments], ColdReads]
+    """Reads the cold segments of a partition whose objects are below a prefix."""
 
 
 class OffLoop(Protocol):
@@ -49,11 +62,13 @@ class Surroundings:
         access: Access | None = None,
         space: Callable[[], tuple[str, int, int]] = lambda: ("", -1, -1),
         off_loop: OffLoop = at_once,
+        tier: TierAround | None = None,
     ) -> None:
         """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
         **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
         run)` is the loop's; `space` tells the data directory, the bytes of its file system, and
-        those that are free; `off_loop` runs what takes long on another thread."""
+        those that are free; `off_loop` runs what takes long on another thread;
+        `tier` is the object store of tiered partitions, if there is one."""
         self.bus = bus
         self.monotonic_ms = monotonic_ms
         self.wall_ms = wall_ms
@@ -69,3 +84,4 @@ class Surroundings:
         self.off_loop = off_loop
         self.access: Access = Unguarded() if access is None else access
         self.space = space
+        self.tier = tier

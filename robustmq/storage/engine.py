@@ -41,6 +41,13 @@ class PartitionSettings(msgspec.Struct, frozen=True):
     tiered: bool = False
     """Under a cold tier, which knows all of the log and says itself what goes: `retain` lets go of
     nothing but what lies below the log's start."""
+    tier_copy_disabled: bool = False
+    """Closed segments are not copied to the tier any more."""
+    tier_delete: bool = False
+    """When it is not tiered any more, what is in the tier is removed, and not read on."""
+    local_ms: int = -1
+    """Local retention of what is in the tier; -1: for ever."""
+    local_bytes: int = -1
     delete_retention_ms: int = 86_400_000
     min_compaction_lag_ms: int = 0
     max_compaction_lag_ms: int = (1 << 63) - 1
@@ -94,9 +101,9 @@ class PartitionLog(Protocol):
         """Whole batches from `offset` on: at most `max_bytes`, but the first always."""
         ...
 
-    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
+    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None:
         """(offset, time stamp) of the first batch at or after a time; -3: of the greatest time
-        stamp."""
+        stamp. A promise: what must be looked at is not at hand; ask again when it settles."""
         ...
 
     def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:

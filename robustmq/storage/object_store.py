@@ -48,8 +48,13 @@ class ObjectStore(Protocol):
         """Bytes of an object; fewer at its end. Raises ObjectMissingError."""
         ...
 
-    def list(self, prefix: str) -> Sequence[tuple[str, int]]:
-        """(path, size) of all objects below a prefix that ends with /, in order."""
+    def list(self, prefix: str, after: str = "") -> Sequence[tuple[str, int]]:
+        """(path, size) of all objects below a prefix that ends with /, in order; with `after` of
+        those alone that come behind this path."""
+        ...
+
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """The names of the folders directly below a prefix (empty: at the top), in order."""
         ...
 
     def delete(self, paths: Sequence[str]) -> None:

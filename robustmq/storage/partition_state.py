@@ -55,3 +55,12 @@ def save(directory: str, disk: Disk, state: PartitionState) -> None:
     """Keep a state; a crash leaves the old one or this one."""
     data = msgspec.msgpack.encode(state)
     disk.replace(f"{directory}/{NAME}", crc32c(data).to_bytes(4, "little") + data)
+
+
+def keep_alone(directory: str, disk: Disk, state: PartitionState) -> None:
+    """Remove all of a partition but its state."""
+    save(directory, disk, state)
+    disk.remove_directory(f"{directory}/quarantine")
+    for name in disk.list(directory):
+        if name != NAME:
+            disk.remove(f"{directory}/{name}")

@@ -28,6 +28,7 @@ import msgspec
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, KafkaCode
+from robustmq.promises import Promise
 from robustmq.storage import partition_state
 from robustmq.storage.disk import Buffer, Disk
 from robustmq.storage.engine import ENGINES, PartitionLog, PartitionSettings, ReadResult
@@ -45,6 +46,7 @@ from robustmq.storage.segment_file import (
     generation_of,
     next_sound,
 )
+from robustmq.storage.tiered import PartitionTier
 
 SCAN_BYTES = 4 * 1024 * 1024
 
@@ -75,6 +77,8 @@ class SegmentPartition:
         self.compacting = False
         """While it is, no file goes: a compaction reads them."""
         self.deleted = False
+        self.tier: PartitionTier | None = None
+        """What answers for the records that are in the object store, and says what may go."""
         self._state_changed = False
         self._kept_tiered_until = 0
         self._to_make: list[str] = []
@@ -134,6 +138,10 @@ class SegmentPartition:
             else self.files[1].base_offset <= start_offset
         ):
             self._disk.remove(self.files.pop(0).path)
+        if self.end_offset < tiered_until:
+            # A loss of power took what the cold tier has.
+            while self.files:
+                self._disk.remove(self.files.pop().path)
         if not self.files:
             self.end_offset = max(self.end_offset, start_offset, tiered_until)
         first = self.files[0].base_offset if self.files else tiered_until
@@ -343,6 +351,8 @@ class SegmentPartition:
         if not self.start_offset <= offset <= self.end_offset:
             return ReadResult(self.high_watermark, self.start_offset, [], True)
         if offset < self.local_start_offset:
+            if self.tier is not None:
+                return self.tier.read(offset, max_bytes, min(end, self.local_start_offset))
             moved = KafkaCode.OFFSET_MOVED_TO_TIERED_STORAGE
             return ReadResult(self.high_watermark, self.start_offset, [], False, moved)
         if offset >= end or max_bytes <= 0:
@@ -456,8 +466,11 @@ class SegmentPartition:
             if position >= until:
                 position = file.sound_from(until)
 
-    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
+    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None:
         """The first batch at or after a time; -3: the greatest time stamp."""
+        cold = self.tier.offset_for_time(timestamp_ms) if self.tier is not None else None
+        if cold is not None:
+            return cold
         files = [file for file in self.files if file.max_times]
         if timestamp_ms == -3 and files:
             timestamp_ms = max(file.max_times[-1] for file in files)
@@ -553,6 +566,11 @@ class SegmentPartition:
         if until_offset > self.state.tiered_until:
             self.change(tiered_until=until_offset)
 
+    def untiered(self) -> None:
+        """Nothing is in the cold tier any more, nor of this log."""
+        self._kept_tiered_until = 0
+        self.change(tiered_until=0)
+
     def drop_local(self, until_offset: int) -> int:
         """Let go of the files wholly below an offset whose records the cold tier has for certain;
         the bytes that they have. They are removed by `free`."""
@@ -583,6 +601,8 @@ class SegmentPartition:
     def retain(self, now_ms: int) -> int:
         """Let go of the files that the settings let go; the bytes that they have."""
         settings = self._settings
+        if self.tier is not None:
+            return self.tier.retain(now_ms)
         if self.compacting or not self.files:
             return 0
         delete = settings.delete and not settings.tiered
@@ -659,7 +679,10 @@ class SegmentPartition:
     def delete(self) -> Callable[[], None]:
         """Nothing is written any more; a job that removes the directory with all that is in it."""
         self.deleted = True
-        disk, directory = self._disk, self._directory
+        disk, directory, state = self._disk, self._directory, self.state
+        if self.tier is not None or state.tiered_until:
+            # What says that there is something in the object store stays until that is gone.
+            return lambda: partition_state.keep_alone(directory, disk, state)
         return lambda: disk.remove_directory(directory)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 import pytest
 
 from robustmq.core.publish import build_entry
+from robustmq.promises import Promise
 from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.engine import PartitionSettings, ReadResult, engine
 from tests.storage.stores import NOW_MS, Machine, batch, values_of
@@ -20,7 +21,7 @@ class Log(Protocol):
     def append(self, data: bytes) -> int: ...
     def commit(self) -> None: ...
     def read(self, offset: int, max_bytes: int) -> ReadResult: ...
-    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None: ...
+    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None: ...
 
 
 class Engine:
@@ -68,7 +69,7 @@ class Shared:
     def read(self, offset: int, max_bytes: int) -> ReadResult:
         return self.machine.store.light.read(b"topic", offset, max_bytes)
 
-    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
+    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None:
         return self.machine.store.light.offset_for_time(b"topic", timestamp_ms)
 
 

@@ -131,7 +131,7 @@ def test_a_time_is_found_by_the_index_and_not_by_reading_everything() -> None:
         least = max(times) if wanted == -3 else wanted
         first = next(offset for offset, time in enumerate(times) if time >= least)
         found = files.open().offset_for_time(wanted)
-        assert found is not None
+        assert isinstance(found, tuple)
         assert found[0] == first, wanted
     assert files.log.offset_for_time(31) is None
     begun: list[int] = []
