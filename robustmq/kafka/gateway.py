@@ -157,6 +157,9 @@ class ReadResult(msgspec.Struct, frozen=True):
     log_start_offset: int = -1
     buffers: list[bytes | memoryview] = []
     aborted: list[AbortedTransaction] = []
+    next_offset: int = -1
+    """Where records at the offset were lost (error 2): the first offset behind them, for readers
+    inside the broker."""
     leader: int = -1
     leader_epoch: int = -1
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from robustmq.shard.broker import Broker
 
 SLICE = 200
+OPENING_US = 2000
+"""So much of a tick goes to partitions that are on disk and were not used since the start."""
 
 
 class Cleaning:
@@ -35,6 +37,7 @@ class Cleaning:
         self._commits = broker.commits
         self._wall_ms = around.wall_ms
         self._monotonic_ms = around.monotonic_ms
+        self._monotonic_us = around.monotonic_us
         self._count = around.count
         self._compactor = Compactor(
             broker.partitions,
@@ -63,6 +66,9 @@ class Cleaning:
 
     def tick(self) -> None:
         """Twenty times a second: a slice of the round that runs, or the begin of the next."""
+        until_us = self._monotonic_us() + OPENING_US
+        while self._partitions.open_waiting() and self._monotonic_us() < until_us:
+            pass
         if self._round is None:
             now = self._monotonic_ms()
             if now < self._due_ms:

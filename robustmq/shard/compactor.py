@@ -149,6 +149,7 @@ class Compactor:
         def remove() -> None:
             for file in swap.replaced:
                 disk.remove(file.path)
+                disk.remove(file.index_path)
 
         def exchanged() -> None:
             if not self._there():

@@ -161,6 +161,9 @@ class DeadLetters:
         at = first
         while at <= last:
             result = self._logs.read(key.topic, key.partition, at, 1, -1)
+            if result.next_offset > at:
+                at = result.next_offset
+                continue
             if result.error or not result.buffers:
                 return
             whole = b"".join(bytes(buffer) for buffer in result.buffers)

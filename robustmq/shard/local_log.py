@@ -383,7 +383,7 @@ class LocalLogs:
             stored = store.light.read(topic, offset, max_bytes)
         error = KafkaCode.OFFSET_OUT_OF_RANGE if stored.out_of_range else stored.error
         if error:
-            return ReadResult(error)
+            return ReadResult(error, next_offset=stored.next_offset)
         end, start, buffers = stored.high_watermark, stored.start_offset, list(stored.buffers)
         if not isolation:
             stable = self.producers.known_stable(topic, partition, end)
@@ -459,6 +459,9 @@ class LocalLogs:
         # A batch may begin before the log does, or be one that a compaction has left empty.
         for _ in range(LOOKED_AT):
             result = self.read(topic, partition, offset, 1, -1)
+            if result.next_offset > offset:
+                offset = result.next_offset
+                continue
             if result.error:
                 return ListedOffset(result.error)
             if not result.buffers:

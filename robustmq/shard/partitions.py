@@ -1,11 +1,13 @@
 """The partitions of declared topics that this worker holds.
 
 There when the cluster state says that a topic exists, dropped when it says that it does not. One
-that has files is opened at the start, any other with its first use: what was never written or read
-costs nothing, neither a file nor memory. Their records live in an engine of their own (segment
-files, memory, or one that a package brings); what was appended also leaves a marker in the shard
-log, small and in the log's order, so that repeated frames are recognised and deliveries can be
-repeated. The records of shared partitions are entries of that log, which say all that markers do.
+is opened with its first use: what was never written or read costs nothing, neither a file nor
+memory. Of those that have files the large ones are opened at the start, the small ones, which may
+be thousands, when they are used or by and by (`open_waiting`). Their records live in an engine of
+their own (segment files, memory, or one that a package brings); what was appended also leaves a
+marker in the shard log, small and in the log's order, so that repeated frames are recognised and
+deliveries can be repeated. The records of shared partitions are entries of that log, which say all
+that markers do.
 
 A topic's mode and engine may change at any time: then its partitions move (`moving`), one by one.
 """
@@ -125,6 +127,8 @@ class Partitions:
         # What is on disk from before the start, by topic id: (shard, partition, engine).
         self._stored: dict[bytes, list[tuple[int, int, str]]] = {}
         self._made: dict[tuple[str, ...], PartitionSettings] = {}
+        # Small ones that are on disk and not open yet.
+        self._waiting: dict[tuple[bytes, int], None] = {}
 
     def recovered(self) -> None:
         """All shards are open, and no partition yet."""
@@ -173,6 +177,9 @@ class Partitions:
             # What leaves the tier does so before it moves.
             self._tier(topic.name, partition, known, log)
         if known.engine != engine:
+            for partition in range(known.partitions):
+                if (topic.name, partition) in self._waiting:
+                    self.get(topic.name, partition)
             for partition in known.logs:
                 known.placed.setdefault(partition, known.engine)
             known.engine = engine
@@ -194,7 +201,26 @@ class Partitions:
             for engine in names:
                 if engine != known.engine:
                     self._open_other(topic, partition, known, engine)
-            self.get(topic, partition)
+            if names == [engines.SEGMENT] == [known.engine] and self._may_wait(
+                topic, partition, partition_name(topic_id, partition)
+            ):
+                self._waiting[topic, partition] = None
+            else:
+                self.get(topic, partition)
+
+    def _may_wait(self, topic: bytes, partition: int, name: str) -> bool:
+        """May a partition in segments be opened later? Not where the object store may have more."""
+        store = self._stores[self._placement.shard(topic, partition)]
+        return self.uploader is None and store.is_small(name)
+
+    def open_waiting(self) -> bool:
+        """Open the next one that is on disk and not open yet; False when there is none."""
+        place = next(iter(self._waiting), None)
+        if place is None:
+            return False
+        self.get(*place)
+        self._waiting.pop(place, None)
+        return True
 
     def _open_other(self, topic: bytes, partition: int, known: _Topic, engine: str) -> None:
         """An engine has something of a partition that another one was chosen for."""
@@ -349,7 +375,11 @@ class Partitions:
                 store.drop_partition(log)
                 self._untier(topic, partition, known, log)
             else:
-                store.forget_partition(partition_name(known.topic_id.bytes, partition))
+                name = partition_name(known.topic_id.bytes, partition)
+                store.forget_partition(name)
+                if (topic, partition) in self._waiting:
+                    del self._waiting[topic, partition]
+                    store.remove_stored(name, engines.SEGMENT)
 
     def topic_id(self, topic: bytes) -> bytes | None:
         """The id of a declared topic."""
@@ -384,6 +414,7 @@ class Partitions:
 
     def _hold(self, topic: bytes, partition: int, known: _Topic, log: PartitionLog) -> None:
         known.logs[partition] = log
+        self._waiting.pop((topic, partition), None)
         self._opened += 1
         self._name_topic(topic, log)
         self._tier(topic, partition, known, log)

@@ -197,6 +197,9 @@ class Releases:
         if result.out_of_range:
             # The log begins behind it now: what is gone is not told.
             return [], min(result.start_offset, marker)
+        if result.next_offset > offset:
+            # What a bad disk has lost is not told.
+            return [], min(result.next_offset, marker)
         found: list[tuple[int, bytes]] = []
         following = offset
         for buffer in result.buffers:

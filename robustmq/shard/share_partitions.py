@@ -171,6 +171,11 @@ class SharePartitions:
         while window.records < max_records and window.size < max_bytes:
             room = min(CHUNK_BYTES, max_bytes - window.size)
             result = self._logs.read(key.topic, key.partition, at, room, -1, isolation)
+            if result.next_offset > at and last is None:
+                # Records that a bad disk has lost are no records for any member.
+                window.batches.append(FetchedBatch(at, result.next_offset - 1, False))
+                at = result.next_offset
+                continue
             if result.error:
                 return window if window.batches else int(result.error)
             before = at

@@ -33,7 +33,9 @@ from robustmq.errors import BrokerError
 from robustmq.storage.cleaned_batch import Cleaner, Keep, key_digest, opened
 from robustmq.storage.disk import Disk
 from robustmq.storage.engine import PartitionSettings
-from robustmq.storage.segment_file import CLEANED, LOG, SegmentFile, claimed_length, file_name
+from robustmq.storage.segment_file import CLEANED, LOG, SegmentFile, file_name
+from robustmq.storage.segment_index import snapshot
+from robustmq.storage.segment_reading import chunks
 from robustmq.storage.stored_producers import Aborted
 
 READ_BYTES = 64 * 1024
@@ -173,7 +175,7 @@ class Compaction:
         task = self._task
         aborted = _AbortedRanges(task.aborted)
         for number, file in enumerate(task.files):
-            for data in self._chunks(file):
+            for _, data in chunks(self._disk.read_apart, file, 0, READ_BYTES):
                 for begin, info in batches.headers(data, 0, len(data), True):
                     following = info.base_offset + info.last_offset_delta + 1
                     self._note_producer(info)
@@ -248,7 +250,7 @@ class Compaction:
         self._disk.append(path, [])
         for file in group:
             self._read += file.size
-            for data in self._chunks(file):
+            for _, data in chunks(self._disk.read_apart, file, 0, READ_BYTES):
                 out: list[bytes | memoryview] = []
                 for begin, info in batches.headers(data, 0, len(data), True):
                     kept = cleaner.clean(data, begin, info)
@@ -258,38 +260,17 @@ class Compaction:
                     if not isinstance(kept, Keep):
                         batch = memoryview(kept.data)
                         info = kept.info
-                    made.note(
-                        info.base_offset,
-                        made.size,
-                        info.max_timestamp,
-                        task.settings.index_interval_bytes,
-                    )
+                    made.note(info, made.size, task.settings.index_interval_bytes)
                     made.size += len(batch)
                     out.append(batch)
                 if out:
                     self._disk.append(path, out)
                 yield None
         self._disk.sync(path)
+        if made.size:
+            snapshot(made).write(self._disk, path)
         self._written += made.size
         yield made
-
-    def _chunks(self, file: SegmentFile) -> Iterator[bytes]:
-        """Whole batches of a file, so many bytes at a time; what is set aside is left out."""
-        position = file.sound_from(0)
-        while position < file.size:
-            until = file.sound_until(position)
-            data = self._disk.read_apart(file.path, position, min(READ_BYTES, until - position))
-            length = claimed_length(data)
-            if len(data) < length <= until - position:
-                data = self._disk.read_apart(file.path, position, length)
-            used = _whole(data)
-            if not used:
-                position = file.sound_from(until) if position < until else until
-                continue
-            yield data[:used]
-            position += used
-            if position >= until:
-                position = file.sound_from(until)
 
 
 class _AbortedRanges:
@@ -305,14 +286,3 @@ class _AbortedRanges:
             one.first_offset <= info.base_offset <= one.last_offset
             for one in self._by_producer.get(info.producer_id, ())
         )
-
-
-def _whole(data: bytes) -> int:
-    """Bytes of the whole batches that `data` begins with."""
-    used = 0
-    try:
-        for begin, info in batches.headers(data, 0, len(data), False):
-            used = begin + info.length
-    except BrokerError:
-        return used
-    return used

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from robustmq.errors import BrokerError, Fault
+from robustmq.storage.mapped_files import MappedFiles
 
 Buffer = bytes | bytearray | memoryview
 
@@ -21,6 +22,7 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 IOV_MAX = 512
 FULL = (errno.ENOSPC, errno.EDQUOT)
+BOOT_ID_BYTES = 16
 
 
 class Disk(Protocol):
@@ -54,12 +56,26 @@ class Disk(Protocol):
         """A file that another process has written, nobody knows whether it synced it."""
         ...
 
+    def is_unsynced(self, path: str) -> bool:
+        """May a loss of power undo a part of what was written to a file?"""
+        ...
+
+    @property
+    def boot_id(self) -> bytes:
+        """16 bytes that change when the machine starts again: what was written without a sync is
+        whole as long as they are the same."""
+        ...
+
     def read(self, path: str, offset: int, length: int) -> bytes:
         """Bytes of a file; fewer at its end."""
         ...
 
     def read_apart(self, path: str, offset: int, length: int) -> bytes:
         """The same, from any thread: nothing of it is kept open."""
+        ...
+
+    def view(self, path: str, offset: int, length: int) -> bytes | memoryview:
+        """Bytes of a file that changes no more, fewer at its end; perhaps without a copy."""
         ...
 
     def rename(self, path: str, to: str) -> None:
@@ -72,6 +88,11 @@ class Disk(Protocol):
 
     def replace(self, path: str, data: Buffer) -> None:
         """Write a whole file so that a crash leaves the old one or the new one."""
+        ...
+
+    def put(self, path: str, data: Buffer) -> None:
+        """Write a whole file in the place of the old one. A loss of power may leave any part of it,
+        a full disk nothing: whoever reads it checks it, and can do without."""
         ...
 
     def truncate(self, path: str, size: int) -> None:
@@ -114,6 +135,8 @@ class RealDisk:
         self._unnamed: set[str] = set()
         self._unsynced: set[str] = set()
         self._removed: deque[str] = deque()
+        self._mapped = MappedFiles()
+        self.boot_id = _boot_id()
 
     def make_directory(self, path: str) -> None:
         """Make a directory and its parents."""
@@ -178,12 +201,27 @@ class RealDisk:
         """It has its fdatasync with the next `sync_below`."""
         self._unsynced.add(path)
 
-    def read(self, path: str, offset: int, length: int) -> bytes:
-        """pread."""
+    def is_unsynced(self, path: str) -> bool:
+        """Was it written to since its last fdatasync, or by another process?"""
+        return path in self._unsynced
+
+    def _drop_removed(self) -> None:
         while self._removed:
-            gone = self._readers.pop(self._removed.popleft(), None)
+            path = self._removed.popleft()
+            self._mapped.forget(path)
+            gone = self._readers.pop(path, None)
             if gone is not None:
                 os.close(gone)
+
+    def view(self, path: str, offset: int, length: int) -> bytes | memoryview:
+        """A part of a mapping of the file; pread where there cannot be one."""
+        self._drop_removed()
+        found = self._mapped.view(path, offset, length)
+        return self.read(path, offset, length) if found is None else found
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """pread."""
+        self._drop_removed()
         try:
             file = self._readers.get(path)
             if file is None:
@@ -248,6 +286,20 @@ class RealDisk:
         os.rename(beside, path)
         _sync_directory(os.path.dirname(path))
 
+    def put(self, path: str, data: Buffer) -> None:
+        """Write, without a sync."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            file = os.open(path, flags, FILE_MODE)
+            try:
+                _write_all(file, [data], _no_room)
+            finally:
+                os.close(file)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self.remove(path)
+
     def truncate(self, path: str, size: int) -> None:
         """ftruncate."""
         os.truncate(path, size)
@@ -270,6 +322,7 @@ class RealDisk:
 
     def close(self) -> None:
         """Close all files."""
+        self._mapped.close()
         for table in (self._writers, self._readers):
             for file in table.values():
                 os.close(file)
@@ -286,6 +339,15 @@ def total_bytes(path: str) -> int:
     """The size of the file system of a path."""
     state = os.statvfs(path)
     return state.f_blocks * state.f_frsize
+
+
+def _boot_id() -> bytes:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except (OSError, ValueError):
+        # Then nothing that was not synced is believed by another process.
+        return os.urandom(BOOT_ID_BYTES)
 
 
 def _sync_directory(path: str) -> None:
@@ -325,6 +387,7 @@ class MemoryDisk:
         self.synced: dict[str, int] = {}
         self.fail_next: list[OSError] = []
         self.crash_after: int | None = None
+        self.boots = 0
 
     def make_directory(self, path: str) -> None:
         """Directories need no making."""
@@ -376,6 +439,25 @@ class MemoryDisk:
         """Bytes of a file."""
         return self.read(path, offset, length)
 
+    def view(self, path: str, offset: int, length: int) -> bytes | memoryview:
+        """Bytes of a file."""
+        return self.read(path, offset, length)
+
+    def is_unsynced(self, path: str) -> bool:
+        """Is there more in it than was synced?"""
+        return self.synced.get(path, 0) < len(self.files.get(path, b""))
+
+    @property
+    def boot_id(self) -> bytes:
+        """Another one after `lose_power`."""
+        return self.boots.to_bytes(BOOT_ID_BYTES, "little")
+
+    def put(self, path: str, data: Buffer) -> None:
+        """Write a whole file, not synced."""
+        self.files[path] = bytearray()
+        self.synced.pop(path, None)
+        self.append(path, [data])
+
     def rename(self, path: str, to: str) -> None:
         """The file has another name."""
         self._maybe_fail()
@@ -410,6 +492,7 @@ class MemoryDisk:
 
     def lose_power(self, keep: float) -> None:
         """Of what each file was not synced, keep this part (0 to 1), cut at any byte."""
+        self.boots += 1
         for path, file in self.files.items():
             synced = self.synced.get(path, 0)
             del file[synced + int((len(file) - synced) * keep) :]

@@ -72,6 +72,8 @@ class ReadResult(msgspec.Struct, frozen=True):
     pending: Promise[None] | None = None
     """The records are in the object store and not at hand: ask again when this settles, which it
     does in any case. Nothing else is told then but the offsets."""
+    next_offset: int = -1
+    """With CORRUPT_MESSAGE, where that is known: the offset behind those that are lost."""
 
 
 class PartitionLog(Protocol):

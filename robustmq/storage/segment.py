@@ -2,10 +2,11 @@
 "Segments").
 
 A file holds record batches v2 one behind the other, exactly as Kafka clients get them, and is named
-by its base offset. Beside it in memory stands a sparse index of (offset, position, greatest time
-stamp so far), rebuilt from the batch headers when the partition is opened. Appends gather in memory
-until the storage thread writes them; readers of committed data never see them before. A torn batch
-at the end of the last file is cut; a bad one elsewhere answers its readers with CORRUPT_MESSAGE.
+by its base offset; its sparse index stands beside it (`segment_index`), and in memory while the
+file grows. Appends gather in memory until the storage thread writes them; readers of committed data
+never see them before. The last file is read by pread; the others, which change no more, through
+`Disk.view`. What is damaged is stepped over: a read of an offset that is lost is answered with
+CORRUPT_MESSAGE, and says where the log goes on.
 
 There is always a last file, so that its name says where the log ends when all else has gone. What
 retention lets go leaves the table of files at once, and the disk as soon as may be (`free`). Where
@@ -29,26 +30,26 @@ from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.promises import Promise
-from robustmq.storage import partition_state
+from robustmq.storage import partition_state, segment_index
 from robustmq.storage.disk import Buffer, Disk
 from robustmq.storage.engine import ENGINES, PartitionLog, PartitionSettings, ReadResult
 from robustmq.storage.memory import find_time
-from robustmq.storage.partition_state import PartitionState
 from robustmq.storage.retention import SegmentRow, below, expired
-from robustmq.storage.segment_file import (
-    CLEANED,
-    HEADER_BYTES,
-    LOG,
-    SegmentFile,
-    base_of,
-    claimed_length,
-    file_name,
-    generation_of,
-    next_sound,
-)
+from robustmq.storage.segment_file import LOG, Area, SegmentFile, SparseIndex, file_name
+from robustmq.storage.segment_index import CACHE, Snapshot, snapshot
+from robustmq.storage.segment_opening import SCAN_BYTES, Opening, Scan, quarantine
+from robustmq.storage.segment_reading import Damaged, Search, chunks, stored
 from robustmq.storage.tiered import PartitionTier
 
-SCAN_BYTES = 4 * 1024 * 1024
+INDEX_EVERY_BYTES = 1024 * 1024
+"""The index of the file that grows is written after so much more, or an eighth of the file: so much
+is scanned when a process was killed."""
+INDEX_AT_CLOSE_BYTES = 64 * 1024
+UNSYNCED_FILES = 32
+"""With more closed files that no sync has covered, or when retention has seen them twice, the
+oldest are synced: after a loss of power those are scanned whose index does not say that they
+were."""
+SYNCS_A_JOB = 2
 
 
 class ClosedFile(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +64,8 @@ class ClosedFile(msgspec.Struct, frozen=True, gc=False):
     """The greatest time stamp of its first batch; -1: it has none."""
     max_time_ms: int
     """The greatest time stamp in it; -1: there is none."""
+    index_path: str
+    """Its index (docs/formats.md); empty while that is not written yet."""
 
 
 class SegmentPartition:
@@ -72,138 +75,33 @@ class SegmentPartition:
         self._directory = directory
         self._disk = disk
         self._settings = settings
-        self.files: list[SegmentFile] = []
-        self.state = PartitionState()
         self.compacting = False
         """While it is, no file goes: a compaction reads them."""
         self.deleted = False
         self.tier: PartitionTier | None = None
         """What answers for the records that are in the object store, and says what may go."""
         self._state_changed = False
-        self._kept_tiered_until = 0
         self._to_make: list[str] = []
         self._to_remove: list[str] = []
         self._new: list[tuple[SegmentFile, bytearray, int]] = []
-        self._writing_to: deque[int] = deque()
+        self._writing_to: deque[tuple[int, list[Snapshot]]] = deque()
         self._unwritten = 0
         self._made = False
-        self.quarantined: list[tuple[int, int]] = []
-        self.start_offset = 0
-        self.end_offset = 0
-        self.high_watermark = 0
-        self._recover()
+        opened = Opening(directory, disk, settings).run()
+        self.files = opened.files
+        self.state = opened.state
+        self.quarantined = opened.quarantined
+        self.start_offset = opened.start_offset
+        self.end_offset = self.high_watermark = opened.end_offset
+        self._kept_tiered_until = self.state.tiered_until
+        self._unindexed = opened.unindexed
+        self._unsynced = [file for file in self.files[:-1] if not file.synced]
+        self._seen_unsynced: list[SegmentFile] = []
+        self._bad: list[tuple[int, bytes]] = []
+        self.damaged: Callable[[int, int], None] = lambda offset, length: None
+        """Hears of (first offset that is lost, bytes) what a reader has found corrupt."""
 
     # -- opening -----------------------------------------------------------------------------------
-
-    def _recover(self) -> None:
-        found = self._disk.list(self._directory)
-        if partition_state.NAME in found:
-            state = partition_state.load(self._directory, self._disk)
-            if state is None:
-                self.quarantined.append((0, 0))
-                state = PartitionState(gaps_until=1 << 62)
-            self.state = state
-            self._kept_tiered_until = state.tiered_until
-        names = self._names(found)
-        for index, name in enumerate(names):
-            file = SegmentFile(base_of(name), f"{self._directory}/{name}")
-            if self.files and file.base_offset < self.end_offset:
-                # A compaction has written its records into the file before.
-                self._disk.remove(file.path)
-                continue
-            self.files.append(file)
-            self._scan_file(file, index == len(names) - 1)
-        for file in self.files:
-            self._disk.mark_unsynced(file.path)
-        self._begin_at_start()
-        self.high_watermark = self.end_offset
-
-    def _names(self, found: list[str]) -> list[str]:
-        """The files that count, in order; what a compaction left is finished or dropped."""
-        done = self.state.replaced if self.state.made in found else ()
-        for name in found:
-            if name.endswith(CLEANED) or name in done:
-                self._disk.remove(f"{self._directory}/{name}")
-        names = [name for name in found if name.endswith(LOG) and name not in done]
-        # Of two with one base offset the later compaction's stands first.
-        return sorted(names, key=lambda name: (base_of(name), -generation_of(name)))
-
-    def _begin_at_start(self) -> None:
-        """Files wholly below the log's start go; the last one stays, or is made."""
-        start_offset = self.state.start_offset
-        tiered_until = self.state.tiered_until
-        while self.files and (
-            self.end_offset < start_offset
-            if len(self.files) == 1
-            else self.files[1].base_offset <= start_offset
-        ):
-            self._disk.remove(self.files.pop(0).path)
-        if self.end_offset < tiered_until:
-            # A loss of power took what the cold tier has.
-            while self.files:
-                self._disk.remove(self.files.pop().path)
-        if not self.files:
-            self.end_offset = max(self.end_offset, start_offset, tiered_until)
-        first = self.files[0].base_offset if self.files else tiered_until
-        self.start_offset = start_offset if first <= tiered_until else max(start_offset, first)
-
-    def _scan_file(self, file: SegmentFile, last: bool) -> None:
-        """Read the headers of a file. Bad bytes with a sound batch behind them are set aside and
-        stepped over; at the end of the last file they are a torn batch, and are cut."""
-        size = self._disk.size(file.path)
-        self.end_offset = max(self.end_offset, file.base_offset)
-        position = 0
-        while position < size:
-            data = self._disk.read(file.path, position, min(SCAN_BYTES, size - position))
-            used, sound = self._scan_chunk(file, position, data, last)
-            if not used:
-                length = claimed_length(data)
-                if sound and HEADER_BYTES <= length <= size - position and length > len(data):
-                    data = self._disk.read(file.path, position, length)
-                    used, sound = self._scan_chunk(file, position, data, last)
-            position += used
-            if sound and used:
-                continue
-            bad = self._disk.read(file.path, position, size - position)
-            behind = next_sound(bad, self.end_offset)
-            if behind is None and last:
-                self._disk.truncate(file.path, position)
-                size = position
-            else:
-                stop = len(bad) if behind is None else behind
-                self._set_aside(file, position, bad[:stop])
-                position += stop
-        file.size = size
-
-    def _set_aside(self, file: SegmentFile, position: int, data: bytes) -> None:
-        directory = f"{self._directory}/quarantine"
-        self._disk.make_directory(directory)
-        self._disk.replace(f"{directory}/{self.end_offset:020d}.bad", data)
-        self.quarantined.append((self.end_offset, len(data)))
-        file.bad.append((position, position + len(data)))
-
-    def _scan_chunk(
-        self, file: SegmentFile, position: int, data: bytes, check: bool
-    ) -> tuple[int, bool]:
-        used = 0
-        stepped_over = bool(file.bad) and file.bad[-1][1] == position
-        try:
-            for begin, info in batches.headers(data, 0, len(data), check):
-                gap = info.base_offset - self.end_offset
-                known = gap and self.end_offset < self.state.gaps_until
-                if (
-                    not info.crc_ok
-                    or gap < 0
-                    or not (not gap or known or (stepped_over and not used))
-                ):
-                    return used, False
-                interval = 0 if stepped_over and not used else self._settings.index_interval_bytes
-                file.note(info.base_offset, position + begin, info.max_timestamp, interval)
-                self.end_offset = info.base_offset + info.last_offset_delta + 1
-                used = begin + info.length
-        except BrokerError:
-            return used, False
-        return used, True
 
     def resume_at(self, end_offset: int) -> None:
         """Cut what lies behind the last committed record."""
@@ -218,29 +116,40 @@ class SegmentPartition:
         if end_offset >= self.end_offset:
             return
         while self.files and self.files[-1].base_offset >= end_offset:
-            self._disk.remove(self.files.pop().path)
+            self._forget([self.files.pop()])
+        self._remove()
         self.end_offset = max(self.start_offset, tiered_until)
         if self.files:
             file = self.files[-1]
-            position, self.end_offset = self._place_of(file, end_offset)
+            index = self._index(file)
+            CACHE.forget(file)
+            position, self.end_offset = self._place_of(file, index, end_offset)
+            self._disk.remove(file.index_path)
             self._disk.truncate(file.path, position)
             file.cut(position)
+            file.next_offset = self.end_offset
+            for rows in (self._unindexed, self._unsynced):
+                if file in rows:
+                    rows.remove(file)
         self.high_watermark = self.end_offset
 
-    def _place_of(self, file: SegmentFile, offset: int) -> tuple[int, int]:
+    def _remove(self) -> None:
+        removed = self.free()
+        if removed is not None:
+            removed()
+
+    def _place_of(self, file: SegmentFile, index: SparseIndex, offset: int) -> tuple[int, int]:
         """Where the first batch at or behind an offset begins, and the offset behind the last one
         before it."""
-        at = max(0, bisect_right(file.offsets, offset) - 1)
-        position = file.positions[at] if file.positions else 0
-        end_offset = file.offsets[at] if file.offsets else file.base_offset
-        data = self._disk.read(file.path, position, file.size - position)
-        stop = 0
-        for begin, info in batches.headers(data, 0, len(data), False):
-            following = info.base_offset + info.last_offset_delta + 1
-            if following > offset:
-                break
-            stop, end_offset = begin + info.length, following
-        return position + stop, end_offset
+        position, end_offset = index.place_of(offset)
+        end_offset = max(end_offset, file.base_offset)
+        for at, data in chunks(self._disk.read, file, position, SCAN_BYTES):
+            for begin, info in batches.headers(data, 0, len(data), False):
+                following = info.base_offset + info.last_offset_delta + 1
+                if following > offset:
+                    return position, end_offset
+                position, end_offset = at + begin + info.length, following
+        return position, end_offset
 
     # -- appending ---------------------------------------------------------------------------------
 
@@ -252,9 +161,9 @@ class SegmentPartition:
         file = self.files[-1] if self.files else self._begin_file()
         if file.size and self._is_full(file, len(batch), info):
             file = self._begin_file()
-        file.note(base_offset, file.size, info.max_timestamp, self._settings.index_interval_bytes)
+        file.note(info, file.size, self._settings.index_interval_bytes)
         file.size += len(batch)
-        self.end_offset = base_offset + info.last_offset_delta + 1
+        self.end_offset = file.next_offset
         self._new.append((file, batch, base_offset))
         return base_offset
 
@@ -263,12 +172,16 @@ class SegmentPartition:
         settings = self._settings
         if file.size + size > settings.segment_bytes:
             return True
-        if 8 * len(file.offsets) >= settings.segment_index_bytes:
+        assert file.index is not None, "the last file is indexed in memory"
+        if 8 * len(file.index.offsets) >= settings.segment_index_bytes:
             return True
         return 0 <= file.first_time < info.max_timestamp - settings.roll_ms
 
     def _begin_file(self) -> SegmentFile:
         file = SegmentFile(self.end_offset, self._path(file_name(self.end_offset) + LOG))
+        if self.files:
+            self._unindexed.append(self.files[-1])
+            self._unsynced.append(self.files[-1])
         self.files.append(file)
         return file
 
@@ -278,15 +191,18 @@ class SegmentPartition:
     def write(self) -> Callable[[bool], None] | None:
         """A job that writes what is new, and then what is known beside it."""
         changed = self._state_changed or bool(self._to_make)
-        if self._unwritten == len(self._new) and not changed:
+        if self._unwritten == len(self._new) and not (changed or self._unindexed or self._bad):
             return None
         after = self._changes() if changed else None
         rows = self._new[self._unwritten :]
         self._unwritten = len(self._new)
-        self._writing_to.append(self.end_offset)
         by_file: dict[str, list[Buffer]] = {}
         for file, batch, _ in rows:
             by_file.setdefault(file.path, []).append(batch)
+        snapshots = self._snapshots()
+        synced = self._to_sync()
+        bad, self._bad = self._bad, []
+        self._writing_to.append((self.end_offset, snapshots))
         disk, directory = self._disk, self._directory
         made = self._made
         self._made = True
@@ -300,10 +216,34 @@ class SegmentPartition:
                 disk.append(path, buffers)
             if sync:
                 disk.sync_below(directory)
+            for one in snapshots:
+                one.write(disk)
+            for file in synced:
+                segment_index.sync(disk, file)
+            for offset, data in bad:
+                quarantine(directory, disk, offset, data)
             if after is not None:
                 after()
 
         return job
+
+    def _snapshots(self) -> list[Snapshot]:
+        """The indexes to be written behind what is new: those of closed files, and that of the last
+        one when it has grown by enough."""
+        closed, self._unindexed = self._unindexed, []
+        wanted = [file for file in closed if not file.gone]
+        if self.files:
+            file = self.files[-1]
+            if file.size - file.covered >= max(INDEX_EVERY_BYTES, file.size // 8):
+                wanted.append(file)
+        return [snapshot(file) for file in wanted]
+
+    def _to_sync(self) -> list[SegmentFile]:
+        """Closed files to be synced now."""
+        rows = [file for file in self._unsynced if not (file.gone or file.synced)]
+        old = [file for file in rows if file in self._seen_unsynced] or rows[:-UNSYNCED_FILES]
+        self._unsynced = rows
+        return [file for file in old if file.indexed][:SYNCS_A_JOB]
 
     def _changes(self) -> Callable[[], None]:
         """What becomes of the directory, behind what is written."""
@@ -338,7 +278,10 @@ class SegmentPartition:
 
     def committed(self) -> None:
         """What the oldest job has written is visible; later ones may still run."""
-        self.high_watermark = self._writing_to.popleft()
+        self.high_watermark, snapshots = self._writing_to.popleft()
+        for one in snapshots:
+            if one.file is not self.files[-1] and not one.file.gone:
+                CACHE.used(one.file)
         done = bisect_left([row[2] for row in self._new], self.high_watermark)
         del self._new[:done]
         self._unwritten -= done
@@ -362,21 +305,94 @@ class SegmentPartition:
                 self.high_watermark, self.start_offset, self._from_memory(offset, max_bytes, end)
             )
         try:
-            found = self._from_files(offset, max_bytes, end)
-        except BrokerError as error:
-            return ReadResult(self.high_watermark, self.start_offset, [], False, error.fault.kafka)
-        return ReadResult(self.high_watermark, self.start_offset, found)
+            return self._from_files(offset, max_bytes, end)
+        except Damaged:
+            error = int(KafkaCode.CORRUPT_MESSAGE)
+        except BrokerError as failed:
+            error = failed.fault.kafka
+        return ReadResult(self.high_watermark, self.start_offset, error=error)
 
-    def _from_files(self, offset: int, max_bytes: int, end: int) -> list[bytes | memoryview]:
+    def _from_files(self, offset: int, max_bytes: int, end: int) -> ReadResult:
         """From the file that holds `offset`; from the next ones where a compaction took out all
         that lay behind it."""
         at = bisect_right(self.files, offset, key=lambda file: file.base_offset) - 1
         while at < len(self.files) and self.files[at].base_offset < end:
-            found = self._from_file(self.files[at], offset, max_bytes, end)
+            file = self.files[at]
+            search = self._search(file, offset, max_bytes, end)
+            area = file.lost(offset) if file.areas else None
+            if area is None:
+                try:
+                    found = search.in_file(file, self._index(file))
+                except Damaged:
+                    self._doubt(file)
+                    area = file.lost(offset)
+                    found = [] if area else search.in_file(file, self._index(file))
+            if area is not None:
+                return self._lost(area)
             if found:
-                return found
+                return ReadResult(self.high_watermark, self.start_offset, found)
             at += 1
-        return self._from_memory(offset, max_bytes, end) if self._new else []
+        found = self._from_memory(offset, max_bytes, end) if self._new else []
+        return ReadResult(self.high_watermark, self.start_offset, found)
+
+    def _search(self, file: SegmentFile, offset: int, max_bytes: int, end: int) -> Search:
+        closed = file is not self.files[-1]
+        read = self._disk.view if closed else self._disk.read
+        interval = self._settings.index_interval_bytes
+        return Search(read, offset, max_bytes, end, self.state.gaps_until, interval, closed)
+
+    def _lost(self, area: Area) -> ReadResult:
+        return ReadResult(
+            self.high_watermark,
+            self.start_offset,
+            error=KafkaCode.CORRUPT_MESSAGE,
+            next_offset=area.next_offset,
+        )
+
+    def _index(self, file: SegmentFile) -> SparseIndex:
+        """The index of a file, from disk if need be."""
+        if file.index is None:
+            head = segment_index.read_head(self._disk, file, file.size)
+            if head is not None and head.covered == file.size:
+                file.index = segment_index.read_rows(self._disk, file, head)
+            if file.index is None:
+                self._rescan(file)
+            else:
+                CACHE.used(file)
+        else:
+            CACHE.touch(file)
+        assert file.index is not None, "it was read, or made anew"
+        return file.index
+
+    def _doubt(self, file: SegmentFile) -> None:
+        """A reader has found a header that cannot be: look what of the file is sound. This takes
+        the loop as long as reading the file does; it is for disks that have gone bad."""
+        if file is self.files[-1]:
+            raise Damaged
+        self._rescan(file)
+
+    def _rescan(self, file: SegmentFile) -> None:
+        """Make the index of a closed file anew, from its bytes."""
+        CACHE.forget(file)
+        known = {area.first_offset for area in file.areas}
+        fresh = SegmentFile(file.base_offset, file.path)
+
+        def set_aside(offset: int, data: bytes) -> None:
+            if offset not in known:
+                self._bad.append((offset, data))
+                self.quarantined.append((offset, len(data)))
+                self.damaged(offset, len(data))
+
+        following = self.files[self.files.index(file) + 1].base_offset
+        interval = self._settings.index_interval_bytes
+        Scan(self._disk, fresh, interval, self.state.gaps_until, set_aside).run(
+            0, file.size, following
+        )
+        behind = [area for area in file.areas if area.begin == area.end]
+        file.index, file.areas = fresh.index, (*fresh.areas, *behind)
+        file.indexed = False
+        if file not in self._unindexed:
+            self._unindexed.append(file)
 
     def _from_memory(self, offset: int, max_bytes: int, end: int) -> list[bytes | memoryview]:
         found: list[bytes | memoryview] = []
@@ -391,59 +407,11 @@ class SegmentPartition:
             size += len(batch)
         return found
 
-    def _from_file(
-        self, file: SegmentFile, offset: int, max_bytes: int, end: int
-    ) -> list[bytes | memoryview]:
-        """Whole batches from the one that holds `offset`, or the next one if that is lost."""
-        entry = bisect_right(file.offsets, offset) - 1
-        position = file.sound_from(file.positions[max(entry, 0)] if file.positions else 0)
-        while position < file.size:
-            stop = file.sound_until(position)
-            found = self._from_area(file, position, stop, offset, max_bytes, end)
-            if found is None or found:
-                return found or []
-            position = file.sound_from(stop)
-        return []
-
-    def _from_area(
-        self, file: SegmentFile, position: int, until: int, offset: int, max_bytes: int, end: int
-    ) -> list[bytes | memoryview] | None:
-        """Batches of an area without gaps; none when it ends before `offset`, None at `end`."""
-        wanted = max_bytes + self._settings.index_interval_bytes
-        data = self._disk.read(file.path, position, min(wanted, until - position))
-        begin = stop = -1
-        at = 0
-        while True:
-            length = batches.batch_size(data, at, len(data))
-            if not length:
-                if stop >= 0 or position + at >= until:
-                    break
-                # The batch that holds the offset is larger than what was read, or lies behind it.
-                claimed = claimed_length(self._disk.read(file.path, position + at, 12))
-                size = max(claimed, min(wanted, until - position - at))
-                data = self._disk.read(file.path, position + at, size)
-                position, at = position + at, 0
-                if len(data) < claimed or not claimed:
-                    break
-                continue
-            base = int.from_bytes(data[at : at + 8], "big")
-            if base >= end:
-                return None if begin < 0 else [memoryview(data)[begin:stop]]
-            last = base + int.from_bytes(data[at + 23 : at + 27], "big")
-            if last >= offset:
-                if begin >= 0 and at + length - begin > max_bytes:
-                    break
-                if begin < 0:
-                    begin = at
-                stop = at + length
-            at += length
-        return [memoryview(data)[begin:stop]] if begin >= 0 else []
-
     def _infos(self, files: Iterable[SegmentFile], position: int = 0) -> Iterator[BatchInfo]:
         """The headers of the batches of files, in order; of the first one from a position on."""
         for file in files:
             new = [row for row in self._new if row[0] is file]
-            for info in self._stored(file, file.sound_from(position)):
+            for info in stored(self._disk.read, file, position, SCAN_BYTES):
                 if new and info.base_offset >= new[0][2]:
                     break
                 yield info
@@ -451,34 +419,21 @@ class SegmentPartition:
                 yield batches.validate(batch, 0, len(batch), False)
             position = 0
 
-    def _stored(self, file: SegmentFile, position: int) -> Iterator[BatchInfo]:
-        while position < file.size:
-            until = file.sound_until(position)
-            data = self._disk.read(file.path, position, min(SCAN_BYTES, until - position))
-            length = claimed_length(data)
-            if len(data) < length <= until - position:
-                data = self._disk.read(file.path, position, length)
-            used = 0
-            for begin, info in batches.headers(data, 0, len(data), False):
-                yield info
-                used = begin + info.length
-            position = position + used if used else until
-            if position >= until:
-                position = file.sound_from(until)
-
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None:
         """The first batch at or after a time; -3: the greatest time stamp."""
         cold = self.tier.offset_for_time(timestamp_ms) if self.tier is not None else None
         if cold is not None:
             return cold
-        files = [file for file in self.files if file.max_times]
+        files = [file for file in self.files if file.max_time >= 0]
         if timestamp_ms == -3 and files:
-            timestamp_ms = max(file.max_times[-1] for file in files)
+            timestamp_ms = max(file.max_time for file in files)
         for file in files:
-            if file.max_times[-1] >= timestamp_ms:
+            if file.max_time >= timestamp_ms:
                 # The greatest time so far is known for each indexed batch: begin there.
-                row = bisect_left(file.max_times, timestamp_ms)
-                found = find_time(self._infos([file], file.positions[row]), timestamp_ms)
+                index = self._index(file)
+                row = bisect_left(index.max_times, timestamp_ms)
+                position = index.positions[row] if row < len(index.positions) else 0
+                found = find_time(self._infos([file], position), timestamp_ms)
                 if found is not None:
                     return found
         return None
@@ -488,8 +443,9 @@ class SegmentPartition:
         if not self.files:
             return []
         file = self.files[-1]
-        at = max(0, bisect_left(file.positions, file.size - max_bytes) - 1)
-        return list(self._infos([file], file.positions[at] if file.positions else 0))
+        positions = self._index(file).positions
+        at = max(0, bisect_left(positions, file.size - max_bytes) - 1)
+        return list(self._infos([file], positions[at] if positions else 0))
 
     # -- retention ---------------------------------------------------------------------------------
 
@@ -556,6 +512,7 @@ class SegmentPartition:
                     file.size,
                     file.first_time,
                     file.max_time,
+                    file.index_path if file.indexed else "",
                 )
             )
         return found
@@ -580,7 +537,7 @@ class SegmentPartition:
         count = below(self._rows(0), until_offset)
         gone = self.files[:count]
         del self.files[:count]
-        self._to_remove += [file.path for file in gone]
+        self._forget(gone)
         return sum(file.size for file in gone)
 
     def trim(self, offset: int) -> None:
@@ -601,6 +558,7 @@ class SegmentPartition:
     def retain(self, now_ms: int) -> int:
         """Let go of the files that the settings let go; the bytes that they have."""
         settings = self._settings
+        self._seen_unsynced = [*self._unsynced]
         if self.tier is not None:
             return self.tier.retain(now_ms)
         if self.compacting or not self.files:
@@ -645,9 +603,16 @@ class SegmentPartition:
             self.roll()
         gone = self.files[:count]
         del self.files[:count]
-        self._to_remove += [file.path for file in gone]
+        self._forget(gone)
         self.start_offset = max(self.start_offset, self.files[0].base_offset)
         return sum(file.size for file in gone)
+
+    def _forget(self, gone: list[SegmentFile]) -> None:
+        """Files have left the table: they are removed by `free`."""
+        for file in gone:
+            file.gone = True
+            CACHE.forget(file)
+            self._to_remove += [file.path, file.index_path]
 
     def roll(self) -> None:
         """Begin a new file, which the next job makes."""
@@ -659,6 +624,10 @@ class SegmentPartition:
         at = self.files.index(replaced[0])
         assert self.files[at : at + len(replaced)] == replaced, "they lie side by side"
         self.files[at : at + len(replaced)] = [made]
+        for file in replaced:
+            file.gone = True
+            CACHE.forget(file)
+        CACHE.used(made)
 
     # -- the rest ----------------------------------------------------------------------------------
 
@@ -679,6 +648,9 @@ class SegmentPartition:
     def delete(self) -> Callable[[], None]:
         """Nothing is written any more; a job that removes the directory with all that is in it."""
         self.deleted = True
+        for file in self.files:
+            file.gone = True
+            CACHE.forget(file)
         disk, directory, state = self._disk, self._directory, self.state
         if self.tier is not None or state.tiered_until:
             # What says that there is something in the object store stays until that is gone.
@@ -686,7 +658,17 @@ class SegmentPartition:
         return lambda: disk.remove_directory(directory)
 
     def close(self) -> None:
-        """The disk closes its files."""
+        """Nothing is written any more. What the next opening need not read again is noted: how far
+        the last file is indexed, and which files were synced."""
+        if self.deleted or self._new or self._writing_to:
+            return
+        for file in self.files:
+            CACHE.forget(file)
+        if self.files and self.files[-1].size - self.files[-1].covered >= INDEX_AT_CLOSE_BYTES:
+            snapshot(self.files[-1]).write(self._disk)
+        for file in self._unsynced:
+            if file.indexed and not (file.gone or file.synced):
+                segment_index.note_synced(self._disk, file)
 
 
 def _open(directory: str, disk: Disk, settings: PartitionSettings) -> PartitionLog:

@@ -18,7 +18,6 @@ from crc32c import crc32c
 from robustmq import engines
 from robustmq.core import blocks
 from robustmq.promises import Promise
-from robustmq.storage import segment as _segment
 from robustmq.storage import shard_log
 from robustmq.storage.committer import Committer
 from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
@@ -28,6 +27,8 @@ from robustmq.storage.kv import Change, KeyValue
 from robustmq.storage.light_topics import LightTopics
 from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.retained_values import RetainedValues
+from robustmq.storage.segment import SegmentPartition
+from robustmq.storage.segment_opening import is_small
 from robustmq.storage.shard_log import ShardLog
 from robustmq.storage.shared import SharedPartition, SharedPartitions, stored_name
 from robustmq.storage.stored_producers import StoredProducers
@@ -55,7 +56,6 @@ _MAX_SOURCES = 256
 _HEARD_OF = blocks.QOS2 | blocks.RETAIN | blocks.KAFKA
 LASTING_SOURCE = 1 << 62
 """Sources from here on are no workers, whose lives end, but shards: each is remembered."""
-_BUILT_IN = (_segment,)
 
 
 class StoreSettings(msgspec.Struct, frozen=True):
@@ -371,6 +371,10 @@ class ShardStore:
             name: end for name, end in self._partition_ends.items() if living(name)
         }
 
+    def is_small(self, name: str) -> bool:
+        """Does it take but a moment to open a stored partition?"""
+        return is_small(f"{self._directory}/segments/{name}", self._disk)
+
     def open_partition(
         self, name: str, engine_name: str, settings: PartitionSettings
     ) -> PartitionLog:
@@ -396,6 +400,8 @@ class ShardStore:
         if not self._damaged:
             # In a damaged log a marker may be missing: then nothing is cut.
             log.resume_at(end_offset)
+        if isinstance(log, SegmentPartition):
+            log.damaged = self._report
         for offset, length in log.quarantined:
             # What a crash has left behind the last marker was promised to nobody.
             if self._damaged or offset < end_offset:
