@@ -6,6 +6,10 @@ KIP-227 sessions).
 - A partition's error, or min_bytes reached, answers at once. Else the request waits for an append
   behind what it saw; it holds nothing meanwhile but its own list of partitions, and ends with its
   connection.
+- Records that are in the object store and not at hand are waited for like appends, and never keep
+  others back: what is there is answered. When nothing is, the wait for them is at least
+  `COLD_WAIT_MS` (as Apache Kafka's remote.fetch.max.wait.ms); they go on coming when it ends, and
+  are there when the client asks again.
 - In an incremental session only partitions with records, errors or moved offsets are answered, and
   those served go to the end of the order, so that a small bound starves none.
 """
@@ -32,6 +36,7 @@ TOPIC_ID_VERSION = 13
 MAX_WAIT_MS = 300_000
 SLICE = 500
 """Partitions that are gone through between two breaths of the event loop."""
+COLD_WAIT_MS = 500
 WAIT_SLICE = 1_000
 """Partitions that one wait is for."""
 _LEADER_ERRORS = (KafkaCode.NOT_LEADER_OR_FOLLOWER, KafkaCode.FENCED_LEADER_EPOCH)
@@ -63,13 +68,16 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
     targets = await _targets(opened, context, gateway)
     isolation = request.isolation_level
     max_bytes = min(max(request.max_bytes, 0), context.connection.limits.max_fetch_bytes)
-    deadline_ms = gateway.now_ms() + min(max(request.max_wait_ms, 0), MAX_WAIT_MS)
+    began_ms = gateway.now_ms()
+    wait_ms = min(max(request.max_wait_ms, 0), MAX_WAIT_MS)
     while True:
         size = await _read_all(targets, max_bytes, isolation, gateway)
-        left_ms = deadline_ms - gateway.now_ms()
+        cold = not size and any(target.result.pending for target in targets)
+        left_ms = began_ms + max(wait_ms, COLD_WAIT_MS if cold else 0) - gateway.now_ms()
         read = [target for target in targets if target.topic is not None]
         failed = any(target.result.error for target in targets)
-        if size >= request.min_bytes or failed or left_ms <= 0 or not read:
+        enough = size >= request.min_bytes and not cold
+        if enough or failed or left_ms <= 0 or not read:
             break
         if not await _woken(read, isolation, left_ms, context, gateway):
             break
@@ -107,11 +115,16 @@ async def _woken(
 
 
 def _wait(target: _Target, isolation: int) -> AppendWait:
-    """What a partition that was read is waited for: more than its reader can see."""
+    """What a partition that was read is waited for: more than its reader can see, or what is not
+    at hand."""
     assert target.topic is not None, "a topic that is not known is not waited for"
-    result = target.result
+    result, wanted = target.result, target.wanted
     seen = result.last_stable_offset if isolation else result.high_watermark
-    return AppendWait(target.topic, target.wanted.key[1], seen, isolation)
+    if result.pending:
+        return AppendWait(
+            target.topic, wanted.key[1], seen, isolation, wanted.offset, max(wanted.max_bytes, 1)
+        )
+    return AppendWait(target.topic, wanted.key[1], seen, isolation)
 
 
 def _wanted(request: Any, by_id: bool) -> list[FetchPartition]:

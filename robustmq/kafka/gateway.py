@@ -162,6 +162,8 @@ class ReadResult(msgspec.Struct, frozen=True):
     inside the broker."""
     leader: int = -1
     leader_epoch: int = -1
+    pending: bool = False
+    """The records are in the object store and not at hand; `wait_for_append` waits for them."""
 
 
 class ListedOffset(msgspec.Struct, frozen=True, gc=False):
@@ -193,12 +195,15 @@ class PartitionRead(msgspec.Struct, frozen=True, gc=False):
 
 class AppendWait(msgspec.Struct, frozen=True, gc=False):
     """A reader that has seen a partition up to `high_watermark` (exclusive; of committed
-    transactions, isolation 1, up to the last stable offset) and waits for more."""
+    transactions, isolation 1, up to the last stable offset) and waits for more; or that waits for
+    `max_bytes` from `offset` on to be at hand (-1: it does not)."""
 
     topic: bytes
     partition: int
     high_watermark: int
     isolation: int = 0
+    offset: int = -1
+    max_bytes: int = 0
 
 
 class NewTopic(msgspec.Struct, frozen=True):
@@ -364,8 +369,8 @@ class Gateway(Protocol):
         """
 
     def wait_for_append(self, waits: Sequence[AppendWait], timeout_ms: int) -> Promise[None]:
-        """Settles as soon as the high watermark of one of them is beyond what the reader saw, or at
-        the time-out.
+        """Settles as soon as the high watermark of one of them is beyond what the reader saw, what
+        one waits for is at hand or cannot be had, or at the time-out.
 
         Because the wait says what was seen, an append between the read and this call is never
         missed. A partition that vanishes or changes its leader also wakes. Also true of remote

@@ -381,6 +381,7 @@ class Broker:
         if self.pressure.tick():
             self.turn()
         self.delayed.tick()
+        self.kafka.releases.tick()
         self.cleaning.tick()
         self.uploader.tick()
         self.shares.tick()

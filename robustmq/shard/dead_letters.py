@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from robustmq import names
 from robustmq.core import batches
-from robustmq.errors import BrokerError, KafkaCode
+from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.groups.share_partition import REJECTED, Bury, SharePartition
 from robustmq.groups.share_ranges import DeliveryState
 from robustmq.kafka import group_configs
@@ -34,6 +34,13 @@ AT_ONCE_BYTES = 256 * 1024
 TIMEOUT_MS = 30_000
 _MESSAGES = {REJECTED: b"rejected by a consumer"}
 _LIMIT_MESSAGE = b"delivered as often as share.delivery.count.limit allows"
+
+
+class _NotAtHand(Exception):
+    """Records that are to be copied cannot be read now."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
 
 
 class DeadLetters:
@@ -107,8 +114,7 @@ class DeadLetters:
         while at <= last:
             end = min(at + AT_ONCE - 1, last)
             if topic is not None:
-                found = self._letters(key, at, end, command, configs)
-                end, letters = found
+                end, letters = await self._letters(key, at, end, command, configs)
                 refused = await self._append(topic, key.partition, letters) if letters else None
                 if refused is not None:
                     return refused
@@ -137,12 +143,25 @@ class DeadLetters:
             return await self._append(topic, partition, bare)
         return f"error {int(result.error)}" if result.error else None
 
-    def _letters(
+    async def _letters(
         self, key: ShareKey, first: int, last: int, command: Bury, configs: Configs
     ) -> tuple[int, list[Record]]:
         """Dead letters of a range, and the last offset that they are of. One of a record that the
-        log does not have any more says which it was.
+        log does not have any more says which it was. Raises STORAGE_FAILED.
         """
+        while True:
+            try:
+                return self._made(key, first, last, command, configs)
+            except _NotAtHand as place:
+                coming = self._logs.coming(key.topic, key.partition, place.offset, 1)
+                if coming is not None:
+                    await coming
+                elif self._logs.read(key.topic, key.partition, place.offset, 1, -1).error:
+                    raise BrokerError(Fault.STORAGE_FAILED, "its records are away") from place
+
+    def _made(
+        self, key: ShareKey, first: int, last: int, command: Bury, configs: Configs
+    ) -> tuple[int, list[Record]]:
         letters: list[Record] = []
         size = 0
         if group_configs.enabled(configs, group_configs.DEAD_LETTER_COPY):
@@ -161,6 +180,8 @@ class DeadLetters:
         at = first
         while at <= last:
             result = self._logs.read(key.topic, key.partition, at, 1, -1)
+            if result.pending or result.error == KafkaCode.KAFKA_STORAGE_ERROR:
+                raise _NotAtHand(at)
             if result.next_offset > at:
                 at = result.next_offset
                 continue

@@ -12,8 +12,14 @@ from typing import Any
 
 import msgspec
 
-from robustmq.errors import BrokerError
-from robustmq.kafka.gateway import AbortedTransaction, AppendWait, PartitionRead, ReadResult
+from robustmq.errors import BrokerError, KafkaCode
+from robustmq.kafka.gateway import (
+    AbortedTransaction,
+    AppendWait,
+    ListedOffset,
+    PartitionRead,
+    ReadResult,
+)
 from robustmq.promises import Promise, start, tie
 from robustmq.shard import wire
 from robustmq.shard.local_log import LocalLogs
@@ -23,6 +29,11 @@ from robustmq.shard.waits import AppendWaits, Row
 
 SLICE = 250
 """Partitions that are read between two breaths; each takes some microseconds."""
+Place = tuple[bytes, int, int, int]
+"""(topic, partition, offset, bytes) of records in the object store"""
+LIST_WAIT_MS = 5_000
+"""So long a look-up by time waits for the object store, before it is an error that clients repeat.
+"""
 FRAME_BYTES = 8 * 1024 * 1024
 """What one call brings from another worker, but for the first batch, which always comes."""
 
@@ -123,36 +134,90 @@ class Fetching:
                 result.log_start_offset,
                 [bytes(buffer) for buffer in result.buffers],
                 [(one.producer_id, one.first_offset) for one in result.aborted],
+                result.pending,
             )
             for result in found
         ]
 
+    async def list_offset(
+        self, topic: bytes, partition: int, timestamp_ms: int, leader_epoch: int, isolation: int
+    ) -> ListedOffset:
+        """One row of ListOffsets of a partition that is held here; waits for what is in the object
+        store."""
+        over: Promise[None] | None = None
+        while True:
+            found = self._logs.listed(topic, partition, timestamp_ms, leader_epoch, isolation)
+            if not isinstance(found, Promise):
+                break
+            if over is None:
+                over = self._waits.wait([], LIST_WAIT_MS)
+            if over.settled:
+                return ListedOffset(KafkaCode.KAFKA_STORAGE_ERROR)
+            either: Promise[None] = Promise()
+            for promise in (over, found):
+                promise.when_settled(lambda either=either: either.resolve(None))  # type: ignore[misc]
+            await either
+        if over is not None:
+            over.resolve(None)
+        return found
+
+    async def serve_list(self, call: wire.OffsetCall) -> Any:
+        """Another worker's client asks for a row of ListOffsets."""
+        listed = await start(
+            self.list_offset(
+                call.topic, call.partition, call.timestamp_ms, call.leader_epoch, call.isolation
+            )
+        )
+        return msgspec.to_builtins(listed)
+
     # -- waiting -----------------------------------------------------------------------------------
 
     def wait(self, waits: Sequence[AppendWait], timeout_ms: int) -> Promise[None]:
-        """Settles when a partition has grown beyond what was seen, or after the time. Who settles
-        it before ends the wait, here and elsewhere."""
-        by_worker: dict[int, list[Row]] = {}
+        """Settles when a partition has grown beyond what was seen, when what one waits for is at
+        hand, or after the time. Who settles it before ends the wait, here and elsewhere."""
+        by_worker: dict[int, tuple[list[Row], list[Place]]] = {}
         for wait in waits:
             worker = self._placement.worker(wait.topic, wait.partition)
-            row = (wait.topic, wait.partition, wait.high_watermark, wait.isolation)
-            by_worker.setdefault(worker, []).append(row)
-        local = by_worker.pop(self._placement.worker_id, [])
+            rows, places = by_worker.setdefault(worker, ([], []))
+            if wait.offset >= 0:
+                places.append((wait.topic, wait.partition, wait.offset, wait.max_bytes))
+            else:
+                rows.append((wait.topic, wait.partition, wait.high_watermark, wait.isolation))
+        local = by_worker.pop(self._placement.worker_id, None)
         if not by_worker:
-            return self._waits.wait(local, timeout_ms)
+            return self._wait_here(*(local or ([], [])), timeout_ms)
         woken: Promise[None] = Promise()
-        if local:
-            tie(woken, self._waits.wait(local, timeout_ms))
-        for worker, rows in by_worker.items():
+        if local is not None:
+            tie(woken, self._wait_here(*local, timeout_ms))
+        for worker, (rows, places) in by_worker.items():
             if not woken.settled:
-                self._wait_there(worker, rows, timeout_ms, woken)
+                self._wait_there(worker, rows, places, timeout_ms, woken)
         return woken
 
+    def _wait_here(
+        self, rows: Sequence[Row], places: Sequence[Place], timeout_ms: int
+    ) -> Promise[None]:
+        waiting = self._waits.wait(rows, timeout_ms)
+        for place in places:
+            if waiting.settled:
+                break
+            coming = self._logs.coming(*place)
+            if coming is None:
+                waiting.resolve(None)
+            else:
+                coming.when_settled(lambda: waiting.resolve(None))
+        return waiting
+
     def _wait_there(
-        self, worker: int, rows: list[Row], timeout_ms: int, woken: Promise[None]
+        self,
+        worker: int,
+        rows: list[Row],
+        places: list[Place],
+        timeout_ms: int,
+        woken: Promise[None],
     ) -> None:
         number = self._next_wait = self._next_wait + 1
-        call = wire.AppendWait(rows, timeout_ms, self._placement.worker_id, number)
+        call = wire.AppendWait(rows, timeout_ms, self._placement.worker_id, number, places)
         answer = self._rpc.call(worker, call)
         answer.when_settled(lambda: woken.resolve(None))
 
@@ -164,7 +229,7 @@ class Fetching:
 
     def serve_wait(self, call: wire.AppendWait) -> Promise[Any]:
         """Another worker's client waits for what is held here."""
-        waiting = self._waits.wait(call.partitions, call.timeout_ms)
+        waiting = self._wait_here(call.partitions, call.places, call.timeout_ms)
         key = (call.worker, call.number)
         if not waiting.settled:
             self._asked[key] = waiting
@@ -182,8 +247,8 @@ class Fetching:
 
 
 def _received(answer: Any) -> ReadResult:
-    error, high_watermark, stable, start_offset, buffers, rows = answer
+    error, high_watermark, stable, start_offset, buffers, rows, pending = answer
     if error:
         return ReadResult(error)
     aborted = [AbortedTransaction(*row) for row in rows]
-    return ReadResult(0, high_watermark, stable, start_offset, buffers, aborted)
+    return ReadResult(0, high_watermark, stable, start_offset, buffers, aborted, pending=pending)

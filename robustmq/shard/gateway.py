@@ -211,8 +211,8 @@ class KafkaGateway(Directory):
         """ListOffsets for one partition, at its owner."""
         worker = self._placement.worker(topic, partition)
         if worker == self.node_id:
-            return resolved(
-                self._logs.list_offset(topic, partition, timestamp_ms, leader_epoch, isolation)
+            return start(
+                self._fetching.list_offset(topic, partition, timestamp_ms, leader_epoch, isolation)
             )
         call = wire.OffsetCall(topic, partition, timestamp_ms, leader_epoch, isolation)
         return start(self._converted(self._rpc.call(worker, call), ListedOffset))
@@ -424,14 +424,7 @@ class KafkaGateway(Directory):
             case wire.AppendWait():
                 return self._fetching.serve_wait(message)
             case wire.OffsetCall():
-                listed = self._logs.list_offset(
-                    message.topic,
-                    message.partition,
-                    message.timestamp_ms,
-                    message.leader_epoch,
-                    message.isolation,
-                )
-                return resolved(msgspec.to_builtins(listed))
+                return start(self._fetching.serve_list(message))
             case wire.ProducersCall():
                 error, rows = self._logs.describe_producers(message.topic, message.partition)
                 return resolved((int(error), msgspec.to_builtins(rows)))

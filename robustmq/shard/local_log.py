@@ -47,6 +47,7 @@ from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.releases import Release, Releases
 from robustmq.shard.retained import may_retain
 from robustmq.shard.verifying import Verifications, produce_error
+from robustmq.storage.engine import ReadResult as StoredResult
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.shard_store import ShardStore
 from robustmq.storage.tiered import TIERED, tier_offset
@@ -373,28 +374,42 @@ class LocalLogs:
         refused = self._epoch_error(topic, partition, leader_epoch)
         if refused:
             return ReadResult(refused)
-        log = self._partitions.get(topic, partition)
-        if log is not None:
-            stored = log.read(offset, max_bytes)
-        else:
-            store = self._light_store(topic, partition)
-            if store is None:
-                return _UNKNOWN
-            stored = store.light.read(topic, offset, max_bytes)
+        stored = self._stored(topic, partition, offset, max_bytes)
+        if stored is None:
+            return _UNKNOWN
         error = KafkaCode.OFFSET_OUT_OF_RANGE if stored.out_of_range else stored.error
         if error:
             return ReadResult(error, next_offset=stored.next_offset)
         end, start, buffers = stored.high_watermark, stored.start_offset, list(stored.buffers)
+        pending = stored.pending is not None
         if not isolation:
             stable = self.producers.known_stable(topic, partition, end)
-            return ReadResult(0, end, stable, start, buffers)
+            return ReadResult(0, end, stable, start, buffers, pending=pending)
         stable = self.producers.last_stable_offset(topic, partition, end)
         if stable < end:
             buffers = until(buffers, stable)
         aborted: list[AbortedTransaction] = []
         if buffers and self.producers.may_be_aborted(topic, partition, offset):
             aborted = self.producers.aborted(topic, partition, offset, end_of(buffers))
-        return ReadResult(0, end, stable, start, buffers, aborted)
+        return ReadResult(0, end, stable, start, buffers, aborted, pending=pending)
+
+    def _stored(
+        self, topic: bytes, partition: int, offset: int, max_bytes: int
+    ) -> StoredResult | None:
+        """What the partition's log gives; None when it is not here."""
+        log = self._partitions.get(topic, partition)
+        if log is not None:
+            return log.read(offset, max_bytes)
+        store = self._light_store(topic, partition)
+        return store.light.read(topic, offset, max_bytes) if store is not None else None
+
+    def coming(
+        self, topic: bytes, partition: int, offset: int, max_bytes: int
+    ) -> Promise[None] | None:
+        """Of records that are in the object store, and are not at hand: settles when they are, or
+        cannot be had. None: a read gives what there is."""
+        stored = self._stored(topic, partition, offset, max_bytes)
+        return stored.pending if stored is not None else None
 
     def high_watermark(self, topic: bytes, partition: int) -> int | None:
         """The end of what is committed; None when the partition is not here."""
@@ -414,8 +429,19 @@ class LocalLogs:
     def list_offset(
         self, topic: bytes, partition: int, timestamp_ms: int, leader_epoch: int, isolation: int = 0
     ) -> ListedOffset:
+        """One row of ListOffsets, at once: what must be fetched from the object store for it is an
+        error that is to be repeated."""
+        found = self.listed(topic, partition, timestamp_ms, leader_epoch, isolation)
+        if isinstance(found, Promise):
+            return ListedOffset(KafkaCode.KAFKA_STORAGE_ERROR)
+        return found
+
+    def listed(
+        self, topic: bytes, partition: int, timestamp_ms: int, leader_epoch: int, isolation: int = 0
+    ) -> ListedOffset | Promise[None]:
         """One row of ListOffsets; with isolation 1 nothing at or behind the last stable offset is
-        there."""
+        there. A promise: what must be looked at is in the object store; ask again when it settles.
+        """
         refused = self._epoch_error(topic, partition, leader_epoch)
         if refused:
             return ListedOffset(refused)
@@ -435,22 +461,24 @@ class LocalLogs:
             return ListedOffset(0, first, -1, epoch)
         if timestamp_ms in TIERED:
             return ListedOffset()
-        if log is not None:
-            found = log.offset_for_time(timestamp_ms)
-        else:
-            found = store.light.offset_for_time(topic, timestamp_ms)  # type: ignore[union-attr]
+        try:
+            if log is not None:
+                found = log.offset_for_time(timestamp_ms)
+            else:
+                found = store.light.offset_for_time(topic, timestamp_ms)  # type: ignore[union-attr]
+        except BrokerError as error:
+            return ListedOffset(error.fault.kafka)
+        if isinstance(found, Promise):
+            return found
         if found is None:
             return ListedOffset()
-        if isinstance(found, Promise):
-            # In the object store, and not at hand: clients ask again.
-            return ListedOffset(KafkaCode.KAFKA_STORAGE_ERROR)
         if isolation and found[0] >= (self.visible_end(topic, partition, isolation) or 0):
             return ListedOffset()
         return self._in_batch(topic, partition, found[0], timestamp_ms, epoch)
 
     def _in_batch(
         self, topic: bytes, partition: int, offset: int, timestamp_ms: int, epoch: int
-    ) -> ListedOffset:
+    ) -> ListedOffset | Promise[None]:
         """The record of a time in the batch that the engine found by its header alone."""
         log = self._partitions.get(topic, partition)
         store = self._stores[self._placement.shard(topic, partition)]
@@ -458,6 +486,9 @@ class LocalLogs:
         offset = max(offset, start)
         # A batch may begin before the log does, or be one that a compaction has left empty.
         for _ in range(LOOKED_AT):
+            coming = self.coming(topic, partition, offset, 1)
+            if coming is not None:
+                return coming
             result = self.read(topic, partition, offset, 1, -1)
             if result.next_offset > offset:
                 offset = result.next_offset

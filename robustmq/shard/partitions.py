@@ -32,7 +32,7 @@ from robustmq.shard.cluster_view import Declared
 from robustmq.shard.moving import Move, Moves
 from robustmq.shard.placement import ENTRY_DECLARED, ENTRY_KAFKA, Kept, Placement
 from robustmq.shard.received import GENERATION_AT
-from robustmq.storage.engine import PartitionLog, PartitionSettings
+from robustmq.storage.engine import PartitionLog, PartitionSettings, is_away
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore, split_name
 from robustmq.storage.shared import (
@@ -582,7 +582,8 @@ class Partitions:
 
     def read_marker(self, payload: bytes | memoryview) -> bytearray:
         """The block that a marker stands for, read back from the partitions; what is gone is left
-        out. Raises STORAGE_FAILED where the disk cannot read it now."""
+        out. Raises STORAGE_FAILED where the disk cannot read it now, or the object store has not
+        given it yet."""
         block = bytearray()
         for mark in _marker_decoder.decode(payload):
             if mark.header and is_transactional(mark.header):
@@ -592,7 +593,7 @@ class Partitions:
             if log is None:
                 continue
             result = log.read(mark.base_offset, 1, committed=False)
-            if result.error == Fault.STORAGE_FAILED.kafka:
+            if is_away(result):
                 raise BrokerError(Fault.STORAGE_FAILED, "a partition cannot be read")
             batch = b"".join(bytes(part) for part in result.buffers)
             # Retention or a compaction may have let it go: then the next one that is left is read.

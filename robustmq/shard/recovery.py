@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from robustmq.core import blocks
+from robustmq.errors import BrokerError
 from robustmq.shard.dealing import Dealing
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.inbox import InboxEntry, decode_inbox
@@ -172,10 +173,15 @@ class Recovery:
         self._releases.recovered()
         for shard, kind, payload in self._retained:
             block: bytes | bytearray = payload
-            if kind == DECLARED_MARKER:
-                block = self._partitions.read_marker(payload)
-            elif kind == SHARED_BLOCK:
-                block = self._partitions.read_shared(payload)
+            try:
+                if kind == DECLARED_MARKER:
+                    block = self._partitions.read_marker(payload)
+                elif kind == SHARED_BLOCK:
+                    block = self._partitions.read_shared(payload)
+            except BrokerError:
+                # Unreadable, or in the object store already though no checkpoint was made since:
+                # what LevelDB has stays.
+                continue
             retain(stores[shard], block, self._owner.retained_expiry_s)
 
     def _inbox(self, position: int, entry: InboxEntry) -> None:

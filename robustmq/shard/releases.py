@@ -27,6 +27,7 @@ import msgspec
 from robustmq.core import batches
 from robustmq.core.hashing import topic_key
 from robustmq.core.publish import build_entry
+from robustmq.errors import BrokerError, Fault
 from robustmq.kafka.markers import read_header
 from robustmq.shard import wire
 from robustmq.shard.batch_ranges import each
@@ -34,7 +35,7 @@ from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_MEMORY, Placement
-from robustmq.storage.engine import ReadResult
+from robustmq.storage.engine import ReadResult, is_away
 from robustmq.storage.shard_store import RELEASE, ShardStore
 
 SLICE_BYTES = 256 * 1024
@@ -90,6 +91,8 @@ class Releases:
         self._unmarked: set[tuple[Key, int]] = set()
         """Announced, and their marker is not committed yet."""
         self._complete = False
+        # Partitions whose records could not be read.
+        self._resting: list[Key] = []
         partitions.read_release = self.block
 
     # -- a transaction is committed ----------------------------------------------------------------
@@ -152,7 +155,12 @@ class Releases:
                 self._queues.pop(key, None)
             return
         release = queue[0]
-        found, following = self._read(release, release.end)
+        try:
+            found, following = self._read(release, release.end)
+        except BrokerError:
+            # With a later tick.
+            self._resting.append(key)
+            return
         begin = found[0][0] if found else following
         release = msgspec.structs.replace(
             release, begin=begin, end=following, over=following >= release.marker_offset
@@ -189,9 +197,12 @@ class Releases:
 
     def _read(self, release: Release, offset: int) -> tuple[list[tuple[int, bytes]], int]:
         """The producer's batches of one slice from an offset on, with their offsets, and where the
-        next slice begins: at the marker, if nothing is left."""
+        next slice begins: at the marker, if nothing is left. Raises STORAGE_FAILED when what is
+        in the object store is not at hand."""
         result = self._stored(release.topic, release.partition, offset)
         marker = release.marker_offset
+        if result is not None and is_away(result):
+            raise BrokerError(Fault.STORAGE_FAILED, "the records are in the object store")
         if result is None or (result.out_of_range and offset >= result.start_offset):
             return [], marker
         if result.out_of_range:
@@ -288,6 +299,9 @@ class Releases:
         if release.topic_id != (self._partitions.topic_id(release.topic) or b""):
             return False
         result = self._stored(release.topic, release.partition, release.marker_offset)
+        if result is not None and is_away(result):
+            # What is in the object store was committed.
+            return True
         if result is None or not result.buffers:
             return False
         info = read_header(result.buffers[0])
@@ -302,6 +316,12 @@ class Releases:
         self._complete = True
         for key in list(self._queues):
             self._go_on(key)
+
+    def tick(self) -> None:
+        """What could not be read is tried again."""
+        resting, self._resting = self._resting, []
+        for key in resting:
+            self._next(key)
 
     def forget(self, topic: bytes) -> None:
         """A topic was deleted."""

@@ -53,6 +53,8 @@ class _Window(msgspec.Struct):
     """(first offset, last offset, bytes) of each usable batch."""
     size: int = 0
     records: int = 0
+    coming: Promise[None] | None = None
+    """What would be next is in the object store, and not at hand."""
 
 
 class SharePartitions:
@@ -111,6 +113,8 @@ class SharePartitions:
         found = self._read(key, *place, max_records, max_bytes, isolation)
         if isinstance(found, int):
             return self._moved(key, text, machine, found)
+        if found.coming is not None:
+            found.coming.when_settled(lambda: self.waits.at_hand(key))
         if not found.batches or (found.size < wanted.min_bytes and not wanted.last_call):
             return ShareRead()
         event = Acquire(wanted.member_id, place[0], found.batches, max_records, wanted.mode)
@@ -123,12 +127,14 @@ class SharePartitions:
             return KafkaCode.UNKNOWN_TOPIC_OR_PARTITION
         machine = self._machines.machines(SHARE_PARTITION).get(text)
         if not isinstance(machine, SharePartition) or not machine.started:
-            event = StartAt(self._reset(key))
-            held.append(self._machines.handle(SHARE_PARTITION, text, event))
+            at = self._reset(key)
+            if at < 0:
+                return KafkaCode.KAFKA_STORAGE_ERROR
+            held.append(self._machines.handle(SHARE_PARTITION, text, StartAt(at)))
         return KafkaCode.NONE
 
     def _reset(self, key: ShareKey) -> int:
-        """The offset of share.auto.offset.reset."""
+        """The offset of share.auto.offset.reset; -1 while the object store has not said it."""
         configs = self._settings.configs(key.group_id)
         isolation = self._isolation(key.group_id)
         strategy = group_configs.effective(configs, group_configs.AUTO_OFFSET_RESET)
@@ -136,7 +142,7 @@ class SharePartitions:
         if ago_ms is not None:
             at = max(self._wall_ms() - ago_ms, 0)
             listed = self._logs.list_offset(key.topic, key.partition, at, -1, isolation)
-            if listed.offset >= 0:
+            if listed.offset >= 0 or listed.error:
                 return listed.offset
             strategy = group_configs.LATEST
         where = _EARLIEST if strategy == group_configs.EARLIEST else _LATEST
@@ -178,6 +184,8 @@ class SharePartitions:
                 continue
             if result.error:
                 return window if window.batches else int(result.error)
+            if result.pending and not window.batches:
+                window.coming = self._logs.coming(key.topic, key.partition, at, room)
             before = at
             for info, part, usable in _split(result):
                 end = info.base_offset + info.last_offset_delta

@@ -71,6 +71,15 @@ class ShareWaits:
                 if numbers and self._ready(key):
                     self.fire(next(iter(numbers)))
 
+    def at_hand(self, key: ShareKey) -> None:
+        """Records of a share-partition that were not at hand are, or cannot be had: whoever has
+        looked before looks again, and who waits is woken."""
+        self.commits += 1
+        for number in list(
+            self._by_shard.get(self._shard_of(key.topic, key.partition), {}).get(key, ())
+        ):
+            self.fire(number)
+
     def fire(self, number: int) -> None:
         """Wake one member."""
         found = self._waiters.pop(number, None)

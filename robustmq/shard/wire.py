@@ -221,12 +221,14 @@ class ReadsCall(msgspec.Struct, frozen=True, tag=True, gc=False):
 
 class AppendWait(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Answer when one of these partitions has grown past its offset, as a reader of its isolation
-    sees it, or after the time. The asker and its number name it."""
+    sees it, when the records of one of the places (topic, partition, offset, bytes) are at hand, or
+    after the time. The asker and its number name it."""
 
     partitions: list[tuple[bytes, int, int, int]]
     timeout_ms: int
     worker: int
     number: int
+    places: list[tuple[bytes, int, int, int]] = []
 
 
 class AppendWaitOver(msgspec.Struct, frozen=True, tag=True, gc=False):

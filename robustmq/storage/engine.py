@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from robustmq.core.batches import BatchInfo
+from robustmq.errors import KafkaCode
 from robustmq.promises import Promise
 from robustmq.storage.disk import Disk
 
@@ -74,6 +75,12 @@ class ReadResult(msgspec.Struct, frozen=True):
     does in any case. Nothing else is told then but the offsets."""
     next_offset: int = -1
     """With CORRUPT_MESSAGE, where that is known: the offset behind those that are lost."""
+
+
+def is_away(result: ReadResult) -> bool:
+    """Are the records there, and cannot be read now: by the disk, or as the object store has not
+    given them yet?"""
+    return result.pending is not None or result.error == KafkaCode.KAFKA_STORAGE_ERROR
 
 
 class PartitionLog(Protocol):

@@ -120,6 +120,8 @@ class FakeGateway:
         self.resources: dict[tuple[int, str], dict[str, str]] = {}
         self.ids = 0
         self.rules: dict[bytes, ProduceRules] = {}
+        self.away: set[tuple[bytes, int]] = set()
+        """Partitions whose records are in an object store, and not at hand."""
         self.denied: set[tuple[int, int, str]] = set()
 
     def defaults_of(self, topic: bytes) -> dict[str, str]:
@@ -240,6 +242,8 @@ class FakeGateway:
             result = self.read(
                 row.topic, row.partition, row.offset, room, isolation, row.leader_epoch
             )
+            if (row.topic, row.partition) in self.away:
+                result = msgspec.structs.replace(result, buffers=[], pending=True)
             size = sum(map(len, result.buffers))
             if any(one.buffers for one in found) and size > max_bytes:
                 result = msgspec.structs.replace(result, buffers=[])
@@ -258,13 +262,21 @@ class FakeGateway:
         left = []
         for deadline, waits, promise in self.waits:
             grown = any(
-                self.logs[(wait.topic, wait.partition)].end > wait.high_watermark for wait in waits
+                (wait.topic, wait.partition) not in self.away
+                if wait.offset >= 0
+                else self.logs[(wait.topic, wait.partition)].end > wait.high_watermark
+                for wait in waits
             )
             if grown or deadline <= self.time_ms:
                 promise.resolve(None)
             else:
                 left.append((deadline, waits, promise))
         self.waits = left
+
+    def bring(self, topic: bytes, partition: int) -> None:
+        """The records of a partition are at hand."""
+        self.away.discard((topic, partition))
+        self.wake()
 
     def pass_time(self, milliseconds: int) -> None:
         self.time_ms += milliseconds

@@ -8,6 +8,7 @@ import pytest
 
 from robustmq.core import batches
 from robustmq.errors import BrokerError
+from robustmq.kafka.fetch import COLD_WAIT_MS
 from robustmq.records import Record
 from tests.kafka.fake_gateway import FakeGateway
 from tests.kafka.wire import Client, batch
@@ -34,6 +35,11 @@ def produce(client: Client, records: bytes | None, acks: int = -1, partition: in
         topic_data=[{"name": "t", "partition_data": [{"index": partition, "records": records}]}],
     )
     return answer.responses[0].partition_responses[0]
+
+
+def size_of(part: Any) -> int:
+    """Bytes of the records of a partition's answer."""
+    return sum(map(len, part.records or []))
 
 
 def patched(source: bytes, at: int, value: bytes) -> bytes:
@@ -179,6 +185,44 @@ def test_at_the_end_a_fetch_is_parked_until_its_time(client: Client) -> None:
     gateway.pass_time(1)
     assert settled == [gateway.now_ms()]
     assert client.ask(FETCH, 11, **fetching(0, min_bytes=0))
+
+
+@pytest.mark.parametrize("max_wait_ms", [0, 700])
+def test_what_is_in_the_object_store_is_waited_for(client: Client, max_wait_ms: int) -> None:
+    gateway: Any = client.gateway
+    produce(client, GOOD)
+    gateway.away.add((b"t", 0))
+    promise = client.send(FETCH, 11, **fetching(0, max_wait_ms=max_wait_ms, min_bytes=0))
+    gateway.pass_time(400)
+    assert not promise.settled
+    gateway.bring(b"t", 0)
+    assert client.read(FETCH, 11, promise).responses[0].partitions[0].records
+
+
+def test_a_fetch_does_not_wait_for_the_object_store_longer_than_its_time(client: Client) -> None:
+    gateway: Any = client.gateway
+    produce(client, GOOD)
+    gateway.away.add((b"t", 0))
+    promise = client.send(FETCH, 11, **fetching(0, max_wait_ms=10))
+    gateway.pass_time(COLD_WAIT_MS - 1)
+    assert not promise.settled
+    gateway.pass_time(1)
+    part = client.read(FETCH, 11, promise).responses[0].partitions[0]
+    assert (part.error_code, size_of(part), part.high_watermark) == (0, 0, 2)
+
+
+def test_records_that_are_at_hand_do_not_wait_for_those_in_the_object_store(
+    client: Client,
+) -> None:
+    gateway: Any = client.gateway
+    produce(client, GOOD)
+    produce(client, GOOD, partition=1)
+    gateway.away.add((b"t", 0))
+    asked = fetching(0)
+    asked["topics"][0]["partitions"].append({**asked["topics"][0]["partitions"][0], "partition": 1})
+    cold, hot = client.ask(FETCH, 11, **asked).responses[0].partitions
+    assert (cold.error_code, size_of(cold)) == (0, 0)
+    assert size_of(hot)
 
 
 def test_min_bytes_waits_for_more_than_one_append(client: Client) -> None:
