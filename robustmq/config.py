@@ -247,6 +247,15 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             86_400,
         ),
     ] = 5
+    shard_max_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "What one shard may have on the disk, its log and the files of its partitions; at that"
+            " producers are refused, until it is 5 % less. 0: no bound.",
+            0,
+        ),
+    ] = 0
     compaction_memory_bytes: Annotated[
         int,
         bound(

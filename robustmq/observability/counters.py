@@ -175,6 +175,7 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("storage_bytes_freed_by_compaction", "Bytes of them that compactions left out."),
     _counter("storage_corrupt_records", "Bad records found and quarantined."),
     _counter("storage_errors", "Disk errors."),
+    _gauge("storage_shards_capped", "Shards at storage.shard_max_bytes, which take no records."),
     _counter("storage_read_errors", "Reads of stored records that the disk has failed."),
     _gauge("storage_pending_bytes", "Bytes appended and not yet committed."),
     _gauge("storage_tier_partitions", "Partitions that are tiered."),

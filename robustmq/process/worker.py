@@ -301,7 +301,7 @@ class Worker:
 
     def _disk_full(self, is_full: bool) -> None:
         """Producers are told; what was appended waits for room, and reading goes on."""
-        self._broker.owner.full = is_full
+        self._broker.owner.room.disk_full(self._broker.stores if is_full else ())
         if is_full:
             log.error("the disk is full: nothing is taken until there is room")
         else:

@@ -30,6 +30,7 @@ from robustmq.shard.commits import Commits
 from robustmq.shard.dealing import Dealing
 from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
+from robustmq.shard.disk_cap import DiskCap
 from robustmq.shard.exclusive import Exclusive, Holders
 from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
@@ -53,6 +54,7 @@ from robustmq.shard.recovery import (
     encode_records,
 )
 from robustmq.shard.retained import pages
+from robustmq.shard.room import Room
 from robustmq.shard.router import FAULTS, Router
 from robustmq.shard.rpc import Rpc
 from robustmq.shard.sessions import Sessions, bounds_of, capabilities_of
@@ -150,6 +152,7 @@ class Broker:
         )
         self.cleaning = Cleaning(self)
         self.uploader = self.partitions.uploader = Uploader(self)
+        self.disk_cap = DiskCap(self)
         self.inbox = Inbox(self.stores)
 
     def _open_shares(self) -> None:
@@ -212,6 +215,11 @@ class Broker:
             around.wall_ms,
             lambda entry, done: self.router.retain(entry, done),
             self.count,
+            Room(
+                lambda: range(self.worker_count),
+                lambda worker: 0 if worker == self.worker_id else self.cluster.incarnation(worker),
+                lambda worker, shards: self.rpc.call(worker, wire.ShardsClosed(shards)),
+            ),
         )
         self.router = Router(
             self.worker_id,
@@ -384,6 +392,7 @@ class Broker:
         self.kafka.releases.tick()
         self.cleaning.tick()
         self.uploader.tick()
+        self.disk_cap.tick()
         self.shares.tick()
         now = self.monotonic_ms()
         self.rates.resume(now)
@@ -561,6 +570,8 @@ class Broker:
         self.pressure.worker_up(worker)
         self.rpc.notify(worker, self.sessions.interest_of(worker))
         self.router.worker_up(worker)
+        if not self.owner.room.open:
+            self.owner.room.worker_up(worker)
         self.left_behind.worker_up(worker)
         for waiting in self._links.pop(worker, []):
             waiting.resolve(None)
@@ -592,6 +603,9 @@ class Broker:
             case wire.ShareChange():
                 self.interest.set_share(worker, message)
                 return resolved(wire.InterestSettled(self.telling.ends(worker)))
+            case wire.ShardsClosed():
+                self.router.close_shards(worker, message.shards)
+                return resolved(None)
             case wire.ExclusiveClaim():
                 return self.holders.claim(worker, message)
             case wire.RetainedQuery():

@@ -365,7 +365,7 @@ class MqttClient:
         _, qos, retain, _, packet_id = publisher.peek(data, table, row)
         if qos == 2 and packet_id in subscriber.session.inbound_qos2:
             # It is in the log: only the answer was lost (section 4.3.3).
-            self._queue_group(AckGroup(array("H", [packet_id]), 2, self._group_done), [])
+            self._queue_group(self._group(array("H", [packet_id]), 2), [])
             return
         generation = subscriber.session.generation(packet_id) if qos == 2 else 0
         wall_ms = self._broker.wall_ms()
@@ -377,7 +377,7 @@ class MqttClient:
         # Its builder is this group's alone: a later group must not wait for an empty builder.
         publisher.ack_builders.clear()
         if qos:
-            group = AckGroup(array("H", [packet_id]), qos, self._group_done)
+            group = self._group(array("H", [packet_id]), qos)
             if builder < 0:
                 group.fault = publisher.refusal
             self._queue_group(group, [builder] if builder >= 0 else [])
@@ -390,11 +390,20 @@ class MqttClient:
         publisher = self.publisher
         if publisher is None or not publisher.packet_ids:
             return
-        group = AckGroup(publisher.packet_ids, 1, self._group_done)
+        group = self._group(publisher.packet_ids, 1)
         publisher.packet_ids = array("H")
         builders = list(publisher.ack_builders)
         publisher.ack_builders.clear()
         self._queue_group(group, builders)
+
+    def _group(self, packet_ids: array[int], qos: int) -> AckGroup:
+        failed = None if self._version == MQTT_5_0 else self._group_failed
+        return AckGroup(packet_ids, qos, self._group_done, failed)
+
+    def _group_failed(self, group: AckGroup) -> None:
+        """3.x: what cannot be taken ends the connection at once, before anything behind it is."""
+        if group.fault is not Fault.NOT_AUTHORIZED and not self.closed:
+            self._refuse(group)
 
     def _queue_group(self, group: AckGroup, builders: list[int]) -> None:
         if self._acks is _NO_ACKS:

@@ -19,6 +19,7 @@ def gauges(broker: Broker) -> dict[str, int]:
         "mqtt_subscriptions": broker.sessions.subscriptions,
         "mqtt_shared_subscriptions": broker.sessions.shared_subscriptions,
         "mqtt_delayed_messages": broker.delayed.waiting,
+        "storage_shards_capped": broker.disk_cap.capped,
         "mqtt_retained_messages": sum(store.retained.count for store in stores),
         "kafka_groups": len(broker.kafka.machines.machines(GROUP_KIND)),
         "kafka_fetches_parked": len(broker.kafka.waits),

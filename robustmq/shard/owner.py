@@ -37,6 +37,7 @@ from robustmq.shard.placement import (
 )
 from robustmq.shard.received import Name, ReceivedIds
 from robustmq.shard.retained import kept, produced, retain
+from robustmq.shard.room import Room
 from robustmq.shard.telling import Commit, Confirm, Telling
 from robustmq.storage.shard_store import (
     DELAYED_BLOCK,
@@ -62,6 +63,7 @@ class Owner:
         wall_ms: Callable[[], int],
         pass_retained: Callable[[bytes, Callable[[], None]], None],
         count: Callable[[str, int], None],
+        room: Room,
     ) -> None:
         """`stores` are the shards held here; `pass_retained(entry, done)` brings a retained value
         to the home of its topic."""
@@ -74,6 +76,7 @@ class Owner:
         self._interest = interest
         self._telling = telling
         self._wall_ms = wall_ms
+        self.room = room
         self._received: dict[int, ReceivedIds] = {}
         self.max_delayed = 0
         """Delayed messages that the shards held here keep at most."""
@@ -85,8 +88,6 @@ class Owner:
         self.retained_elsewhere = 0
         """Retained values of the node's other workers, as of the last second."""
         self.retained_refused = 0
-        self.full = False
-        """The disk has no room: nothing is appended until it has."""
 
     # -- appending ---------------------------------------------------------------------------------
 
@@ -110,7 +111,8 @@ class Owner:
                 if (
                     kind == LIGHT
                     and confirm is None
-                    and not (flags & _MORE_THAN_APPENDED or mask & SHARED or self.full)
+                    and not (flags & _MORE_THAN_APPENDED or mask & SHARED)
+                    and self.room.open
                     and not self._telling.holds(shard)
                 ):
                     self._append_at_once(store, shard, block, source, sequence, mask, same)
@@ -119,7 +121,7 @@ class Owner:
                 block, fresh = self.received(shard).without_repeated(block)
             if flags & ENTRY_RETAIN and kind != DELAYED:
                 self._check_retained(store, block, source, sequence)
-            position = self._append(store, kind, block, source, sequence) if block else REPEATED
+            position = self._append(shard, kind, block, source, sequence) if block else REPEATED
         except BrokerError as error:
             if confirm is not None:
                 confirm(error.fault)
@@ -174,7 +176,7 @@ class Owner:
         commit = Commit(confirm) if confirm is not None else None
         retains = told and (headers or topic in self._placement.compacted)
         if kind == DECLARED and not self._wanted(topic):
-            self._check_room(kind)
+            self.room.check(shard, 0)
             store, now_ms = self._stores[shard], self._wall_ms()
             base_offset = self._partitions.append_batch(
                 store, topic, partition, flags, batch, now_ms
@@ -185,7 +187,7 @@ class Owner:
             self._mark(shard, flags, len(batch), commit)
             return base_offset
         block = bytearray(build_entry(topic, b"", partition, flags, 0, 0, bytes(batch)))
-        position = self._append(self._stores[shard], kind, block, 0, 0)
+        position = self._append(shard, kind, block, 0, 0)
         self._await_moves(kind, block, commit)
         base_offset = blocks.base_offset(block, 0)
         if not told:
@@ -299,12 +301,12 @@ class Owner:
             step = commit.step if commit is not None else None
             self._commits.mark(shard, bool(flags & ENTRY_PERSISTENT), step)
 
-    def _append(
-        self, store: ShardStore, kind: int, block: bytearray, source: int, sequence: int
-    ) -> int:
+    def _append(self, shard: int, kind: int, block: bytearray, source: int, sequence: int) -> int:
         """The log position, NO_POSITION in memory, or REPEATED when the frame was appended
         before."""
-        self._check_room(kind)
+        store = self._stores[shard]
+        if kind != MEMORY and not store.seen(source, sequence):
+            self.room.check(shard, source)
         if kind == LIGHT:
             return store.append_block(block, source, sequence, self._wall_ms())
         if kind == MEMORY:
@@ -332,10 +334,6 @@ class Owner:
             if settled is not None:
                 commit.remaining += 1
                 settled.when_settled(commit.step)
-
-    def _check_room(self, kind: int) -> None:
-        if self.full and kind != MEMORY:
-            raise BrokerError(Fault.STORAGE_FULL, "the disk is full")
 
     def _append_delayed(
         self, store: ShardStore, block: bytearray, source: int, sequence: int

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from robustmq.core import blocks
@@ -23,7 +23,7 @@ from robustmq.core.publish import BlockBuilder
 from robustmq.errors import Fault
 from robustmq.shard import wire
 from robustmq.shard.credit import Spent
-from robustmq.shard.placement import CLASSES, RETAINED, Placement
+from robustmq.shard.placement import CLASSES, MEMORY, RETAINED, Placement
 from robustmq.shard.rpc import Bus
 
 FAULTS = list(Fault)
@@ -32,11 +32,17 @@ FAULTS = list(Fault)
 class AckGroup:
     """The QoS 1 packets of one read, or one QoS 2 packet: complete when `remaining` is 0."""
 
-    __slots__ = ("complete", "fault", "packet_ids", "qos", "remaining")
+    __slots__ = ("complete", "failed", "fault", "packet_ids", "qos", "remaining")
 
     def __init__(
-        self, packet_ids: array[int], qos: int, complete: Callable[[AckGroup], None]
+        self,
+        packet_ids: array[int],
+        qos: int,
+        complete: Callable[[AckGroup], None],
+        failed: Callable[[AckGroup], None] | None = None,
     ) -> None:
+        """`failed` hears of a fault at once, whatever else the group waits for."""
+        self.failed = failed
         self.packet_ids = packet_ids
         self.qos = qos
         self.remaining = 0
@@ -105,6 +111,14 @@ class Router:
         ]
         self._unconfirmed_bytes = 0
         self.dropped_frames = 0
+        self._closed: dict[int, frozenset[int]] = {}
+        """By worker, the shards that take nothing."""
+
+    def close_shards(self, worker: int, shards: Iterable[int]) -> None:
+        """A worker has said which of its shards take nothing (`room`)."""
+        self._closed[worker] = frozenset(shards)
+        if not self._closed[worker]:
+            del self._closed[worker]
 
     @property
     def congested(self) -> bool:
@@ -146,6 +160,9 @@ class Router:
 
     def _send(self, shard: int, kind: int, block: bytearray, groups: list[AckGroup]) -> None:
         worker = self._placement.shard_owner(shard)
+        if self._closed and kind != MEMORY and shard in self._closed.get(worker, ()):
+            _settle(groups, Fault.STORAGE_FULL)
+            return
         if worker == self._worker_id:
             confirm = (lambda fault: _settle(groups, fault)) if groups else None
             self._owner.publish(shard, kind, block, 0, 0, confirm)
@@ -175,6 +192,7 @@ class Router:
     def worker_up(self, worker: int) -> None:
         """The link to an owner is there (again): send it what it has not confirmed, in order."""
         self.spent.begin(worker)
+        self._closed.pop(worker, None)
         for shard, frames in enumerate(self._unconfirmed):
             if self._placement.shard_owner(shard) != worker:
                 continue
@@ -192,6 +210,8 @@ def _settle(groups: list[AckGroup], fault: Fault | None) -> None:
     for group in groups:
         if fault is not None:
             group.fault = fault
+            if group.failed is not None:
+                group.failed(group)
         group.remaining -= 1
         if not group.remaining:
             group.complete(group)

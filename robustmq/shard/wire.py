@@ -344,6 +344,13 @@ class Drained(msgspec.Struct, frozen=True, tag=True, gc=False):
     """The sender stops, and waits for nothing of the receiver any more."""
 
 
+class ShardsClosed(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Shards of the sender that take no records, for want of room; all others do. Answered, so that
+    it knows what was sent before."""
+
+    shards: list[int]
+
+
 class TopicDropped(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A declared topic is gone: free its partitions."""
 
@@ -382,6 +389,7 @@ Message = (
     | LightTopicsList
     | TopicDropped
     | Drained
+    | ShardsClosed
 )
 
 

@@ -136,6 +136,7 @@ class ShardStore:
         self._unwritten: dict[int, PartitionLog] = {}
         self._sync_wanted = False
         self._checkpointed_at = 0
+        self._partition_bytes = 0
         self._partition_ends: dict[str, int] = {}
         self._partition_names: dict[int, str] = {}
         self._damaged = False
@@ -259,6 +260,21 @@ class ShardStore:
     def end_position(self) -> int:
         """The position behind the last entry."""
         return self._log.end_position
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of the log, and of the files of the partitions that have some."""
+        log = self._log.end_position - self._log.start_position
+        return log + sum(
+            one.size
+            for one in self._partitions.values()
+            if isinstance(one, _segment.SegmentPartition)
+        )
+
+    @property
+    def appended_bytes(self) -> int:
+        """What was appended, to the log and to partitions: it only grows."""
+        return self._log.end_position + self._partition_bytes
 
     @property
     def uncommitted_bytes(self) -> int:
@@ -440,6 +456,7 @@ class ShardStore:
     def append_partition(self, log: PartitionLog, batch: bytearray) -> int:
         """Append a batch to an open partition, patched in place; its base offset."""
         self._unwritten[id(log)] = log
+        self._partition_bytes += len(batch)
         return log.append(batch, self.leader_epoch)
 
     @property
