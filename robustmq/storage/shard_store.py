@@ -266,9 +266,7 @@ class ShardStore:
         """Bytes of the log, and of the files of the partitions that have some."""
         log = self._log.end_position - self._log.start_position
         return log + sum(
-            one.size
-            for one in self._partitions.values()
-            if isinstance(one, _segment.SegmentPartition)
+            one.size for one in self._partitions.values() if isinstance(one, SegmentPartition)
         )
 
     @property
