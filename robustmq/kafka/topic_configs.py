@@ -128,6 +128,14 @@ _ROWS = (
         ("log.roll.ms",),
     ),
     TopicSetting(
+        "preallocate",
+        BOOLEAN,
+        "false",
+        _one_of("true", "false"),
+        "A file gets segment.bytes on the disk when it is begun, and gives back what is left.",
+        ("log.preallocate",),
+    ),
+    TopicSetting(
         "segment.index.bytes",
         INT,
         str(10 * _MIB),
@@ -282,13 +290,6 @@ _ROWS = (
         "1",
         "Replicas that must have a record before acks=all is answered.",
         "min.insync.replicas",
-    ),
-    _fixed(
-        "preallocate",
-        BOOLEAN,
-        "false",
-        "A file is as large as its records.",
-        "log.preallocate",
     ),
     _fixed("segment.jitter.ms", LONG, "0", "segment.ms holds exactly.", "log.roll.jitter.ms"),
     _fixed(

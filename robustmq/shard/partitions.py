@@ -340,6 +340,7 @@ class Partitions:
             sync=mode in ("persistent", "tiered"),
             segment_ms=number("segment.ms"),
             segment_index_bytes=number("segment.index.bytes"),
+            preallocate=text("preallocate") == "true",
             tiered=is_tiered(topic.configs, broker, mode),
             tier_delete=text("remote.log.delete.on.disable") == "true",
             tier_copy_disabled=text("remote.log.copy.disable") == "true",

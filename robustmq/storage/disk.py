@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from robustmq.errors import BrokerError, Fault
+from robustmq.storage import reserving
 from robustmq.storage.mapped_files import MappedFiles
 
 Buffer = bytes | bytearray | memoryview
@@ -42,6 +43,15 @@ class Disk(Protocol):
 
     def append(self, path: str, buffers: Sequence[Buffer]) -> None:
         """Write at the end of a file, making it."""
+        ...
+
+    def reserve(self, path: str, size: int) -> None:
+        """Make a file, and room on the disk for so many bytes of it, if that is possible; it is as
+        long as what is appended all the same."""
+        ...
+
+    def settle(self, path: str) -> None:
+        """Nothing is appended to a file any more: what was reserved and not used is free again."""
         ...
 
     def sync(self, path: str) -> None:
@@ -182,6 +192,14 @@ class RealDisk:
             os.close(table.pop(next(iter(table))))
         table[path] = file
         return file
+
+    def reserve(self, path: str, size: int) -> None:
+        """fallocate."""
+        reserving.reserve(self._writer(path), size)
+
+    def settle(self, path: str) -> None:
+        """ftruncate to its size."""
+        reserving.give_back(path)
 
     def sync(self, path: str) -> None:
         """fdatasync; the name of a new file is made to last, too."""
@@ -416,6 +434,13 @@ class MemoryDisk:
                     raise Crash
                 self.crash_after -= len(buffer)
             file += buffer
+
+    def reserve(self, path: str, size: int) -> None:
+        """There is room."""
+        self.append(path, [])
+
+    def settle(self, path: str) -> None:
+        """Nothing was reserved."""
 
     def sync(self, path: str) -> None:
         """What is in the file survives `lose_power`."""

@@ -33,6 +33,8 @@ class PartitionSettings(msgspec.Struct, frozen=True):
     log_append_time: bool = False
     segment_ms: int = 7 * 86_400_000
     segment_index_bytes: int = 10 * 1024 * 1024
+    preallocate: bool = False
+    """A file gets its whole size on the disk when it is begun."""
     delete: bool = True
     """Old records go, by the two that follow; -1: never."""
     retention_ms: int = -1

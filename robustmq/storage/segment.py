@@ -37,8 +37,9 @@ from robustmq.storage.memory import find_time
 from robustmq.storage.retention import SegmentRow, below, expired
 from robustmq.storage.segment_file import LOG, Area, SegmentFile, SparseIndex, file_name
 from robustmq.storage.segment_index import CACHE, Snapshot, snapshot
-from robustmq.storage.segment_opening import SCAN_BYTES, Opening, Scan, quarantine
+from robustmq.storage.segment_opening import SCAN_BYTES, Opening, Scan
 from robustmq.storage.segment_reading import Damaged, Search, chunks, stored
+from robustmq.storage.segment_writing import WriteJob
 from robustmq.storage.tiered import PartitionTier
 
 INDEX_EVERY_BYTES = 1024 * 1024
@@ -83,6 +84,7 @@ class SegmentPartition:
         self._state_changed = False
         self._to_make: list[str] = []
         self._to_remove: list[str] = []
+        self._to_reserve: list[str] = []
         self._new: list[tuple[SegmentFile, bytearray, int]] = []
         self._writing_to: deque[tuple[int, list[Snapshot]]] = deque()
         self._unwritten = 0
@@ -182,6 +184,8 @@ class SegmentPartition:
         if self.files:
             self._unindexed.append(self.files[-1])
             self._unsynced.append(self.files[-1])
+        if self._settings.preallocate:
+            self._to_reserve.append(file.path)
         self.files.append(file)
         return file
 
@@ -193,37 +197,31 @@ class SegmentPartition:
         changed = self._state_changed or bool(self._to_make)
         if self._unwritten == len(self._new) and not (changed or self._unindexed or self._bad):
             return None
-        after = self._changes() if changed else None
         rows = self._new[self._unwritten :]
         self._unwritten = len(self._new)
         by_file: dict[str, list[Buffer]] = {}
         for file, batch, _ in rows:
             by_file.setdefault(file.path, []).append(batch)
-        snapshots = self._snapshots()
-        synced = self._to_sync()
-        bad, self._bad = self._bad, []
-        self._writing_to.append((self.end_offset, snapshots))
+        settings = self._settings
+        full = [file.path for file in self._unindexed] if settings.preallocate else []
+        written = WriteJob(
+            make_directory=not self._made,
+            reserve=self._to_reserve,
+            reserve_bytes=settings.segment_bytes,
+            append=by_file,
+            settle=full,
+            snapshots=self._snapshots(),
+            sync=self._to_sync(),
+            bad=self._bad,
+            after=self._changes() if changed else None,
+        )
+        self._to_reserve, self._bad, self._made = [], [], True
+        self._writing_to.append((self.end_offset, written.snapshots))
         disk, directory = self._disk, self._directory
-        made = self._made
-        self._made = True
 
         def job(sync: bool) -> None:
-            if self.deleted:
-                return
-            if not made:
-                disk.make_directory(directory)
-            for path, buffers in by_file.items():
-                disk.append(path, buffers)
-            if sync:
-                disk.sync_below(directory)
-            for one in snapshots:
-                one.write(disk)
-            for file in synced:
-                segment_index.sync(disk, file)
-            for offset, data in bad:
-                quarantine(directory, disk, offset, data)
-            if after is not None:
-                after()
+            if not self.deleted:
+                written.run(directory, disk, sync)
 
         return job
 

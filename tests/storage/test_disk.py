@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from robustmq.storage.disk import RealDisk
+from robustmq.storage.mapped_files import WINDOW_BYTES, MappedFiles
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
@@ -41,3 +46,74 @@ def test_a_removed_file_leaves_no_descriptor_and_its_name_is_free(tmp_path: Path
     disk.append(path, [b"new"])
     assert disk.read(path, 0, 3) == b"new"
     disk.close()
+
+
+def test_room_is_reserved_behind_the_end_of_a_file_and_given_back(tmp_path: Path) -> None:
+    disk = RealDisk()
+    path = tmp_path / "grows"
+    disk.reserve(str(path), 1 << 20)
+    disk.append(str(path), [b"x" * 5_000])
+    assert path.stat().st_size == 5_000 and disk.read(str(path), 4_990, 100) == b"x" * 10
+    if path.stat().st_blocks * 512 < 1 << 20:
+        pytest.skip("this file system cannot reserve")
+    disk.settle(str(path))
+    assert path.stat().st_size == 5_000 and path.stat().st_blocks * 512 <= 8_192
+    disk.append(str(path), [b"y"])
+    assert path.stat().st_size == 5_001
+
+
+def test_a_view_of_a_file_is_its_bytes_and_outlives_it(tmp_path: Path) -> None:
+    disk = RealDisk()
+    path = f"{tmp_path}/closed"
+    data = os.urandom(3 * WINDOW_BYTES + 777)
+    disk.append(path, [data])
+    for offset, length in ((0, 10), (4_095, 8_192), (WINDOW_BYTES - 5, 10), (len(data) - 9, 9)):
+        view = disk.view(path, offset, length)
+        assert view == data[offset : offset + length]
+        assert isinstance(view, memoryview), "without a copy"
+    # What is longer than a window, or than the file, is read.
+    assert disk.view(path, 1, WINDOW_BYTES + 1) == data[1 : WINDOW_BYTES + 2]
+    assert disk.view(path, len(data) - 9, 100) == data[-9:]
+    assert disk.view(path, len(data) + 5, 10) == b""
+    assert disk.view(f"{tmp_path}/nowhere", 0, 10) == b""
+    kept = disk.view(path, WINDOW_BYTES, 100_000)
+    disk.remove(path)
+    disk.append(path, [b"another"])
+    assert disk.view(path, 0, 7) == b"another"
+    disk.close()
+    assert kept == data[WINDOW_BYTES : WINDOW_BYTES + 100_000]
+
+
+def test_what_is_mapped_is_bounded_and_goes_when_its_file_does(tmp_path: Path) -> None:
+    mapped = MappedFiles(max_bytes=4 * WINDOW_BYTES)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(6):
+        path = tmp_path / str(number)
+        path.write_bytes(bytes([number]) * 2 * WINDOW_BYTES)
+        view = mapped.view(str(path), 7, 3)
+        assert view is not None and bytes(view) == bytes([number]) * 3
+        assert mapped.size <= 4 * WINDOW_BYTES
+    for number in range(6):
+        mapped.forget(str(tmp_path / str(number)))
+    assert mapped.size == 0
+    del view
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+CUT_UNDER_A_MAP = """
+import sys
+from robustmq.storage.disk import RealDisk
+disk, path = RealDisk(), sys.argv[1]
+disk.append(path, [b"x" * 1_000_000])
+assert disk.view(path, 500_000, 10) == b"x" * 10
+with open(path, "r+b") as other:
+    other.truncate(4096)
+assert disk.view(path, 500_000, 10) == b"", "nothing is there any more"
+assert disk.view(path, 0, 10) == b"x" * 10
+"""
+
+
+def test_a_file_that_another_program_cuts_under_a_map_ends_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CUT_UNDER_A_MAP, f"{tmp_path}/cut"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from robustmq.core import batches
 from robustmq.errors import KafkaCode
 from robustmq.records import Record
-from robustmq.storage.disk import MemoryDisk
+from robustmq.storage.disk import MemoryDisk, RealDisk
 from robustmq.storage.engine import PartitionSettings
 from robustmq.storage.segment import SegmentPartition
 from tests.storage.stores import batch
@@ -151,3 +153,22 @@ def test_a_time_is_found_by_the_index_and_not_by_reading_everything() -> None:
     begun.clear()
     assert log.offset_for_time(30) is not None
     assert begun == [12 * ONE]
+
+
+def test_preallocated_files_are_as_long_as_their_records(tmp_path: Path) -> None:
+    disk = RealDisk()
+    settings = PartitionSettings(segment_bytes=1 << 20, preallocate=True)
+    log = SegmentPartition(str(tmp_path / "p"), disk, settings)
+    blocks = []
+    for number in range(40):
+        log.append(bytearray(batch(b"%d" % number + b"x" * 40_000)), 1)
+        write = log.write()
+        assert write is not None
+        write(False)
+        log.committed()
+        blocks.append(sum(one.stat().st_blocks * 512 for one in tmp_path.glob("p/*.log")))
+    sizes = [one.stat().st_size for one in sorted(tmp_path.glob("p/*.log"))]
+    assert len(sizes) == 2 and sum(sizes) == log.size
+    assert blocks[0] >= 1 << 20, "the whole file is there from its first record on"
+    assert blocks[-1] < 3 << 20
+    assert SegmentPartition(str(tmp_path / "p"), disk, settings).end_offset == 40

@@ -1,0 +1,55 @@
+"""One job of the storage thread for a partition in segments: what a turn has brought to its files
+and beside them, in the order in which any prefix of it recovers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from robustmq.storage import segment_index
+from robustmq.storage.disk import Buffer, Disk
+from robustmq.storage.segment_file import SegmentFile
+from robustmq.storage.segment_index import Snapshot
+from robustmq.storage.segment_opening import quarantine
+
+
+class WriteJob(msgspec.Struct, frozen=True):
+    """What is written, in this order."""
+
+    make_directory: bool
+    reserve: list[str]
+    """Files that are begun, and get `reserve_bytes` on the disk."""
+    reserve_bytes: int
+    append: dict[str, list[Buffer]]
+    settle: list[str]
+    """Files that are full, and give back what they do not need of that."""
+    snapshots: list[Snapshot]
+    sync: list[SegmentFile]
+    """Closed files that are synced by and by."""
+    bad: list[tuple[int, bytes]]
+    """What a reader has found damaged, by the first offset that it costs."""
+    after: Callable[[], None] | None
+    """The directory follows."""
+
+    def run(self, directory: str, disk: Disk, sync: bool) -> None:
+        """Write it; `sync` what was appended to the partition, now and before."""
+        if self.make_directory:
+            disk.make_directory(directory)
+        for path in self.reserve:
+            disk.reserve(path, self.reserve_bytes)
+        for path, buffers in self.append.items():
+            disk.append(path, buffers)
+        for path in self.settle:
+            disk.settle(path)
+        if sync:
+            disk.sync_below(directory)
+        for one in self.snapshots:
+            one.write(disk)
+        for file in self.sync:
+            segment_index.sync(disk, file)
+        for offset, data in self.bad:
+            quarantine(directory, disk, offset, data)
+        if self.after is not None:
+            self.after()
