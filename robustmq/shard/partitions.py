@@ -124,6 +124,7 @@ class Partitions:
         self.read_release: Callable[[bytes | memoryview], bytearray] = lambda payload: bytearray()
         """The block that an entry of a committed transaction stands for (`releases`)."""
         self._marked: dict[str, tuple[bytes, int, int]] = {}
+        self._moved: list[tuple[int, str, int]] = []
         # What is on disk from before the start, by topic id: (shard, partition, engine).
         self._stored: dict[bytes, list[tuple[int, int, str]]] = {}
         self._made: dict[tuple[str, ...], PartitionSettings] = {}
@@ -135,6 +136,9 @@ class Partitions:
         for name, (topic, partition, end_offset) in self._marked.items():
             self._stores[self._placement.shard(topic, partition)].note_end(name, end_offset)
         self._marked.clear()
+        for shard, name, end_offset in self._moved:
+            self._stores[shard].note_end(name, end_offset)
+        self._moved.clear()
         stored = defaultdict(list)
         for shard, store in self._stores.items():
             for engine, name in store.stored_partitions():
@@ -227,6 +231,7 @@ class Partitions:
         store = self._stores[self._placement.shard(topic, partition)]
         name = partition_name(known.topic_id.bytes, partition)
         other = store.open_beside(name, engine, known.settings)
+        store.resume(other, name)
         if known.engine == engines.MEMORY or partition in known.logs:
             # Lost on restart, and said so; or, of three, the one that was moved from is found.
             store.discard(other)
@@ -234,6 +239,7 @@ class Partitions:
         fresh = store.open_beside(name, known.engine, known.settings)
         if fresh.end_offset >= other.end_offset:
             # The move was made, but for the removal.
+            store.note_end(name, other.end_offset)
             store.discard(other)
             fresh.close()
             return
@@ -551,6 +557,10 @@ class Partitions:
                 name = partition_name(mark.topic_id, mark.partition)
                 self._marked[name] = (mark.log_topic, mark.partition, mark.end_offset)
         return marks
+
+    def replay_end(self, shard: int, payload: bytes) -> None:
+        """Recovery: another engine took a partition over that ended so."""
+        self._moved.append((shard, payload[8:].decode(), int.from_bytes(payload[:8], "little")))
 
     def replay_shared(self, payload: bytes) -> tuple[list[MarkedAppend], list[StoredEntry], bytes]:
         """Recovery: what the marker in an entry of shared partitions says, and what those are."""

@@ -34,6 +34,7 @@ from robustmq.storage.shard_store import (
     DELAYED_BLOCK,
     INBOX,
     MACHINE,
+    PARTITION_ENDS,
     RELEASE,
     RETAINED_BLOCK,
     SHARED_BLOCK,
@@ -113,6 +114,8 @@ class Recovery:
             self._declared(payload, fresh)
         elif kind == SHARED_BLOCK:
             self._shared(payload, fresh)
+        elif kind == PARTITION_ENDS:
+            self._partitions.replay_end(self.shard, payload)
         elif kind == RETAINED_BLOCK:
             if fresh:
                 self._retained.append((self.shard, kind, payload))

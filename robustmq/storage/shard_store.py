@@ -48,6 +48,7 @@ DEALT = shard_log.DEALT
 RETAINED_BLOCK = shard_log.RETAINED_BLOCK
 RELEASE = shard_log.RELEASE
 SHARED_BLOCK = shard_log.SHARED_BLOCK
+PARTITION_ENDS = shard_log.PARTITION_ENDS
 TOLD = frozenset((BLOCK, DECLARED_MARKER, RELEASE, SHARED_BLOCK))
 """Entries that subscribers are told of."""
 
@@ -376,8 +377,8 @@ class ShardStore:
         return found
 
     def note_end(self, name: str, end_offset: int) -> None:
-        """Recovery: a marker behind the checkpoint says where a partition ends."""
-        self._partition_ends[name] = end_offset
+        """Recovery: a partition ends here, or behind it."""
+        self._partition_ends[name] = max(end_offset, self._partition_ends.get(name, 0))
 
     def keep_ends(self, living: Callable[[str], bool]) -> None:
         """Recovery: forget where partitions end whose topics are gone."""
@@ -408,12 +409,16 @@ class ShardStore:
             return f"{self._directory}/segments/{name}"
         return f"{self._directory}/engines/{engine_name}/{name}"
 
+    def resume(self, log: PartitionLog, name: str) -> None:
+        """Cut what was promised to nobody. In a damaged log a marker may be missing: then nothing
+        is cut."""
+        if not self._damaged:
+            log.resume_at(self._partition_ends.get(name, 0))
+
     def take(self, log: PartitionLog, name: str) -> None:
         """This is the log of a partition, just opened."""
         end_offset = self._partition_ends.get(name, 0)
-        if not self._damaged:
-            # In a damaged log a marker may be missing: then nothing is cut.
-            log.resume_at(end_offset)
+        self.resume(log, name)
         if isinstance(log, SegmentPartition):
             log.damaged = self._report
         for offset, length in log.quarantined:
@@ -432,6 +437,9 @@ class ShardStore:
         self._partitions[id(fresh)] = fresh
         self._partition_names[id(fresh)] = name
         self._unwritten[id(fresh)] = fresh
+        # The last marker may be older than the old engine's last record: not every engine has any.
+        payload = fresh.end_offset.to_bytes(8, "little") + name.encode()
+        self._log.append(PARTITION_ENDS, payload, 0, 0, 0)
 
     def discard(self, log: PartitionLog) -> Promise[None]:
         """Remove what an engine had of a partition that another one has (`kick` the
