@@ -258,6 +258,7 @@ class Manifest:
         assert len(gone) <= MAX_DOOMED, "in slices"
         self.remove()
         head = self.head
+        start_offset = max(start_offset, head.start_offset)
         kept = [row for row in unpack(head.rows) if row.next_offset > start_offset]
         over = tuple(part for part in head.parts if part.next_offset <= start_offset)
         self._put(
