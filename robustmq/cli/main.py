@@ -183,6 +183,13 @@ def slow(arguments: list[str]) -> int:
     return run_slow(arguments)
 
 
+def recover(arguments: list[str]) -> int:
+    """Make a lost data directory again from the object store."""
+    from robustmq.cli.recover import run_recover
+
+    return run_recover(arguments)
+
+
 COMMANDS: dict[str, Command] = {
     "start": start,
     "status": status,
@@ -196,6 +203,7 @@ COMMANDS: dict[str, Command] = {
     "bench": bench,
     "doctor": doctor,
     "passwd": passwd,
+    "recover": recover,
 }
 
 

@@ -441,7 +441,7 @@ class Worker:
         await self._until(lambda: broker.peers_drained and broker.idle, budget_s * 0.25)
         # The others' clients that are carried by this worker are told goodbye, too.
         await self._until(lambda: self._ways_in.relays.idle, budget_s * 0.05)
-        broker.uploader.draining = True
+        broker.uploader.drain()
         await self._until(lambda: broker.uploader.idle, budget_s * 0.1)
         if self._tiering is not None:
             self._tiering.close()

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from robustmq import engines
 from robustmq.shard.partitions import partition_name
 from robustmq.shard.producer_states import ProducerStates
+from robustmq.shard.surroundings import TierAround
+from robustmq.storage.cluster_mark import MARK_MS, Mark, write_mark
 from robustmq.storage.cold_segments import ColdSegment
 from robustmq.storage.manifest import (
     MAX_DOOMED,
@@ -116,6 +118,10 @@ class Uploader:
         self._stable: Callable[[bytes, int, int], int] = lambda topic, partition, end: end
         self._aborted: Callable[[bytes, int, int, int], list[Aborted]] = lambda *of: []
         self.draining = False
+        self.fenced = False
+        """Another cluster has been recovered from what this one has uploaded."""
+        self._mark_due_ms = 0
+        self._mark_version = ""
 
     def knows(self, producers: ProducerStates) -> None:
         """Who can say what is stable, and what was aborted."""
@@ -224,8 +230,9 @@ class Uploader:
 
     def tick(self) -> None:
         """Twenty times a second: a slice of the round that runs, or the begin of the next."""
-        if self._tier is None or not self._cursors:
+        if self._tier is None:
             return
+        self._mark_alive(self._tier)
         settings = self._broker.settings.storage.tiering
         now = self._now_ms()
         if self._round is None and now >= self._due_ms:
@@ -240,6 +247,37 @@ class Uploader:
                 if self._cursors.get((cursor.topic_id, cursor.partition)) is cursor:
                     self._look(cursor, now)
         self._start()
+
+    def _mark_alive(self, tier: TierAround, stopped: bool = False) -> None:
+        """The owner of shard 0 says that the cluster lives."""
+        now = self._now_ms()
+        waits = now < self._mark_due_ms and not stopped
+        if waits or 0 not in self._broker.stores or self.fenced:
+            return
+        self._mark_due_ms = now + MARK_MS
+        cluster = self._broker.cluster
+        epoch, wall_ms = cluster.shard_epoch(0), self._around.wall_ms()
+        mark = Mark(cluster.cluster_id, cluster.shard_count, epoch, wall_ms, stopped)
+        version = self._mark_version
+
+        def over(result: Any) -> None:
+            self._running -= 1
+            if isinstance(result, FencedError):
+                self.fenced = True
+                self._around.log("error", "nothing is uploaded any more", reason=str(result))
+            elif isinstance(result, Exception):
+                self._mark_version = ""
+            else:
+                self._mark_version = result
+
+        self._running += 1
+        tier.submit(lambda: write_mark(tier.store, mark, version), over)
+
+    def drain(self) -> None:
+        """Nothing more is begun; the cluster's mark says that it has stopped."""
+        self.draining = True
+        if self._tier is not None:
+            self._mark_alive(self._tier, True)
 
     def _look(self, cursor: Cursor, now: int) -> None:
         log = cursor.log
@@ -298,7 +336,7 @@ class Uploader:
     def _start(self) -> None:
         """Run what is ready, as much at a time as may be."""
         tiering = self._broker.settings.storage.tiering
-        while self._ready and not self.draining:
+        while self._ready and not self.draining and not self.fenced:
             now = self._now_ms()
             waits = now < self._paused_until_ms or now < self._free_at_ms
             if waits or self._running >= (1 if self._pause_ms else tiering.uploads):

@@ -38,17 +38,7 @@ def open_data_directory(path: str | Path, shard_count: int) -> Identity:
     file = directory / FILE_NAME
     if not file.exists():
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        secret = secrets.token_bytes(16)
-        _write(
-            file,
-            {
-                "format_version": FORMAT_VERSION,
-                "cluster_id": cluster_id,
-                "shard_count": shard_count,
-                "topic_secret": secret.hex(),
-            },
-        )
-        return Identity(cluster_id, secret)
+        return new_data_directory(directory, shard_count, cluster_id)
     try:
         found = json.loads(file.read_text())
         version, cluster_id = int(found["format_version"]), str(found["cluster_id"])
@@ -69,6 +59,22 @@ def open_data_directory(path: str | Path, shard_count: int) -> Identity:
             f"{directory} was made with {shards} shards, node.shards is {shard_count}: "
             f"set node.shards = {shards}"
         )
+    return Identity(cluster_id, secret)
+
+
+def new_data_directory(directory: Path, shard_count: int, cluster_id: str) -> Identity:
+    """Make a data directory of a cluster."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret = secrets.token_bytes(16)
+    _write(
+        directory / FILE_NAME,
+        {
+            "format_version": FORMAT_VERSION,
+            "cluster_id": cluster_id,
+            "shard_count": shard_count,
+            "topic_secret": secret.hex(),
+        },
+    )
     return Identity(cluster_id, secret)
 
 
