@@ -331,7 +331,14 @@ class Uploader:
                 return
             if file.size and file.base_offset >= end_offset:
                 time = file.max_time if file.max_time >= 0 else self._around.wall_ms()
-                yield Upload(file.path, file.base_offset, following.base_offset, file.size, time)
+                yield Upload(
+                    file.path,
+                    file.index_path if file.indexed else "",
+                    file.base_offset,
+                    following.base_offset,
+                    file.size,
+                    time,
+                )
 
     def _start(self) -> None:
         """Run what is ready, as much at a time as may be."""
@@ -389,7 +396,11 @@ class Uploader:
             return (lambda: manifest.describe(info)), lambda result: None
         if manifest.there:
             for one in self._waiting(cursor, log):
-                return self._uploading(cursor, manifest, log, tier, one)
+                if one.index_path:
+                    return self._uploading(cursor, manifest, log, tier, one)
+                # The next commit writes it.
+                self._changed(cursor.shard, log)
+                return None
         return None
 
     def _info(self, cursor: Cursor) -> TopicInfo | None:
@@ -495,6 +506,7 @@ class Uploader:
         rows = self._aborted(cursor.topic, cursor.partition, one.base_offset, one.next_offset)
         one = Upload(
             one.path,
+            one.index_path,
             one.base_offset,
             one.next_offset,
             one.size,

@@ -52,7 +52,7 @@ def segment(store: MemoryObjects, base: int, count: int) -> Upload:
     data[:8] = base.to_bytes(8, "big")
     store.disk.append(path, [data])
     store.disk.append(path.removesuffix(LOG) + INDEX, [b"index of %d" % base])
-    return Upload(path, base, base + count, len(data), 5)
+    return Upload(path, path.removesuffix(LOG) + INDEX, base, base + count, len(data), 5)
 
 
 def add(store: MemoryObjects, to: Manifest, one: Upload, epoch: int) -> ColdSegment:
@@ -76,7 +76,7 @@ def test_what_was_uploaded_is_told_of_with_all_that_recovery_needs() -> None:
     mine.describe(TOPIC)
     one = segment(store, 10, 5)
     aborted = (Aborted(9, 11, 13, 14),)
-    one = Upload(one.path, 10, 15, one.size, 5, aborted)
+    one = Upload(one.path, one.index_path, 10, 15, one.size, 5, aborted)
     row = add(store, mine, one, 2)
     head, rows = stored(store)
     assert (head.cluster_id, head.topic, head.partition) == ("cluster", TOPIC, 3)
