@@ -58,11 +58,19 @@ class LightReader:
         head = self._log.read(position, blocks.ENTRY_HEADER)
         if len(head) < blocks.ENTRY_HEADER:
             raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
-        return (
-            int.from_bytes(head[0:4], "little"),
-            int.from_bytes(head[24:32], "little"),
-            int.from_bytes(head[32:40], "little"),
-        )
+        length = int.from_bytes(head[0:4], "little")
+        previous = int.from_bytes(head[24:32], "little")
+        if length < blocks.ENTRY_HEADER or (previous >= position and previous != NO_POSITION):
+            # A chain only leads back: so a damaged link cannot lead round and round.
+            raise _damaged(position)
+        return length, previous, int.from_bytes(head[32:40], "little")
+
+    def _link(self, position: int, below: int) -> tuple[int, int]:
+        """(previous position, base offset) of a batch whose offsets are below one."""
+        _, previous, base_offset = self._head(position)
+        if base_offset >= below:
+            raise _damaged(position)
+        return previous, base_offset
 
     def _batch(self, position: int) -> bytes:
         length, _, _ = self._head(position)
@@ -70,7 +78,11 @@ class LightReader:
         if len(entry) < length:
             raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
         data = bytes(entry)
-        return data[blocks.batch_begin(data, 0) :]
+        batch = data[blocks.batch_begin(data, 0) :]
+        info = batches.validate(batch, 0, len(batch), True)
+        if not info.crc_ok or info.length != len(batch) or batch[:8] != data[39:31:-1]:
+            raise _damaged(position)
+        return batch
 
     def _chain(self, topic: bytes, last_position: int, offset: int) -> _Chain:
         """The chain of a topic, known back to the batch that holds `offset`."""
@@ -91,12 +103,12 @@ class LightReader:
         known = chain.positions[-1] if chain.positions else -1
         offsets: list[int] = []
         positions: list[int] = []
-        position = last_position
+        position, below = last_position, NO_POSITION
         while position not in (NO_POSITION, known):
-            _, previous, base_offset = self._head(position)
+            previous, base_offset = self._link(position, below)
             offsets.append(base_offset)
             positions.append(position)
-            position = previous
+            position, below = previous, base_offset
             if not chain.positions:
                 break
         chain.offsets.extend(reversed(offsets))
@@ -110,7 +122,7 @@ class LightReader:
         position = self._head(chain.positions[0])[1] if chain.positions else NO_POSITION
         first = chain.offsets[0] if chain.offsets else 0
         while position != NO_POSITION and first > offset:
-            _, previous, first = self._head(position)
+            previous, first = self._link(position, first)
             offsets.append(first)
             positions.append(position)
             position = previous
@@ -224,3 +236,7 @@ class LightReader:
             position = previous
         infos.reverse()
         return infos
+
+
+def _damaged(position: int) -> BrokerError:
+    return BrokerError(Fault.CORRUPT_RECORD, f"a damaged batch at {position}")
