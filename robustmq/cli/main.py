@@ -190,6 +190,13 @@ def recover(arguments: list[str]) -> int:
     return run_recover(arguments)
 
 
+def storage(arguments: list[str]) -> int:
+    """Look into what is stored: sizes, damage, records; compact it."""
+    from robustmq.cli.storage import run_storage
+
+    return run_storage(arguments)
+
+
 COMMANDS: dict[str, Command] = {
     "start": start,
     "status": status,
@@ -198,6 +205,7 @@ COMMANDS: dict[str, Command] = {
     "bans": bans,
     "topics": topics,
     "slow": slow,
+    "storage": storage,
     "pub": pub,
     "sub": sub,
     "bench": bench,

@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from robustmq.cli.main import config_path, load_settings, settings_overrides
-from robustmq.config import ConfigError
+from robustmq.config import ConfigError, Settings
 from robustmq.control.messages import Line, Request, ShowWorker, WorkerRow
 from robustmq.net.unix_paths import socket_path
 
@@ -150,14 +150,18 @@ def node_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="node.data_dir")
 
 
-def find(options: argparse.Namespace) -> Node:
-    """The broker of these options; raises NodeError."""
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings that the options name; raises NodeError."""
     options.workers = None
     try:
-        settings = load_settings(config_path(options.config), settings_overrides(options))
+        return load_settings(config_path(options.config), settings_overrides(options))
     except ConfigError as error:
         raise NodeError(str(error)) from None
-    return Node(settings.node.data_dir)
+
+
+def find(options: argparse.Namespace) -> Node:
+    """The broker of these options; raises NodeError."""
+    return Node(settings_of(options).node.data_dir)
 
 
 def _why(error: OSError) -> str:

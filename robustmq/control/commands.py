@@ -10,21 +10,26 @@ from typing import Any
 
 import msgspec
 
-from robustmq.control import bans, clients, slow, topics
+from robustmq.control import bans, clients, slow, storage, topics
 from robustmq.control.contract import Operator, Refused, Steps
 from robustmq.control.messages import (
     AddBan,
     AnyRequest,
     ClearSlow,
+    CompactStorage,
     End,
     KickClient,
     ListBans,
     ListClients,
+    ListHeld,
     Listing,
+    ListLookups,
+    ListShards,
     ListSlow,
     ListSubscriptions,
     RemoveBan,
     ShowClient,
+    ShowKept,
     ShowTopicMetrics,
     ShowWorker,
 )
@@ -43,6 +48,11 @@ HANDLERS: dict[type[Any], Callable[[Operator, Any], Steps]] = {
     ShowTopicMetrics: topics.show_topic_metrics,
     ListSlow: slow.list_slow,
     ClearSlow: slow.clear_slow,
+    ListShards: storage.list_shards,
+    ListHeld: storage.list_held,
+    ShowKept: storage.show_kept,
+    ListLookups: storage.list_lookups,
+    CompactStorage: storage.compact,
 }
 
 _decoder = msgspec.json.Decoder(AnyRequest)

@@ -200,6 +200,95 @@ class ShowTopicMetrics(Request, frozen=True, tag="topic_metrics", forbid_unknown
     """The counters of `[[topic_metrics]]` over all workers, as `TopicCount`."""
 
 
+class ListShards(Listing, frozen=True, tag="storage_shards", forbid_unknown_fields=True):
+    """The shards of this worker, as `ShardRow`."""
+
+
+class ListHeld(Listing, frozen=True, tag="storage_held", forbid_unknown_fields=True):
+    """What is not in the log of a shard, as `HeldRow`: open partitions of declared topics, and
+    topics of mode memory. `filter` is a pattern for the topic."""
+
+    filter: str = ""
+
+
+class ShowKept(Request, frozen=True, tag="storage_kept", forbid_unknown_fields=True):
+    """How topics are kept, as `KeptRow`; so many names as a line holds. A shared partition is named
+    by the id of its topic, in hexadecimal."""
+
+    topics: tuple[str, ...]
+
+
+class ListLookups(Listing, frozen=True, tag="storage_lookups", forbid_unknown_fields=True):
+    """The look-ups of one shard as `LookupRow`, in order; no row where it is not held. `prefix` is
+    in base64."""
+
+    shard: int = 0
+    prefix: str = ""
+
+
+class CompactStorage(Request, frozen=True, tag="storage_compact", forbid_unknown_fields=True):
+    """Compact the partitions of a topic now, as far as they are here; a `CompactedRow` for each.
+    With an empty topic all that are to be compacted, of one shard or (-1) of all."""
+
+    topic: str = ""
+    shard: int = -1
+
+
+class ShardRow(msgspec.Struct, frozen=True):
+    """One shard: positions of its log, and what it holds."""
+
+    shard: int
+    worker: int
+    start_position: int
+    end_position: int
+    committed_position: int
+    checkpoint_position: int
+    light_topics: int
+    partitions: int
+
+
+class HeldRow(msgspec.Struct, frozen=True):
+    """One partition that is not in the log of a shard."""
+
+    topic: str
+    partition: int
+    shard: int
+    worker: int
+    engine: str
+    mode: str
+    bytes: int
+    start_offset: int
+    end_offset: int
+    last_ms: int
+
+
+class KeptRow(msgspec.Struct, frozen=True):
+    """How a topic is kept; `topic` is what was asked for, `name` what it is called."""
+
+    topic: str
+    name: str
+    mode: str
+    engine: str
+
+
+class LookupRow(msgspec.Struct, frozen=True):
+    """One key and its value."""
+
+    key: bytes
+    value: bytes
+
+
+class CompactedRow(msgspec.Struct, frozen=True):
+    """What became of one partition: bytes before and after, or why nothing was done."""
+
+    topic: str
+    partition: int
+    worker: int
+    bytes_before: int
+    bytes_after: int
+    reason: str = ""
+
+
 AnyRequest = (
     ShowWorker
     | ListClients
@@ -212,6 +301,11 @@ AnyRequest = (
     | ShowTopicMetrics
     | ListSlow
     | ClearSlow
+    | ListShards
+    | ListHeld
+    | ShowKept
+    | ListLookups
+    | CompactStorage
 )
 
 

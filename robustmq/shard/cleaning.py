@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from robustmq.config import StorageSettings
 from robustmq.shard.compactor import Compactor
 from robustmq.shard.partitions import HeldLog
@@ -123,6 +125,29 @@ class Cleaning:
     ) -> Candidate | None:
         start, clean = log.start_offset, log.state.clean_offset
         return candidate(log.files, log.settings, start, clean, stable_offset, now_ms)
+
+    def is_idle(self) -> bool:
+        """Is nothing being compacted?"""
+        return self._compactor.idle
+
+    def compact_now(self, held: HeldLog) -> str:
+        """An operator wants a partition compacted, whatever its dirty ratio; why it cannot be, or
+        nothing when it has begun. One is compacted at a time (`is_idle`)."""
+        log = held.log
+        if not log.settings.compact:
+            return "its cleanup.policy is not compact"
+        if not isinstance(log, SegmentPartition) or not log.files:
+            return "it has no files"
+        log.roll()
+        self._changed(held)
+        settings = msgspec.structs.replace(log.settings, min_cleanable_dirty_ratio=0.0)
+        stable = self._stable_offset(held.topic, held.partition, log.high_watermark)
+        start, clean = log.start_offset, log.state.clean_offset
+        found = candidate(log.files, settings, start, clean, stable, self._wall_ms())
+        if found is None:
+            return "there is nothing new to compact"
+        self._compactor.begin(held, log, found)
+        return ""
 
     def _compact(self) -> None:
         """Begin with the log that wants it most, if it is still what it was."""

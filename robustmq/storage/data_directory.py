@@ -39,6 +39,27 @@ def open_data_directory(path: str | Path, shard_count: int) -> Identity:
     if not file.exists():
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         return new_data_directory(directory, shard_count, cluster_id)
+    identity, shards = _read(file)
+    if shards != shard_count:
+        raise DataDirectoryError(
+            f"{directory} was made with {shards} shards, node.shards is {shard_count}: "
+            f"set node.shards = {shards}"
+        )
+    return identity
+
+
+def read_identity(path: str | Path) -> Identity:
+    """Who a data directory is that exists; nothing is made."""
+    file = Path(path) / FILE_NAME
+    if not file.exists():
+        raise DataDirectoryError(
+            f"{path} is no data directory (choose it with --data-dir or --config)"
+        )
+    return _read(file)[0]
+
+
+def _read(file: Path) -> tuple[Identity, int]:
+    """What the file says: who it is, and the number of shards."""
     try:
         found = json.loads(file.read_text())
         version, cluster_id = int(found["format_version"]), str(found["cluster_id"])
@@ -51,15 +72,10 @@ def open_data_directory(path: str | Path, shard_count: int) -> Identity:
         ) from None
     if version != FORMAT_VERSION:
         raise DataDirectoryError(
-            f"{directory} has format {version}, this version reads {FORMAT_VERSION}: "
+            f"{file.parent} has format {version}, this version reads {FORMAT_VERSION}: "
             "run the version that wrote it, or choose another node.data_dir"
         )
-    if shards != shard_count:
-        raise DataDirectoryError(
-            f"{directory} was made with {shards} shards, node.shards is {shard_count}: "
-            f"set node.shards = {shards}"
-        )
-    return Identity(cluster_id, secret)
+    return Identity(cluster_id, secret), shards
 
 
 def new_data_directory(directory: Path, shard_count: int, cluster_id: str) -> Identity:

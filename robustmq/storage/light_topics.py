@@ -205,6 +205,10 @@ class LightTopics:
             return ring.last_batches(max_bytes)
         return self._reader.last_batches(topic, max_bytes)
 
+    def rings(self) -> list[tuple[bytes, MemoryPartition]]:
+        """The topics of mode memory, with what they hold."""
+        return list(self._memory.items())
+
     def topics(self, limit: int) -> list[bytes]:
         """Names of light topics, so many at most."""
         found = [*self._memory, *self._new_topics][:limit]

@@ -276,6 +276,20 @@ class ShardStore:
         return self._log.end_position + self._partition_bytes
 
     @property
+    def start_position(self) -> int:
+        """The first position of the log that is kept."""
+        return self._log.start_position
+
+    @property
+    def checkpoint_position(self) -> int:
+        """Where recovery would begin."""
+        return self._checkpointed_at
+
+    def lookups(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys of the look-ups with their values, in order."""
+        return self._lookups.range(start, stop)
+
+    @property
     def uncommitted_bytes(self) -> int:
         """Bytes of the log that wait for their commit."""
         return self._log.end_position - self._log.committed_position

@@ -1,0 +1,285 @@
+"""The files of a data directory as an operator's command reads them: of a broker that runs or not.
+
+Nothing here writes, and nothing needs the broker: the log and the segment files only grow, so what
+is there can be read beside it. Files are read in chunks of CHUNK_BYTES, whatever their size. What
+does not read back is told as `Damage` and stepped over, as recovery does (`shard_log`). Behind the
+last sound entry of the last file there may be one that is just being written: `Tail`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from crc32c import crc32c
+
+from robustmq.core import batches
+from robustmq.core.batches import BatchInfo
+from robustmq.core.log_entry import MARK, VERSION
+from robustmq.errors import BrokerError
+from robustmq.storage.segment_file import HEADER_BYTES, claimed_length, next_sound
+from robustmq.storage.shard_log import HEAD, MAX_ENTRY_BYTES
+
+CHUNK_BYTES = 8 * 1024 * 1024
+_NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
+_NEEDLE_AT = 9
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A sound entry of a shard's log."""
+
+    position: int
+    kind: int
+    source: int
+    sequence: int
+    timestamp_ms: int
+    payload: bytes
+
+    @property
+    def end(self) -> int:
+        """The position behind it."""
+        return self.position + HEAD.size + len(self.payload)
+
+
+class Batch(msgspec.Struct, frozen=True, gc=False):
+    """A sound batch of a segment file."""
+
+    position: int
+    info: BatchInfo
+    data: bytes
+
+
+class Damage(msgspec.Struct, frozen=True, gc=False):
+    """Bytes of a file that are not what they should be. `position` is the byte in the file, of a
+    shard's log the position in the log."""
+
+    file: str
+    position: int
+    length: int
+    what: str
+
+
+class Tail(msgspec.Struct, frozen=True, gc=False):
+    """The file ends in the middle of something: it is just written, or a write was cut off."""
+
+    file: str
+    position: int
+    length: int
+
+
+class Source:
+    """A file that is read in chunks, from anywhere."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self._file).st_size
+        self._begin = 0
+        self._data = b""
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def at(self, position: int, length: int) -> bytes:
+        """Bytes at a position; fewer at the end of the file."""
+        begin = position - self._begin
+        if begin < 0 or begin + length > len(self._data):
+            self._begin = position
+            self._data = os.pread(self._file, max(length, CHUNK_BYTES), position)
+            begin = 0
+        return self._data[begin : begin + length]
+
+
+# -- the log of a shard ----------------------------------------------------------------------------
+
+
+def log_files(shard: Path) -> list[tuple[int, Path]]:
+    """(position of the first byte, path) of the files of a shard's log, in order."""
+    found = [
+        (int(path.name[:-4], 16), path)
+        for path in (shard / "log").glob("*.log")
+        if _is_hex(path.name[:-4])
+    ]
+    return sorted(found)
+
+
+def _is_hex(name: str) -> bool:
+    return len(name) == 16 and all(digit in "0123456789abcdef" for digit in name)
+
+
+def log_entries(
+    shard: Path, begin: int = 0, end: int | None = None
+) -> Iterator[Entry | Damage | Tail]:
+    """What the log holds from a position (where an entry begins, or before the first) to another.
+    A file that goes meanwhile was let go of by the broker."""
+    files = log_files(shard)
+    for number, (start, path) in enumerate(files):
+        following = files[number + 1][0] if number + 1 < len(files) else None
+        if following is not None and following <= begin:
+            continue
+        if end is not None and start >= end:
+            return
+        try:
+            with Source(path) as source:
+                yield from _entries_of(source, start, max(0, begin - start), end, following is None)
+        except FileNotFoundError:
+            continue
+
+
+def _entries_of(
+    source: Source, start: int, at: int, end: int | None, last: bool
+) -> Iterator[Entry | Damage | Tail]:
+    name = str(source.path)
+    size = source.size if end is None else min(source.size, end - start)
+    while at < size:
+        entry = _entry(source, start, at)
+        if entry is not None:
+            yield entry
+            at += HEAD.size + len(entry.payload)
+            continue
+        behind = _next_entry(source, at + 1)
+        if behind is None and last:
+            yield Tail(name, start + at, size - at)
+            return
+        stop = size if behind is None else behind
+        yield Damage(name, start + at, stop - at, "no sound entry of the log")
+        at = stop
+
+
+def _entry(source: Source, start: int, at: int) -> Entry | None:
+    head = source.at(at, HEAD.size)
+    if len(head) < HEAD.size:
+        return None
+    length, crc, kind, version, mark, sender, sequence, timestamp_ms = HEAD.unpack(head)
+    if version != VERSION or mark != MARK or not HEAD.size <= length <= MAX_ENTRY_BYTES:
+        return None
+    whole = source.at(at, length)
+    if len(whole) < length or crc32c(whole[8:]) != crc:
+        return None
+    return Entry(start + at, kind, sender, sequence, timestamp_ms, whole[HEAD.size :])
+
+
+def _next_entry(source: Source, at: int) -> int | None:
+    """The next sound entry: found by its mark, proven by its checksum."""
+    while at < source.size:
+        data = source.at(at, CHUNK_BYTES)
+        found = data.find(_NEEDLE)
+        while found >= 0:
+            begin = at + found - _NEEDLE_AT
+            if begin >= at and _entry(source, 0, begin) is not None:
+                return begin
+            found = data.find(_NEEDLE, found + 1)
+        if len(data) <= HEAD.size:
+            return None
+        at += len(data) - HEAD.size
+    return None
+
+
+# -- files of partitions ---------------------------------------------------------------------------
+
+
+def segment_files(shard: Path) -> list[Path]:
+    """The files of all partitions of a shard that have files of their own."""
+    return sorted((shard / "segments").glob("*/*.log"))
+
+
+def segment_batches(path: Path) -> Iterator[Batch | Damage | Tail]:
+    """The batches of a segment file, each with its checksum proven. Zeros at the end are room that
+    was reserved."""
+    name = str(path)
+    with Source(path) as source:
+        at = 0
+        end_offset = int(path.name[:20])
+        while at < source.size:
+            found = _batch(source, at)
+            if found is not None:
+                yield found
+                at += found.info.length
+                end_offset = found.info.base_offset + found.info.last_offset_delta + 1
+                continue
+            rest = source.size - at
+            if _only_zeros(source, at):
+                return
+            behind = next_sound(source.at(at, min(rest, CHUNK_BYTES)), end_offset)
+            if behind is None and rest <= CHUNK_BYTES:
+                yield Tail(name, at, rest)
+                return
+            length = behind if behind is not None else CHUNK_BYTES - HEADER_BYTES
+            yield Damage(name, at, length, f"no sound batch at offset {end_offset}")
+            at += length
+
+
+def _batch(source: Source, at: int) -> Batch | None:
+    length = claimed_length(source.at(at, 12))
+    if not HEADER_BYTES <= length <= source.size - at:
+        return None
+    data = source.at(at, length)
+    try:
+        info = batches.validate(data, 0, len(data))
+    except BrokerError:
+        return None
+    return Batch(at, info, data) if info.crc_ok and info.length == length else None
+
+
+def _only_zeros(source: Source, at: int) -> bool:
+    while at < source.size:
+        data = source.at(at, CHUNK_BYTES)
+        if data.count(0) != len(data):
+            return False
+        at += len(data)
+    return True
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+def shard_directories(data_dir: str) -> dict[int, Path]:
+    """The folders of the shards, by number."""
+    return {
+        int(path.name): path
+        for path in sorted(Path(data_dir).iterdir())
+        if path.is_dir() and len(path.name) == 4 and path.name.isdigit()
+    }
+
+
+class DiskUse(msgspec.Struct, frozen=True, gc=False):
+    """What a shard has on disk, in bytes, and where its last checkpoint stands."""
+
+    log: int
+    log_start: int
+    log_end: int
+    key_value: int
+    segments: int
+    quarantine: int
+    checkpoint: int
+
+
+def disk_use(shard: Path) -> DiskUse:
+    """Look at the files of a shard."""
+    files = log_files(shard)
+    sizes = [_size(path) for _, path in files]
+    points = [
+        int(path.name[6:], 16) for path in shard.glob("index-*") if _is_hex(path.name[6:])
+    ]  # fmt: skip
+    bad = sum(_size(path) for path in shard.rglob("quarantine/*"))
+    return DiskUse(
+        sum(sizes),
+        files[0][0] if files else 0,
+        files[-1][0] + sizes[-1] if files else 0,
+        sum(_size(path) for kind in ("leveldb", "rocksdb") for path in shard.glob(f"{kind}/*")),
+        sum(_size(path) for path in shard.glob("segments/*/*") if path.is_file()),
+        bad,
+        max(points, default=0),
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

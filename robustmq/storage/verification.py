@@ -1,0 +1,237 @@
+"""Reading every byte of a shard and saying what is wrong with it (`robustmq storage verify`).
+
+Checked: every entry of the log and every batch in it by their checksums; that the entries of a
+topic are a chain (each names the one before it, and its offsets follow on); every batch of the
+segment files by its checksum, and that their offsets rise; that the index of the last checkpoint is
+whole; and, where the look-ups can be opened because no broker has them, that they know every topic.
+Nothing is written or mended.
+
+A generator of steps, so that whoever drives it may wait between them: what it yields is the number
+of bytes read since the last step, or a `Fault`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from crc32c import crc32c
+
+from robustmq.core import batches, blocks
+from robustmq.core.topic_index import NO_POSITION, TopicIndex
+from robustmq.errors import BrokerError
+from robustmq.storage import shard_log, shared
+from robustmq.storage.inspection import (
+    Batch,
+    Damage,
+    Entry,
+    Tail,
+    log_entries,
+    log_files,
+    segment_batches,
+    segment_files,
+)
+from robustmq.storage.kv import KeyValue
+from robustmq.storage.lookups import after
+
+TOPIC_KEY = b"t"
+CHECKPOINT_KEY = b"c"
+
+
+class Fault(msgspec.Struct, frozen=True, gc=False):
+    """Something that is wrong. `offset` and `topic` where they are known; `serious` is False for
+    what a running broker mends by itself (a write that was cut off)."""
+
+    shard: int
+    where: str
+    what: str
+    position: int = -1
+    length: int = 0
+    topic: str = ""
+    offset: int = -1
+    serious: bool = True
+
+
+class Verification:
+    """One shard's check. `end`: up to where the log is committed, of a broker that runs."""
+
+    def __init__(
+        self, shard: int, directory: Path, end: int | None = None, kv: KeyValue | None = None
+    ) -> None:
+        self._shard = shard
+        self._directory = directory
+        self._end = end
+        self._kv = kv
+        self._index = TopicIndex()
+        files = log_files(directory)
+        self._start = files[0][0] if files else 0
+        self.topics = 0
+        self.entries = 0
+        self.batches = 0
+
+    def steps(self) -> Iterator[int | Fault]:
+        """Check everything."""
+        yield from self._log()
+        for path in segment_files(self._directory):
+            yield from self._segment(path)
+        yield from self._checkpoint()
+        if self._kv is not None:
+            yield from self._names(self._kv)
+        self.topics = len(self._index)
+
+    def _fault(self, where: str, what: str, **more: object) -> Fault:
+        return msgspec.convert(
+            {"shard": self._shard, "where": where, "what": what, **more}, type=Fault
+        )
+
+    # -- the log -----------------------------------------------------------------------------------
+
+    def _log(self) -> Iterator[int | Fault]:
+        for found in log_entries(self._directory, 0, self._end):
+            if isinstance(found, Entry):
+                self.entries += 1
+                yield from self._entry(found)
+                yield found.end - found.position
+            elif isinstance(found, Damage):
+                yield self._fault(
+                    found.file, found.what, position=found.position, length=found.length
+                )
+            elif self._end is None:
+                yield self._cut_off(found)
+
+    def _cut_off(self, tail: Tail) -> Fault:
+        return self._fault(
+            tail.file,
+            "the last write is not whole: it is just made, or was cut off by a crash",
+            position=tail.position,
+            length=tail.length,
+            serious=False,
+        )
+
+    def _entry(self, entry: Entry) -> Iterator[Fault]:
+        try:
+            if entry.kind == shard_log.BLOCK:
+                yield from self._block(entry.position + shard_log.HEAD.size, entry.payload)
+            elif entry.kind == shard_log.SHARED_BLOCK:
+                begin = shard_log.block_begin(entry.payload)
+                at = entry.position + shard_log.HEAD.size + begin
+                yield from self._block(at, entry.payload[begin:])
+            elif entry.kind == shard_log.TOPIC_DELETED:
+                self._index.remove(entry.payload)
+            elif entry.kind == shard_log.TOPIC_CREATED:
+                self._index.set(entry.payload, 0)
+        except (BrokerError, AssertionError, IndexError) as error:
+            yield self._fault("log", f"its content: {error}", position=entry.position)
+
+    def _block(self, position: int, block: bytes) -> Iterator[Fault]:
+        for entry in blocks.entries(block):
+            self.batches += 1
+            data = block[entry.batch_begin : entry.end]
+            at = position + entry.begin
+            info = batches.validate(data, 0, len(data))
+            what = "" if info.crc_ok else "the checksum of a batch is wrong"
+            if not what:
+                what = self._unchained(entry)
+            if what:
+                yield self._fault(
+                    "log",
+                    what,
+                    position=at,
+                    length=entry.end - entry.begin,
+                    topic=readable(entry.topic),
+                    offset=entry.base_offset,
+                )
+        self._index.replay(block, 0, len(block), position)
+
+    def _unchained(self, entry: blocks.EntryView) -> str:
+        """What is wrong with the place of a batch in its topic."""
+        if entry.flags & (blocks.DECLARED | blocks.MEMORY_MODE):
+            return ""
+        known = self._index.lookup(entry.topic)
+        if known is None or known[1] == NO_POSITION:
+            return ""
+        if entry.previous != known[1] and entry.previous >= self._start:
+            return f"the batch before it is at {known[1]}, not where it says"
+        if entry.base_offset < known[0]:
+            return f"its offsets are taken: the topic went to {known[0]}"
+        return ""
+
+    # -- partitions with files of their own --------------------------------------------------------
+
+    def _segment(self, path: Path) -> Iterator[int | Fault]:
+        where = "/".join(path.parts[-2:])
+        next_offset = int(path.name[:20])
+        try:
+            for found in segment_batches(path):
+                if isinstance(found, Batch):
+                    self.batches += 1
+                    info = found.info
+                    if info.base_offset < next_offset:
+                        yield self._fault(
+                            where,
+                            f"its offset should be {next_offset} or more",
+                            position=found.position,
+                            offset=info.base_offset,
+                        )
+                    next_offset = info.base_offset + info.last_offset_delta + 1
+                    yield info.length
+                elif isinstance(found, Damage):
+                    yield self._fault(
+                        where,
+                        found.what,
+                        position=found.position,
+                        length=found.length,
+                        offset=next_offset,
+                    )
+                else:
+                    yield self._cut_off(found)
+        except FileNotFoundError:
+            return
+
+    # -- beside the log ----------------------------------------------------------------------------
+
+    def _checkpoint(self) -> Iterator[int | Fault]:
+        for path in sorted(self._directory.glob("index-*"))[-1:]:
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            if len(data) < 4 or crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
+                yield self._fault(path.name, "the checkpoint of the topic index is damaged")
+            else:
+                yield len(data)
+
+    def _names(self, kv: KeyValue) -> Iterator[int | Fault]:
+        """Every topic that the log has is in the look-ups under its name, and as many names there
+        are as topics (those of a checkpoint may be older than the log)."""
+        named = TopicIndex()
+        for key, _ in kv.range(TOPIC_KEY, after(TOPIC_KEY)):
+            named.set(key[1:], 0)
+            yield len(key)
+        for found in log_entries(self._directory, 0, self._end):
+            if not isinstance(found, Entry) or found.kind != shard_log.BLOCK:
+                continue
+            for entry in blocks.entries(found.payload):
+                light = not entry.flags & (blocks.DECLARED | blocks.MEMORY_MODE)
+                if not light or shared.named(entry.topic) is not None:
+                    continue
+                if self._index.lookup(entry.topic) and named.lookup(entry.topic) is None:
+                    named.set(entry.topic, 0)
+                    yield self._fault(
+                        "look-ups",
+                        "the name of a topic is missing",
+                        topic=readable(entry.topic),
+                        serious=found.end <= self._applied(kv),
+                    )
+
+    def _applied(self, kv: KeyValue) -> int:
+        return int.from_bytes(kv.get(b"p") or b"", "little")
+
+
+def readable(topic: bytes) -> str:
+    """A topic for people."""
+    found = shared.named(topic)
+    if found is not None:
+        return f"{found[0].hex()}-{found[1]}"
+    return topic.decode(errors="backslashreplace")
