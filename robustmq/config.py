@@ -179,11 +179,15 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class StorageRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Topics that match `filter` use `mode`, and partitions of declared topics `engine`; the first
-    rule that matches counts. What is empty is as by default."""
+    rule that matches counts. Light topics keep their records as the limits say (-1: for ever): for
+    so long, so many bytes, so many records. What is empty or not there is as by default."""
 
     filter: str
     mode: Literal["", "memory", "hybrid", "persistent", "tiered"] = ""
     engine: str = ""
+    retention_ms: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    retention_bytes: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    retention_records: Annotated[int, msgspec.Meta(ge=-1)] | None = None
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -247,6 +251,24 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             86_400,
         ),
     ] = 5
+    light_retention_ms: Annotated[
+        int,
+        bound(
+            "ms",
+            "How long light topics keep their records, from their arrival on; -1: for ever."
+            " [[storage.rules]] may say otherwise.",
+            -1,
+        ),
+    ] = 604_800_000
+    shard_log_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "What the log of one shard may take on the disk: beyond it the oldest records of light"
+            " topics go, whole files at a time; 0: no bound.",
+            0,
+        ),
+    ] = 0
     shard_max_bytes: Annotated[
         int,
         bound(

@@ -62,6 +62,7 @@ class Fault(Row, enum.Enum):
     STORAGE_FULL = (0x97, 3, 56, 507)
     OWNER_UNAVAILABLE = (0x88, 3, 6, 503)
     CORRUPT_RECORD = (0x83, 0, 2, 500)
+    RECORD_GONE = (0x83, 0, 1, 410)
     TIMED_OUT = (0x80, 0, 7, 504)
 
 

@@ -36,6 +36,7 @@ from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.kafka_parts import EXPIRE, KafkaParts
 from robustmq.shard.left_behind import LeftBehind
+from robustmq.shard.log_cleaning import LogCleaning
 from robustmq.shard.moving import Moves
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
@@ -257,6 +258,7 @@ class Broker:
         self.sessions = Sessions(self)
         self.delivery.subscribers = self.sessions.get
         self.dealing.tell = self.telling.tell_given
+        self.log_cleaning = LogCleaning(self)
 
     def _notify(self, worker: int, message: wire.Message) -> bool:
         return self.rpc.notify(worker, message)
@@ -393,6 +395,7 @@ class Broker:
         self.cleaning.tick()
         self.uploader.tick()
         self.disk_cap.tick()
+        self.log_cleaning.tick()
         self.shares.tick()
         now = self.monotonic_ms()
         self.rates.resume(now)
@@ -715,6 +718,7 @@ class Broker:
         self.pressure.limits = self.limits
         self.cleaning.reload(settings.storage)
         self._reload_modes(settings.storage)
+        self.log_cleaning.reload(settings.storage)
         self.kafka.logs.max_message_bytes = self.limits.max_message_bytes
         self.kafka.gateway.reload(settings)
         self._bound_topics()

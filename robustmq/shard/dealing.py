@@ -74,12 +74,12 @@ _decoder = msgspec.msgpack.Decoder(Dealt)
 
 class Given:
     """What became of one block: what is in the log at `position`, by worker, and what is only
-    passed on."""
+    passed on. To tell it again, the log is needed from `needs` on: the block stands there."""
 
-    __slots__ = ("kept", "passed", "position")
+    __slots__ = ("kept", "needs", "passed", "position")
 
     def __init__(self) -> None:
-        self.position = wire.NO_POSITION
+        self.position = self.needs = wire.NO_POSITION
         self.kept: dict[int, list[wire.SharePart]] = {}
         self.passed: dict[int, list[wire.SharePart]] = {}
 
@@ -143,6 +143,7 @@ class Dealing:
                 parts.append(DealtPart(number, b"", kept, passed))
         if parts:
             given.position = self._append(shard, Dealt(position, parts))
+            given.needs = position
         return given
 
     def _append(self, shard: int, dealt: Dealt, source: int = 0, sequence: int = 0) -> int:
@@ -199,6 +200,15 @@ class Dealing:
                     self._part(parts, block, entries[part.number], part.hands)
         return parts.get(worker, [])
 
+    def needed_by(self, payload: bytes | memoryview, position: int) -> int:
+        """From where on the log is needed to tell a DEALT entry at a position again."""
+        dealt = _decoder.decode(payload)
+        return dealt.position if dealt.position >= 0 else position
+
+    def needed_from(self, shard: int) -> int | None:
+        """From where on the log of a shard is needed: it is open since then. None: it is not."""
+        return self._open.get(shard)
+
     def _block(self, shard: int, position: int) -> bytes | bytearray:
         kind, payload = self._stores[shard].read_entry(position)
         return shown(kind, payload, self._partitions, self._placement)
@@ -223,6 +233,7 @@ class Dealing:
             given.position = self._append(
                 message.shard, dealt, source if message.sequence else 0, message.sequence
             )
+            given.needs = given.position
         if message.sequence:
             self._confirm(worker, taken, confirm)
         self.tell(message.shard, given, given.position != wire.NO_POSITION)
@@ -349,6 +360,7 @@ class Dealing:
                 self._part(given.kept, block, entry, hands)
         if parts:
             given.position = self._append(shard, Dealt(position, parts))
+            given.needs = position
             self.tell(shard, given, True)
 
     @property

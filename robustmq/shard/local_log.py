@@ -356,7 +356,7 @@ class LocalLogs:
 
     def _start(self, store: ShardStore, topic: bytes, partition: int) -> int:
         log = self._partitions.get(topic, partition)
-        return log.start_offset if log is not None else store.light.start_offset(topic)
+        return log.start_offset if log is not None else store.light.known_start(topic)
 
     # -- read --------------------------------------------------------------------------------------
 
@@ -482,7 +482,7 @@ class LocalLogs:
         """The record of a time in the batch that the engine found by its header alone."""
         log = self._partitions.get(topic, partition)
         store = self._stores[self._placement.shard(topic, partition)]
-        start = log.start_offset if log is not None else store.light.start_offset(topic)
+        start = log.start_offset if log is not None else store.light.known_start(topic)
         offset = max(offset, start)
         # A batch may begin before the log does, or be one that a compaction has left empty.
         for _ in range(LOOKED_AT):

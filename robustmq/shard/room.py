@@ -47,6 +47,11 @@ class Room:
         """Is all of what comes taken?"""
         return not (self._full or self._capped or self._unanswered)
 
+    @property
+    def is_full(self) -> bool:
+        """Has the disk no room?"""
+        return bool(self._full)
+
     def disk_full(self, shards: Iterable[int]) -> None:
         """These have no room on the disk: all that are held here, or none."""
         before, self._full = self.closed, frozenset(shards)

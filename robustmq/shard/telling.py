@@ -16,7 +16,7 @@ Delivery to a worker's persistent sessions is a cursor on the shard's log. Invar
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -38,6 +38,8 @@ REPLAY_SLICE_BYTES = 1024 * 1024
 REPLAY_SLICE_ENTRIES = 500
 REPLAY_AHEAD_BYTES = 8 * 1024 * 1024
 """A replay waits while so much waits for its worker on the bus."""
+LOOKED_AT_TICKETS = 20_000
+"""With more deliveries on their way than this nobody looks what they still need."""
 GATHERED_BYTES = 16 * 1024 * 1024
 """QoS 0 of one turn; more is told at once."""
 
@@ -90,13 +92,17 @@ class Commit:
 
 
 class _Ticket:
-    """A delivery that a worker has not confirmed."""
+    """A delivery that a worker has not confirmed; to repeat it, the log is needed from `needs`
+    on."""
 
-    __slots__ = ("commit", "position", "shard", "size")
+    __slots__ = ("commit", "needs", "position", "shard", "size")
 
-    def __init__(self, shard: int, position: int, commit: Commit | None, size: int) -> None:
+    def __init__(
+        self, shard: int, position: int, commit: Commit | None, size: int, needs: int
+    ) -> None:
         self.shard = shard
         self.position = position
+        self.needs = needs
         self.commit = commit
         self.size = size
 
@@ -162,7 +168,10 @@ class Telling:
         """Called once, when every worker has said what it wants."""
         self._replays: dict[tuple[int, int], _Replay] = {}
         self._resting: set[tuple[int, int]] = set()
-        self._holding: dict[int, int] = {}
+        self._holding: dict[int, deque[int]] = {}
+        """By shard: from where on the log is needed for each block that waits for its commit."""
+        self._interrupted: set[tuple[int, int]] = set()
+        """Workers that went away while a shard's log was sent to them again."""
         # Where replays have ended while blocks of their shard still waited to be told: those before
         # it were sent with the replay.
         self._replayed: dict[tuple[int, int], int] = {}
@@ -201,16 +210,16 @@ class Telling:
             if commit is not None:
                 commit.step()
 
-        self._hold(shard, sync, tell)
+        self._hold(shard, sync, position, tell)
 
-    def _hold(self, shard: int, sync: bool, tell: Callable[[], None]) -> None:
+    def _hold(self, shard: int, sync: bool, needs: int, tell: Callable[[], None]) -> None:
         """Tell of what was appended last when it is committed; what comes behind it waits too."""
 
         def committed() -> None:
-            left = self._holding[shard] - 1
-            if left:
-                self._holding[shard] = left
-            else:
+            held = self._holding[shard]
+            held.popleft()
+            left = bool(held)
+            if not left:
                 del self._holding[shard]
             tell()
             if not left and self._replayed:
@@ -218,13 +227,13 @@ class Telling:
                     del self._replayed[key]
             self._turn()
 
-        self._holding[shard] = self._holding.get(shard, 0) + 1
+        self._holding.setdefault(shard, deque()).append(needs)
         self._commits.mark(shard, sync, committed)
 
     def tell_given(self, shard: int, given: Given, wait: bool) -> None:
         """Tell of what share groups get of no new block; `wait`: when it is committed."""
         if wait:
-            self._hold(shard, False, lambda: self._tell_given(shard, given, None))
+            self._hold(shard, False, given.needs, lambda: self._tell_given(shard, given, None))
         else:
             self._tell_given(shard, given, None)
         self._turn()
@@ -312,7 +321,7 @@ class Telling:
             done = waiting.step if waiting is not None else None
             self._delivery.deliver(shard, position, part, 0, done)
             return
-        ticket = self._ticket(worker, shard, position, waiting, len(part)) if must else 0
+        ticket = self._ticket(worker, shard, position, waiting, len(part), position) if must else 0
         if in_turn:
             self._send(worker, shard, position, ticket, 0, part)
         else:
@@ -342,11 +351,17 @@ class Telling:
         return (lambda: self.delivered(worker, ticket)) if ticket else None
 
     def _ticket(
-        self, worker: int, shard: int, position: int, commit: Commit | None, size: int
+        self,
+        worker: int,
+        shard: int,
+        position: int,
+        commit: Commit | None,
+        size: int,
+        needs: int,
     ) -> int:
         ticket = self._next_ticket
         self._next_ticket += 1
-        self._tickets[worker][ticket] = _Ticket(shard, position, commit, size)
+        self._tickets[worker][ticket] = _Ticket(shard, position, commit, size, needs)
         self.unconfirmed_bytes += size
         return ticket
 
@@ -376,7 +391,7 @@ class Telling:
             if commit is not None:
                 commit.remaining += 1
             size = sum(len(part.entry) for part in parts)
-            ticket = self._ticket(worker, shard, given.position, commit, size)
+            ticket = self._ticket(worker, shard, given.position, commit, size, given.needs)
             if worker in self._heard and (worker, shard) not in self._replays:
                 self._send_parts(worker, shard, given.position, ticket, 0, parts)
 
@@ -405,6 +420,7 @@ class Telling:
         """
         self._heard.add(worker)
         self._told.add(worker)
+        self._interrupted = {one for one in self._interrupted if one[0] != worker}
         starts: dict[int, int] = {}
         for ticket, waiting in list(self._tickets[worker].items()):
             if waiting.position == wire.NO_POSITION:
@@ -475,6 +491,10 @@ class Telling:
             parts = self._dealing.parts_of(shard, payload, worker) if kind == DEALT else []
             part = b"" if parts else self._part_of(worker, kind, payload)
             ticket = tickets.pop(position, 0)
+            if (parts or part) and not ticket:
+                # Confirmed like what is new: until then the log is needed from here on.
+                needs = self._dealing.needed_by(payload, position) if parts else position
+                ticket = self._ticket(worker, shard, position, None, 0, needs)
             if parts:
                 self._send_parts(worker, shard, position, ticket, wire.REPLAY, parts)
                 sent += sum(len(one.entry) for one in parts)
@@ -505,6 +525,7 @@ class Telling:
         """A worker went away: its persistent sessions still count, its other clients do not."""
         self._heard.discard(worker)
         self._interest.only_persistent(worker)
+        self._interrupted.update(key for key in self._replays if key[0] == worker)
         for table in (self._replays, self._replayed):
             for key in [key for key in table if key[0] == worker]:
                 del table[key]
@@ -517,6 +538,24 @@ class Telling:
             replay = self._replays.get((worker, shard))
             ends[shard] = store.committed_position if replay is None else replay.position
         return ends
+
+    def needed_from(self, shard: int) -> int:
+        """What stands before this position of a shard's log nobody is told any more, whoever dies:
+        every worker has said what it has heard of, was sent what it missed, and has confirmed it.
+        """
+        unknown = len(self._told) < len(self._workers)
+        if unknown or any(key[1] == shard for key in (*self._replays, *self._interrupted)):
+            return 0
+        if sum(map(len, self._tickets)) > LOOKED_AT_TICKETS:
+            return 0
+        needed = self._stores[shard].committed_position
+        held = self._holding.get(shard)
+        if held:
+            needed = min(needed, *held) if len(held) < LOOKED_AT_TICKETS else 0
+        waiting = (
+            one.needs for table in self._tickets for one in table.values() if one.shard == shard
+        )
+        return min(needed, min(waiting, default=needed))
 
     @property
     def idle(self) -> bool:

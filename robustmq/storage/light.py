@@ -3,8 +3,15 @@ section 6).
 
 The index knows only the last batch of a topic. A reader that wants an older one walks the chain
 back once; what it finds is kept, for the topics read lately, as two arrays (base offset, position),
-and appends extend them. Bounded by
-`max_rows` over all topics: the topic not read for longest is forgotten first.
+and appends extend them. Bounded by `max_rows` over all topics: the topic not read for longest is
+forgotten first.
+
+A topic begins where its chain ends: at its first batch, or where what lay before is gone
+(`log_files.Gone`); nothing else has to remember it. Along a chain what is gone is older than what
+is there. What is read from a disk is checked: the entry is of this topic, and follows on the one
+before; the batch has its checksum. A batch that is damaged answers CORRUPT_MESSAGE for its offsets
+and nothing else; when its entry's head is damaged, too, what lies before it cannot be found, and
+answers the same.
 """
 
 from __future__ import annotations
@@ -13,28 +20,57 @@ from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from robustmq.core import batches, blocks
 from robustmq.core.batches import BatchInfo
+from robustmq.core.hashing import topic_key
 from robustmq.core.topic_index import TopicIndex
 from robustmq.errors import BrokerError, Fault
 from robustmq.storage.engine import ReadResult
+from robustmq.storage.log_files import Gone
 from robustmq.storage.memory import find_time
 from robustmq.storage.shard_log import ShardLog
 
 NO_POSITION = 2**64 - 1
+OTHER_PREFIX = b"\0\0"
+"""Of what the index has that is no light topic."""
 MAX_ROWS = 4_000_000
+CHAIN_ROWS = 16
+"""What a chain counts beside its rows."""
+
+
+def is_dense(topic: bytes) -> bool:
+    """Has a topic all offsets between its first and its last? A partition may lack some, and says
+    itself where it begins (`shared`)."""
+    return not topic.startswith(OTHER_PREFIX)
+
+
+class _Head(NamedTuple):
+    """What a block entry says before its batch."""
+
+    length: int
+    previous: int
+    base_offset: int
 
 
 class _Chain:
-    """The known end of a topic's chain, oldest first; `whole` when nothing older exists."""
+    """The known end of a topic's chain, oldest first. `whole`: nothing older is there; `torn`: what
+    is older cannot be found."""
 
-    __slots__ = ("offsets", "positions", "whole")
+    __slots__ = ("key", "offsets", "positions", "torn", "whole")
 
-    def __init__(self) -> None:
+    def __init__(self, key: int) -> None:
+        self.key = key
         self.offsets: array[int] = array("Q")
         self.positions: array[int] = array("Q")
         self.whole = False
+        self.torn = False
+
+    def forget(self, count: int) -> None:
+        """The oldest ones are gone."""
+        del self.offsets[:count], self.positions[:count]
+        self.whole, self.torn = True, False
 
 
 class LightReader:
@@ -51,66 +87,84 @@ class LightReader:
         """The topic was deleted."""
         chain = self._chains.pop(topic, None)
         if chain is not None:
-            self._rows -= len(chain.offsets)
+            self._rows -= len(chain.offsets) + CHAIN_ROWS
 
-    def _head(self, position: int) -> tuple[int, int, int]:
-        """(entry length, previous position, base offset) of the block entry at a position."""
+    def let_go(self) -> None:
+        """Something of the log is gone: what is known of chains may be, too."""
+        self._chains.clear()
+        self._rows = 0
+
+    def _head(self, key: int, position: int) -> _Head:
+        """The head of the block entry at a position. Raises Gone, or CORRUPT_RECORD."""
         head = self._log.read(position, blocks.ENTRY_HEADER)
-        if len(head) < blocks.ENTRY_HEADER:
-            raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
-        length = int.from_bytes(head[0:4], "little")
-        previous = int.from_bytes(head[24:32], "little")
-        if length < blocks.ENTRY_HEADER or (previous >= position and previous != NO_POSITION):
-            # A chain only leads back: so a damaged link cannot lead round and round.
-            raise _damaged(position)
-        return length, previous, int.from_bytes(head[32:40], "little")
+        if len(head) == blocks.ENTRY_HEADER and int.from_bytes(head[40:48], "little") == key:
+            found = _Head(
+                int.from_bytes(head[0:4], "little"),
+                int.from_bytes(head[24:32], "little"),
+                int.from_bytes(head[32:40], "little"),
+            )
+            if found.previous < position or found.previous == NO_POSITION:
+                return found
+        raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
 
-    def _link(self, position: int, below: int) -> tuple[int, int]:
-        """(previous position, base offset) of a batch whose offsets are below one."""
-        _, previous, base_offset = self._head(position)
-        if base_offset >= below:
-            raise _damaged(position)
-        return previous, base_offset
-
-    def _batch(self, position: int) -> bytes:
-        length, _, _ = self._head(position)
-        entry = self._log.read(position, length)
-        if len(entry) < length:
-            raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
-        data = bytes(entry)
-        batch = data[blocks.batch_begin(data, 0) :]
-        info = batches.validate(batch, 0, len(batch), True)
-        if not info.crc_ok or info.length != len(batch) or batch[:8] != data[39:31:-1]:
-            raise _damaged(position)
-        return batch
+    def _batch(self, key: int, position: int) -> bytes:
+        head = self._head(key, position)
+        data = bytes(self._log.read(position, head.length))
+        if len(data) == head.length:
+            begin = blocks.batch_begin(data, 0)
+            batch = data[begin:]
+            if self._log.is_hot(position):
+                return batch
+            info = batches.validate(batch, 0, len(batch), True)
+            if info.crc_ok and info.length == len(batch) and info.base_offset == head.base_offset:
+                return batch
+        raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is damaged")
 
     def _chain(self, topic: bytes, last_position: int, offset: int) -> _Chain:
-        """The chain of a topic, known back to the batch that holds `offset`."""
+        """The chain of a topic, known back to the batch that holds `offset`, or to its end."""
         chain = self._chains.get(topic)
         if chain is None:
-            chain = self._chains[topic] = _Chain()
+            chain = self._chains[topic] = _Chain(topic_key(topic))
+            self._rows += CHAIN_ROWS
         self._chains.move_to_end(topic)
         self._extend(chain, last_position)
-        if not chain.whole and (not chain.offsets or chain.offsets[0] > offset):
+        if chain.offsets and not chain.whole and not chain.torn and chain.offsets[0] > offset:
             self._deepen(chain, offset)
         while self._rows > self._max_rows and len(self._chains) > 1:
             _, oldest = self._chains.popitem(last=False)
-            self._rows -= len(oldest.offsets)
+            self._rows -= len(oldest.offsets) + CHAIN_ROWS
         return chain
 
     def _extend(self, chain: _Chain, last_position: int) -> None:
         """Learn what was appended since."""
         known = chain.positions[-1] if chain.positions else -1
+        if last_position == known:
+            return
         offsets: list[int] = []
         positions: list[int] = []
-        position, below = last_position, NO_POSITION
+        position = last_position
+        broken: BrokerError | None = None
         while position not in (NO_POSITION, known):
-            previous, base_offset = self._link(position, below)
-            offsets.append(base_offset)
+            try:
+                head = self._head(chain.key, position)
+            except BrokerError as error:
+                if error.fault is Fault.STORAGE_FAILED:
+                    raise
+                broken = error
+                break
+            offsets.append(head.base_offset)
             positions.append(position)
-            position, below = previous, base_offset
+            position = head.previous
             if not chain.positions:
                 break
+        if broken is not None:
+            # Of what was known before nothing is reached from here.
+            self._rows -= len(chain.offsets)
+            chain.forget(len(chain.offsets))
+            chain.torn = not isinstance(broken, Gone)
+            chain.whole = not chain.torn
+        elif position == NO_POSITION:
+            chain.whole = True
         chain.offsets.extend(reversed(offsets))
         chain.positions.extend(reversed(positions))
         self._rows += len(offsets)
@@ -119,19 +173,52 @@ class LightReader:
         """Walk back to the batch that holds `offset`."""
         offsets: list[int] = []
         positions: list[int] = []
-        position = self._head(chain.positions[0])[1] if chain.positions else NO_POSITION
-        first = chain.offsets[0] if chain.offsets else 0
-        while position != NO_POSITION and first > offset:
-            previous, first = self._link(position, first)
-            offsets.append(first)
-            positions.append(position)
-            position = previous
-        chain.whole = position == NO_POSITION
+        first = chain.offsets[0]
+        try:
+            position = self._head(chain.key, chain.positions[0]).previous
+            while position != NO_POSITION and first > offset:
+                head = self._head(chain.key, position)
+                if head.base_offset >= first:
+                    raise BrokerError(Fault.CORRUPT_RECORD, f"no batch before {first}")
+                first = head.base_offset
+                offsets.append(first)
+                positions.append(position)
+                position = head.previous
+            chain.whole = position == NO_POSITION
+        except BrokerError as error:
+            if error.fault is Fault.STORAGE_FAILED:
+                raise
+            chain.torn = not isinstance(error, Gone)
+            chain.whole = not chain.torn
         offsets.reverse()
         positions.reverse()
         chain.offsets = array("Q", offsets) + chain.offsets
         chain.positions = array("Q", positions) + chain.positions
         self._rows += len(offsets)
+
+    def known_start(self, topic: bytes, start_offset: int) -> int:
+        """Where a topic begins, as far as is known without a walk: not behind its first record."""
+        chain = self._chains.get(topic)
+        if chain is not None and chain.whole and chain.offsets and is_dense(topic):
+            return max(start_offset, chain.offsets[0])
+        return start_offset
+
+    def start(self, topic: bytes, start_offset: int) -> int:
+        """Where a topic begins: at `start_offset`, or where its chain ends."""
+        found = self._index.lookup(topic)
+        if found is None or not is_dense(topic):
+            return start_offset
+        end_offset, position = found
+        if position == NO_POSITION:
+            return end_offset
+        if self._log.is_whole:
+            return start_offset
+        chain = self._chain(topic, position, start_offset)
+        if chain.torn:
+            return start_offset
+        if not chain.offsets:
+            return end_offset
+        return max(start_offset, chain.offsets[0]) if chain.whole else start_offset
 
     def high_watermark(self, topic: bytes) -> int:
         """The end of what is committed."""
@@ -139,8 +226,13 @@ class LightReader:
         if found is None:
             return 0
         next_offset, position = found
-        while position != NO_POSITION and position >= self._log.committed_position:
-            _, position, next_offset = self._head(position)
+        committed = self._log.committed_position
+        if position == NO_POSITION or position < committed:
+            return next_offset
+        key = topic_key(topic)
+        while position != NO_POSITION and position >= committed:
+            head = self._head(key, position)
+            position, next_offset = head.previous, head.base_offset
         return next_offset
 
     def held(
@@ -149,16 +241,20 @@ class LightReader:
         """(bytes, first offset) of the newest batches, so many of either at most, or one more."""
         found = self._index.lookup(topic)
         offset, position = found if found is not None else (0, NO_POSITION)
+        key = topic_key(topic)
         size = count = 0
         while position != NO_POSITION and count < max_batches and size < max_bytes:
             if offset <= start_offset:
                 break
+            try:
+                head = self._head(key, position)
+            except Gone:
+                break
             names = self._log.read(position, 16)
-            length, previous, offset = self._head(position)
             named = int.from_bytes(names[6:8], "little") + int.from_bytes(names[14:16], "little")
-            size += length - blocks.ENTRY_HEADER - named
+            size += head.length - blocks.ENTRY_HEADER - named
             count += 1
-            position = previous
+            offset, position = head.base_offset, head.previous
         return size, offset
 
     def read(
@@ -169,33 +265,54 @@ class LightReader:
         start_offset: int = 0,
         committed: bool = True,
     ) -> ReadResult:
-        """Whole (committed) batches from an offset on; the topic begins at `start_offset`."""
+        """Whole (committed) batches from an offset on; what lies below `start_offset` was
+        deleted."""
         found = self._index.lookup(topic)
         end_offset, last_position = found if found is not None else (0, NO_POSITION)
         high_watermark = self.high_watermark(topic)
-        if not start_offset <= offset <= end_offset:
-            return ReadResult(high_watermark, start_offset, [], True)
+        start = self.known_start(topic, start_offset)
+        if not start <= offset <= end_offset:
+            return ReadResult(high_watermark, self.start(topic, start_offset), [], True)
         until = high_watermark if committed else end_offset
-        if offset >= until or max_bytes <= 0 or last_position == NO_POSITION:
-            return ReadResult(high_watermark, start_offset)
-        try:
-            return ReadResult(
-                high_watermark,
-                start_offset,
-                self._batches(topic, last_position, offset, max_bytes, until),
-            )
-        except BrokerError as error:
-            return ReadResult(high_watermark, start_offset, [], False, error.fault.kafka)
+        if offset >= until or max_bytes <= 0:
+            return ReadResult(high_watermark, start)
+        for again in (True, False):
+            try:
+                chain = self._chain(topic, last_position, offset)
+            except BrokerError as error:
+                return ReadResult(high_watermark, start, [], False, error.fault.kafka)
+            first = chain.offsets[0] if chain.offsets else end_offset
+            if offset < first and chain.torn:
+                return ReadResult(high_watermark, start, [], False, Fault.CORRUPT_RECORD.kafka)
+            if offset < first and is_dense(topic):
+                return ReadResult(high_watermark, first, [], True)
+            start = self.known_start(topic, start_offset)
+            try:
+                return ReadResult(
+                    high_watermark, start, self._batches(chain, offset, max_bytes, until)
+                )
+            except Gone:
+                # What was known is old: walk again.
+                self.forget(topic)
+                if not again:
+                    raise
+            except BrokerError as error:
+                return ReadResult(high_watermark, start, [], False, error.fault.kafka)
+        raise AssertionError("a chain that was walked again is there")
 
     def _batches(
-        self, topic: bytes, last_position: int, offset: int, max_bytes: int, high_watermark: int
+        self, chain: _Chain, offset: int, max_bytes: int, high_watermark: int
     ) -> list[bytes | memoryview]:
-        chain = self._chain(topic, last_position, offset)
         at = max(0, bisect_right(chain.offsets, offset) - 1)
         buffers: list[bytes | memoryview] = []
         size = 0
         while at < len(chain.offsets) and chain.offsets[at] < high_watermark:
-            batch = self._batch(chain.positions[at])
+            try:
+                batch = self._batch(chain.key, chain.positions[at])
+            except BrokerError:
+                if buffers:
+                    break
+                raise
             at += 1
             if chain.offsets[at - 1] + int.from_bytes(batch[23:27], "big") < offset:
                 # Offsets are missing behind it: the next one is meant.
@@ -219,24 +336,43 @@ class LightReader:
         chain = self._chain(topic, found[1], first)
         at = max(0, bisect_right(chain.offsets, first) - 1)
         for position in chain.positions[at:]:
-            batch = self._batch(position)
+            try:
+                batch = self._batch(chain.key, position)
+            except BrokerError:
+                continue
             yield batches.validate(batch, 0, len(batch), False)
+
+    def newer_bytes(self, topic: bytes, enough: int) -> Iterable[tuple[int, int]]:
+        """Of a topic's batches, newest first: (base offset, bytes of it and all newer ones), until
+        that is enough. One step reads one head."""
+        found = self._index.lookup(topic)
+        position = found[1] if found is not None else NO_POSITION
+        key = topic_key(topic)
+        size = 0
+        while position != NO_POSITION and size < enough:
+            try:
+                head = self._head(key, position)
+            except BrokerError:
+                return
+            size += head.length
+            yield head.base_offset, size
+            position = head.previous
 
     def last_batches(self, topic: bytes, max_bytes: int) -> list[BatchInfo]:
         """Headers of the last batches, oldest first, of so many bytes at most."""
         found = self._index.lookup(topic)
         position = found[1] if found is not None else NO_POSITION
+        key = topic_key(topic)
         infos: list[BatchInfo] = []
         size = 0
         while position != NO_POSITION and size < max_bytes:
-            length, previous, _ = self._head(position)
-            batch = self._batch(position)
+            try:
+                head = self._head(key, position)
+                batch = self._batch(key, position)
+            except Gone:
+                break
             infos.append(batches.validate(batch, 0, len(batch), False))
-            size += length
-            position = previous
+            size += head.length
+            position = head.previous
         infos.reverse()
         return infos
-
-
-def _damaged(position: int) -> BrokerError:
-    return BrokerError(Fault.CORRUPT_RECORD, f"a damaged batch at {position}")

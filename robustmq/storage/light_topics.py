@@ -8,14 +8,15 @@ bound. LevelDB has the names, and where a topic begins that does not begin at 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
-from robustmq.core.topic_index import NO_POSITION, TopicIndex
+from robustmq.core.topic_index import TopicIndex
 from robustmq.storage import shard_log
 from robustmq.storage.engine import PartitionSettings, ReadResult
-from robustmq.storage.light import LightReader
+from robustmq.storage.light import NO_POSITION, OTHER_PREFIX, LightReader
 from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.shard_log import (
@@ -29,9 +30,9 @@ from robustmq.storage.shard_log import (
     block_begin,
 )
 
-OTHER_PREFIX = b"\0\0"
-"""Of what the index has that is no light topic."""
-_TOPIC, _START = b"t", b"b"
+_TOPIC, _START, _GRAVE, _SHARED = b"t", b"b", b"g", b"P"
+GRAVES_SLICE = 500
+"""So many are looked at in one go."""
 
 
 class LightTopics:
@@ -51,6 +52,11 @@ class LightTopics:
         """Where light topics begin that do not begin at 0."""
         self.others = 0
         """What the index has that is no light topic: shared partitions (`shared`)."""
+        self._graves = next(lookups.range(_GRAVE, after(_GRAVE)), None) is not None
+        """Topics were deleted whose batches the log may still have: a topic of the same name has
+        none of those that stand before its grave."""
+        self.deletions = 0
+        """How often a topic was deleted, or had records deleted."""
 
     # -- recovery ----------------------------------------------------------------------------------
 
@@ -81,6 +87,7 @@ class LightTopics:
             self._index.remove(data)
             self._lookups.put(_TOPIC + data, None)
             self._set_start(data, 0)
+            self._bury(data, at)
         elif kind == TOPIC_CREATED:
             self._index.set(data, 0)
             self._new_topics.append(data)
@@ -89,6 +96,38 @@ class LightTopics:
         else:
             return False
         return True
+
+    def rebuild(self, at: int, kind: int, data: bytes) -> None:
+        """The index of the checkpoint is lost: learn from an entry before it. LevelDB knows which
+        topics there are, and which of their batches are of an older topic of the same name."""
+        if kind == TOPIC_PLACED:
+            if self._is_known(data[8:]) and not self._is_buried(data[8:], at):
+                known = self._index.lookup(data[8:])
+                offset = int.from_bytes(data[:8], "little")
+                self._index.set(data[8:], offset, NO_POSITION if known is None else known[1])
+        if kind not in (BLOCK, SHARED_BLOCK):
+            return
+        begin = block_begin(data) if kind == SHARED_BLOCK else 0
+        first = at + shard_log.HEAD.size + begin
+        block = data[begin:]
+        for entry in blocks.entries(block):
+            if self._is_known(entry.topic) and not self._is_buried(
+                entry.topic, first + entry.begin
+            ):
+                self._index.replay(block, entry.begin, entry.end, first + entry.begin)
+
+    def _is_known(self, topic: bytes) -> bool:
+        """Does LevelDB know that there is such a topic, or partition?"""
+        key = _SHARED + topic[2:] if topic.startswith(OTHER_PREFIX) else _TOPIC + topic
+        return self._lookups.get(key) is not None
+
+    def rebuilt(self) -> None:
+        """That was all: topics of which the log has nothing begin anew."""
+        for prefix, named in ((_TOPIC, b""), (_SHARED, OTHER_PREFIX)):
+            for key, _ in self._lookups.range(prefix, after(prefix)):
+                topic = named + key[1:]
+                if self._index.lookup(topic) is None:
+                    self._index.set(topic, self._starts.get(topic, 0))
 
     def keep_names(self) -> None:
         """Have the names of new topics written."""
@@ -140,7 +179,7 @@ class LightTopics:
                 self._new_topics.remove(topic)
             self._lookups.put(_TOPIC + topic, None)
             self._set_start(topic, 0)
-            self._log.append(TOPIC_DELETED, topic, 0, 0, timestamp_ms)
+            self._bury(topic, self._log.append(TOPIC_DELETED, topic, 0, 0, timestamp_ms))
 
     def read(self, topic: bytes, offset: int, max_bytes: int, committed: bool = True) -> ReadResult:
         """Whole (committed) batches of a light topic from an offset on."""
@@ -169,20 +208,30 @@ class LightTopics:
     def start_offset(self, topic: bytes) -> int:
         """The first offset that is kept of a light topic."""
         ring = self._memory.get(topic)
-        return ring.start_offset if ring is not None else self._starts.get(topic, 0)
+        if ring is not None:
+            return ring.start_offset
+        return self._reader.start(topic, self._starts.get(topic, 0))
+
+    def known_start(self, topic: bytes) -> int:
+        """The same as far as it is known without looking: not behind it."""
+        ring = self._memory.get(topic)
+        if ring is not None:
+            return ring.start_offset
+        return self._reader.known_start(topic, self._starts.get(topic, 0))
 
     def trim(self, topic: bytes, offset: int, timestamp_ms: int) -> int:
         """Have a light topic begin at an offset, not beyond its end; where it begins now. Its
-        batches stay where they lie in the shard's log."""
+        batches stay in the shard's log until that is cleaned."""
         ring = self._memory.get(topic)
         if ring is not None:
             ring.trim(offset)
             return ring.start_offset
-        if offset > self._starts.get(topic, 0):
+        if offset > self._reader.known_start(topic, self._starts.get(topic, 0)):
             self._set_start(topic, offset)
             payload = offset.to_bytes(8, "little") + topic
             self._log.append(TOPIC_TRIMMED, payload, 0, 0, timestamp_ms)
-        return self._starts.get(topic, 0)
+            self.deletions += 1
+        return self._reader.known_start(topic, self._starts.get(topic, 0))
 
     def _set_start(self, topic: bytes, offset: int) -> None:
         if offset:
@@ -197,6 +246,62 @@ class LightTopics:
         if ring is not None:
             return ring.offset_for_time(timestamp_ms)
         return self._reader.offset_for_time(topic, timestamp_ms, self._starts.get(topic, 0))
+
+    # -- what of the log is needed -----------------------------------------------------------------
+
+    def lives(self, entry: blocks.EntryView, position: int, end_offset: int) -> bool:
+        """Is a batch in the log part of a topic that is there, and not deleted? `position` is that
+        of its block entry, `end_offset` lies behind its last record."""
+        known = self._index.lookup(entry.topic)
+        if known is None or known[1] < position or known[1] == NO_POSITION:
+            return False
+        if end_offset <= self._starts.get(entry.topic, 0):
+            return False
+        return not self._is_buried(entry.topic, position)
+
+    def next_offset(self, topic: bytes) -> int:
+        """The end of a topic that is kept in the log."""
+        known = self._index.lookup(topic)
+        return known[0] if known is not None else 0
+
+    def newer_bytes(self, topic: bytes, enough: int) -> Iterable[tuple[int, int]]:
+        """See `LightReader.newer_bytes`."""
+        return self._reader.newer_bytes(topic, enough)
+
+    def let_go(self) -> None:
+        """Something of the log is gone."""
+        self._reader.let_go()
+
+    def _bury(self, topic: bytes, position: int) -> None:
+        self.deletions += 1
+        self._graves = True
+        self._lookups.put(_GRAVE + topic, position.to_bytes(8, "little"))
+
+    def _is_buried(self, topic: bytes, position: int) -> bool:
+        """Does what stands there belong to an older topic of this name?"""
+        if not self._graves:
+            return False
+        grave = self._lookups.get(_GRAVE + topic)
+        return grave is not None and position < int.from_bytes(grave, "little")
+
+    def sweep_graves(self, position: int) -> Iterator[None]:
+        """Forget the graves of topics of which the log has nothing before this position; yields
+        after each slice."""
+        key, left = _GRAVE, 0
+        while True:
+            rows = list(islice(self._lookups.range(key, after(_GRAVE)), GRAVES_SLICE))
+            for name, value in rows:
+                if int.from_bytes(value, "little") <= position:
+                    self._lookups.put(name, None)
+                else:
+                    left += 1
+            if len(rows) < GRAVES_SLICE:
+                break
+            key = rows[-1][0] + b"\0"
+            yield
+        if not left:
+            first = next(self._lookups.range(_GRAVE, after(_GRAVE)), None)
+            self._graves = first is not None
 
     def last_batches(self, topic: bytes, max_bytes: int) -> Iterable[BatchInfo]:
         """Headers of the last batches of a light topic, oldest first."""

@@ -6,9 +6,10 @@ u8 kind, u8 version, u16 mark, u64 source, u64 sequence, u64 time stamp in ms, p
 never split over segments.
 
 The loop appends to memory; `take_pending` hands what is new to the storage thread; recent bytes
-stay in memory for readers. Recovery reads the segments from a position on. A bad entry with no
-valid one behind it is a torn tail and is cut; with valid ones behind it, it is corruption: it is
-kept aside, reported, and skipped.
+stay in memory for readers. What nobody needs any more is let go file by file, and positions never
+change (`log_files`): what is gone reads as `Gone`, which is not the same as damaged. Recovery reads
+the files from a position on. A bad entry with no valid one behind it is a torn tail and is cut;
+with valid ones behind it, it is corruption: it is kept aside, reported, and skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 from crc32c import crc32c
 
@@ -25,6 +27,7 @@ from robustmq.core.log_entry import MARK, VERSION
 from robustmq.errors import BrokerError, Fault
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.disk import Buffer, Disk
+from robustmq.storage.log_files import LogFile, LogFiles
 
 HEAD = struct.Struct("<IIBBHQQQ")
 _NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
@@ -62,7 +65,7 @@ class ShardLog:
         self._segment_bytes = segment_bytes
         self._hot_bytes = hot_bytes
         self._corruption = corruption
-        self._starts: list[int] = []
+        self.files = LogFiles(directory, disk)
         self._hot_starts: deque[int] = deque()
         self._hot: deque[bytes | bytearray] = deque()
         self._hot_size = 0
@@ -70,6 +73,9 @@ class ShardLog:
         # The last of these, and where its file is full; None when the next entry begins one.
         self._buffers: list[Buffer] | None = None
         self._file_end = 0
+        self._rolled = False
+        self._behind_gap = False
+        self._other_bytes = 0
         self.end_position = 0
         self.committed_position = 0
 
@@ -89,27 +95,52 @@ class ShardLog:
         position = self.end_position
         buffers = self._buffers
         if buffers is None or position + length > self._file_end:
-            buffers = self._begin(position, length)
+            buffers = self._begin(position, length, timestamp_ms)
         buffers += (head, payload)
         self._hot_starts += (position, position + HEAD.size)
         self._hot += (head, payload)
         self._hot_size += length
+        if kind not in (BLOCK, SHARED_BLOCK):
+            self._other_bytes += length
         if self._hot_size > self._hot_bytes:
             self._cool()
         self.end_position = position + length
         return position
 
-    def _begin(self, position: int, length: int) -> list[Buffer]:
+    def _begin(self, position: int, length: int, now_ms: int) -> list[Buffer]:
         """Where the next entry is gathered: in a new file when this one is full."""
-        start = self._starts[-1] if self._starts else -1
-        if start < 0 or (position - start + length > self._segment_bytes and position > start):
-            self._starts.append(position)
+        start = self.files.files[-1].start if self.files.files else -1
+        full = position - start + length > self._segment_bytes and position > start
+        if start < 0 or full or self._rolled:
+            self.files.begin(position, now_ms, not self._behind_gap, self._other_bytes)
+            self._other_bytes = 0
             start = position
+            self._rolled = self._behind_gap = False
         if not self._pending or self._pending[-1][0] != start:
             self._pending.append((start, []))
         self._file_end = start + self._segment_bytes
         self._buffers = self._pending[-1][1]
         return self._buffers
+
+    def roll(self) -> None:
+        """The next entry begins a new file."""
+        if self.files.files and self.end_position > self.files.files[-1].start:
+            self._rolled = True
+            self._buffers = None
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the files take, with what is still to be written."""
+        files = self.files.files
+        if not files or files[-1].cleaned:
+            return sum(file.size for file in files)
+        return sum(file.size for file in files[:-1]) + self.end_position - files[-1].start
+
+    @property
+    def open_blocks(self) -> int:
+        """Bytes of blocks in the last file, or what may be some."""
+        files = self.files.files
+        return self.end_position - files[-1].start - self._other_bytes if files else 0
 
     def _cool(self) -> None:
         """Forget what is committed beyond the bytes that stay in memory."""
@@ -121,15 +152,12 @@ class ShardLog:
         """What the storage thread must write now, by file."""
         pending, self._pending = self._pending, []
         self._buffers = None
-        return [(self._path(start), buffers) for start, buffers in pending]
-
-    def _path(self, start: int) -> str:
-        return f"{self._directory}/{start:016x}.log"
+        return [(self.files.path(start), buffers) for start, buffers in pending]
 
     # -- reading -----------------------------------------------------------------------------------
 
     def read(self, position: int, length: int) -> bytes | memoryview:
-        """Bytes at a position, from memory or disk; fewer where the segment ends."""
+        """Bytes at a position, from memory or disk; fewer where the file ends. Raises Gone."""
         if self._hot_starts and position >= self._hot_starts[0]:
             at = bisect_right(self._hot_starts, position) - 1
             begin = position - self._hot_starts[at]
@@ -138,11 +166,19 @@ class ShardLog:
                 return memoryview(data)[begin : begin + length]
             if position >= self.committed_position or begin < len(data):
                 return self._read_over(at, begin, length)
-        at = bisect_right(self._starts, position) - 1
-        if at < 0:
-            return b""
-        start = self._starts[at]
-        return self._disk.read(self._path(start), position - start, length)
+        return self.files.read(position, length)
+
+    def let_go(self, replaced: list[LogFile], made: LogFile | None) -> None:
+        """`made`, or nothing, stands for the positions of these neighbours from now on; the storage
+        thread removes their files after this."""
+        self.files.exchange(replaced, made)
+        while self._hot_starts and self._hot_starts[0] < replaced[-1].end:
+            self._hot_starts.popleft()
+            self._hot_size -= len(self._hot.popleft())
+
+    def is_hot(self, position: int) -> bool:
+        """Is what stands there read from memory?"""
+        return bool(self._hot_starts) and position >= self._hot_starts[0]
 
     def _read_over(self, at: int, begin: int, length: int) -> bytes:
         out = bytearray()
@@ -153,7 +189,8 @@ class ShardLog:
         return bytes(out)
 
     def entry(self, position: int) -> tuple[int, bytes | memoryview]:
-        """(kind, payload) of the entry at a position; raises CORRUPT_RECORD or STORAGE_FAILED."""
+        """(kind, payload) of the entry at a position; raises CORRUPT_RECORD, STORAGE_FAILED or
+        Gone."""
         head = self.read(position, HEAD.size)
         if len(head) == HEAD.size:
             length, crc, kind, version, mark, *_ = HEAD.unpack(head)
@@ -179,7 +216,7 @@ class ShardLog:
             except BrokerError as error:
                 if error.fault is Fault.STORAGE_FAILED:
                     raise
-                found = self._next_entry(position)
+                found = self._next_entry(position, end)
                 if found is None:
                     return
                 position = found
@@ -187,71 +224,120 @@ class ShardLog:
             yield position, kind, payload
             position += HEAD.size + len(payload)
 
-    def _next_entry(self, position: int) -> int | None:
-        """The first sound entry behind a position that is none."""
+    def _next_entry(self, position: int, end: int) -> int | None:
+        """The first sound entry behind a position that is none, below `end`."""
+        while position < end:
+            at = self.files.find(position)
+            found = self._next_in(self.files.files[at], position) if at >= 0 else None
+            if found is not None:
+                return found
+            following = self.files.following(position)
+            if following is None or self._is_sound(following):
+                return following
+            position = following
+        return None
+
+    def _next_in(self, file: LogFile, position: int) -> int | None:
+        """The first sound entry of a file behind a position."""
+        if file.cleaned:
+            found = (where for where, _, _ in _entries(self.files.runs(file, position)))
+            return next((where for where in found if where > position), None)
+        if self._is_sound(position + 1):
+            return position + 1
+        data = memoryview(self._disk.read(file.path, 0, self._segment_bytes * 2))
+        at = _next_valid_in(data, max(0, position + 1 - file.start))
+        return None if at is None else file.start + at
+
+    def _is_sound(self, position: int) -> bool:
+        """Does an entry begin there, as far as the disk can read?"""
         try:
-            self.entry(position + 1)
-        except BrokerError:
-            return self._next_valid(position + 1)
-        return position + 1
+            self.entry(position)
+        except BrokerError as error:
+            if error.fault is Fault.STORAGE_FAILED:
+                raise
+            return False
+        return True
 
     @property
     def start_position(self) -> int:
         """The first position that is kept."""
-        return self._starts[0] if self._starts else self.end_position
+        return self.files.files[0].start if self.files.files else self.end_position
+
+    @property
+    def is_whole(self) -> bool:
+        """Has nothing of the log ever been let go?"""
+        files = self.files.files
+        return not files or (
+            files[0].start == 0
+            and not any(file.cleaned for file in files)
+            and all(one.end >= other.start for one, other in pairwise(files))
+        )
 
     # -- recovery ----------------------------------------------------------------------------------
 
     def peek(self, end: int) -> Iterator[tuple[int, int, memoryview]]:
         """Before `recover`: (position, kind, payload) of the sound entries below `end`."""
-        for name in self._disk.list(self._directory):
-            if not name.endswith(".log") or int(name[:-4], 16) >= end:
+        self.files.open()
+        for file in self.files.files:
+            if file.start >= end:
+                return
+            if file.cleaned:
+                for at, found, data in _entries(self.files.runs(file, 0)):
+                    if at < end:
+                        yield at, found[1], data[HEAD.size :]
                 continue
-            start, path = int(name[:-4], 16), f"{self._directory}/{name}"
-            data = memoryview(self._disk.read(path, 0, self._disk.size(path)))
-            at: int | None = 0
-            while at is not None and at < len(data) and start + at < end:
-                found = _valid(data, at)
-                if found is None:
-                    at = _next_valid_in(data, at + 1)
+            data = memoryview(self._disk.read(file.path, 0, file.size))
+            at = 0
+            while at < len(data) and file.start + at < end:
+                sound = parsed(data, at)
+                if sound is None:
+                    following = _next_valid_in(data, at + 1)
+                    if following is None:
+                        break
+                    at = following
                     continue
-                yield start + at, found[1], data[at + HEAD.size : at + found[0]]
-                at += found[0]
+                yield file.start + at, sound[1], data[at + HEAD.size : at + sound[0]]
+                at += sound[0]
 
     def recover(
         self, position: int, on_entry: Callable[[int, int, int, int, int, memoryview], None]
     ) -> None:
-        """Open the segments and replay from `position`: (position, kind, source, sequence, time,
+        """Open the files and replay from `position`: (position, kind, source, sequence, time,
         payload)."""
-        self._disk.make_directory(self._directory)
-        names = [name for name in self._disk.list(self._directory) if name.endswith(".log")]
-        self._starts = [int(name[:-4], 16) for name in names]
-        for index, start in enumerate(self._starts):
-            size = self._disk.size(self._path(start))
-            self.end_position = start + size
-            if self.end_position <= position:
+        self.files.open()
+        for index, file in enumerate(self.files.files):
+            self.end_position = file.end
+            if file.end <= position:
                 continue
-            last = index == len(self._starts) - 1
-            self._disk.mark_unsynced(self._path(start))
-            self._recover_segment(start, size, max(0, position - start), last, on_entry)
+            if file.cleaned:
+                for at, found, data in _entries(self.files.runs(file, position)):
+                    if at >= position:
+                        on_entry(at, *found[1:], data[HEAD.size :])
+                continue
+            last = index == len(self.files.files) - 1
+            at = max(0, position - file.start)
+            self._recover_segment(file, at, last, on_entry)
         self.end_position = max(self.end_position, position)
         self.committed_position = self.end_position
-        if self._starts and self.end_position > self._starts[-1] + self._disk.size(
-            self._path(self._starts[-1])
-        ):
-            self._starts.append(self.end_position)
+        # What is appended next does not stand right behind the last file: it begins one.
+        files = self.files.files
+        self._behind_gap = bool(files) and (files[-1].cleaned or self.end_position > files[-1].end)
+        self._rolled = self._behind_gap
+        if files:
+            # Nobody has counted what the last file had before.
+            self._other_bytes = -(1 << 62)
 
     def _recover_segment(
         self,
-        start: int,
-        size: int,
+        file: LogFile,
         at: int,
         last: bool,
         on_entry: Callable[[int, int, int, int, int, memoryview], None],
     ) -> None:
-        data = memoryview(self._disk.read(self._path(start), 0, size))
+        start, size = file.start, file.size
+        data = memoryview(self._disk.read(file.path, 0, size))
         while at < size:
-            found = _valid(data, at)
+            found = parsed(data, at)
             if found is not None:
                 length, kind, source, sequence, timestamp = found
                 payload = data[at + HEAD.size : at + length]
@@ -260,15 +346,17 @@ class ShardLog:
                 continue
             if _is_of_another_version(data, at):
                 raise DataDirectoryError(
-                    f"{self._path(start)} was written by another version of RobustMQ:"
+                    f"{file.path} was written by another version of RobustMQ:"
                     " run that version, or choose another node.data_dir"
                 )
             behind = _next_valid_in(data, at + 1)
             if behind is None and last:
-                self._disk.truncate(self._path(start), at)
-                self.end_position = start + at
+                self._disk.truncate(file.path, at)
+                file.size = at
+                self.end_position = file.end = start + at
                 return
             stop = size if behind is None else behind
+            file.damaged = True
             self._quarantine(start + at, data[at:stop])
             at = stop
 
@@ -278,19 +366,26 @@ class ShardLog:
         self._disk.replace(f"{directory}/{position:016x}.bad", bytes(data))
         self._corruption(position, len(data))
 
-    def _next_valid(self, position: int) -> int | None:
-        at = bisect_right(self._starts, position) - 1
-        while 0 <= at < len(self._starts):
-            start = self._starts[at]
-            data = memoryview(self._disk.read(self._path(start), 0, self._segment_bytes * 2))
-            found = _next_valid_in(data, max(0, position - start))
-            if found is not None:
-                return start + found
-            at += 1
-        return None
+
+def _entries(
+    runs: Iterable[tuple[int, memoryview]],
+) -> Iterator[tuple[int, tuple[int, int, int, int, int], memoryview]]:
+    """(position, what `parsed` says, bytes) of the sound entries of runs."""
+    for position, data in runs:
+        at = 0
+        while at < len(data):
+            found = parsed(data, at)
+            if found is None:
+                following = _next_valid_in(data, at + 1)
+                if following is None:
+                    break
+                at = following
+                continue
+            yield position + at, found, data[at : at + found[0]]
+            at += found[0]
 
 
-def _valid(data: memoryview, at: int) -> tuple[int, int, int, int, int] | None:
+def parsed(data: memoryview, at: int) -> tuple[int, int, int, int, int] | None:
     """(length, kind, source, sequence, time stamp) of a sound entry at `at`, or None."""
     if at + HEAD.size > len(data):
         return None
@@ -320,6 +415,6 @@ def _next_valid_in(data: memoryview, at: int) -> int | None:
         if found < 0:
             return None
         at = found - _NEEDLE_AT
-        if at >= 0 and _valid(data, at) is not None:
+        if at >= 0 and parsed(data, at) is not None:
             return at
         at += 1

@@ -25,6 +25,7 @@ from robustmq.storage.disk import Disk
 from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
 from robustmq.storage.kv import Change, KeyValue
 from robustmq.storage.light_topics import LightTopics
+from robustmq.storage.log_files import LogFile
 from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.retained_values import RetainedValues
 from robustmq.storage.segment import SegmentPartition
@@ -54,6 +55,8 @@ TOLD = frozenset((BLOCK, DECLARED_MARKER, RELEASE, SHARED_BLOCK))
 
 _MACHINE, _CHECKPOINT, _APPLIED = b"m", b"c", b"p"
 _MAX_SOURCES = 256
+COPY = ".copy"
+"""Behind the name of the index of a checkpoint: the second file with the same bytes."""
 _HEARD_OF = blocks.QOS2 | blocks.RETAIN | blocks.KAFKA
 LASTING_SOURCE = 1 << 62
 """Sources from here on are no workers, whose lives end, but shards: each is remembered."""
@@ -119,7 +122,7 @@ class ShardStore:
         self._kv = kv
         self._committer = committer
         self.leader_epoch = leader_epoch
-        self._log = ShardLog(
+        self.log = ShardLog(
             f"{directory}/log",
             disk,
             settings.segment_bytes,
@@ -128,8 +131,8 @@ class ShardStore:
         )
         self._sources: dict[int, int] = {}
         self._lookups = Lookups(kv)
-        self.light = LightTopics(self._log, self._lookups, settings.memory_bytes)
-        self.shared = SharedPartitions(self._log, self.light, self._lookups, self.append)
+        self.light = LightTopics(self.log, self._lookups, settings.memory_bytes)
+        self.shared = SharedPartitions(self.log, self.light, self._lookups, self.append)
         self.retained = RetainedValues(self._lookups)
         self.delayed = DelayedMessages(self._lookups)
         self.producers = StoredProducers(self._lookups)
@@ -138,6 +141,10 @@ class ShardStore:
         self._sync_wanted = False
         self._checkpointed_at = 0
         self._partition_bytes = 0
+        self.durable_checkpoint = 0
+        """Recovery begins here, or behind it."""
+        self.checkpoint_wanted = False
+        """A checkpoint is due, however little was written: the log cannot be cleaned before."""
         self._partition_ends: dict[str, int] = {}
         self._partition_names: dict[int, str] = {}
         self._damaged = False
@@ -147,7 +154,7 @@ class ShardStore:
         self.last_block: int | None = None
         """Where the log ends with a block, as it did when the last process died: its position."""
         self._recover(listener)
-        self._flushed_to = self._log.end_position
+        self._flushed_to = self.log.end_position
 
     # -- recovery ----------------------------------------------------------------------------------
 
@@ -193,30 +200,32 @@ class ShardStore:
                     return
             listener.on_entry(kind, at, data, at >= applied)
 
-        self._log.recover(position, on_entry)
-        self._checkpointed_at = position
+        self.log.recover(position, on_entry)
+        self._checkpointed_at = self.durable_checkpoint = position
         self.light.keep_names()
         self._not_ahead(applied)
 
     def _not_ahead(self, applied: int) -> None:
         """Of a loss of power the key-value store may have kept more than the log: what comes at
         those positions now it does not know."""
-        end = self._log.end_position
+        end = self.log.end_position
         if applied > end:
             self._kv.write([(_APPLIED, end.to_bytes(8, "little"))], True)
 
     def _load_index(self, point: Checkpoint) -> None:
-        """The index of a checkpoint; when its file is gone or damaged, it is made again from the
-        log."""
-        path = f"{self._directory}/{point.index_file}"
-        data = self._disk.read(path, 0, self._disk.size(path))
-        dump, crc = data[:-4], data[-4:]
-        if len(data) > 4 and crc32c(dump) == int.from_bytes(crc, "little"):
-            self.light.load(dump)
-            return
-        self._corruption(point.position, len(data))
-        for at, kind, payload in self._log.peek(point.position):
-            self.light.replay(at, kind, bytes(payload))
+        """The index of a checkpoint; when both of its files are gone or damaged, it is made again
+        from the log, as far as that has not been let go."""
+        for name in (point.index_file, point.index_file + COPY):
+            path = f"{self._directory}/{name}"
+            data = self._disk.read(path, 0, self._disk.size(path))
+            dump, crc = data[:-4], data[-4:]
+            if len(data) > 4 and crc32c(dump) == int.from_bytes(crc, "little"):
+                self.light.load(dump)
+                return
+            self._corruption(point.position, len(data))
+        for at, kind, payload in self.log.peek(point.position):
+            self.light.rebuild(at, kind, bytes(payload))
+        self.light.rebuilt()
 
     # -- appending ---------------------------------------------------------------------------------
 
@@ -234,7 +243,7 @@ class ShardStore:
         self.light.assign(block, self.leader_epoch)
         if source:
             return self.append(BLOCK, block, source, sequence, timestamp_ms)
-        return self._log.append(BLOCK, block, 0, 0, timestamp_ms)
+        return self.log.append(BLOCK, block, 0, 0, timestamp_ms)
 
     def append(
         self,
@@ -252,7 +261,7 @@ class ShardStore:
             if self.seen(source, sequence):
                 return -1
             self._sources[source] = sequence
-        position = self._log.append(kind, payload, source, sequence, timestamp_ms)
+        position = self.log.append(kind, payload, source, sequence, timestamp_ms)
         if kind == DELAYED_BLOCK:
             self.delayed.add(position, payload)
         return position
@@ -260,20 +269,19 @@ class ShardStore:
     @property
     def end_position(self) -> int:
         """The position behind the last entry."""
-        return self._log.end_position
+        return self.log.end_position
 
     @property
     def disk_bytes(self) -> int:
         """Bytes of the log, and of the files of the partitions that have some."""
-        log = self._log.end_position - self._log.start_position
-        return log + sum(
+        return self.log.disk_bytes + sum(
             one.size for one in self._partitions.values() if isinstance(one, SegmentPartition)
         )
 
     @property
     def appended_bytes(self) -> int:
         """What was appended, to the log and to partitions: it only grows."""
-        return self._log.end_position + self._partition_bytes
+        return self.log.end_position + self._partition_bytes
 
     @property
     def start_position(self) -> int:
@@ -292,14 +300,14 @@ class ShardStore:
     @property
     def uncommitted_bytes(self) -> int:
         """Bytes of the log that wait for their commit."""
-        return self._log.end_position - self._log.committed_position
+        return self.log.end_position - self.log.committed_position
 
     def flush(self, sync: bool, whole: bool = False) -> Promise[None]:
         """Commit everything appended so far; the promise settles when it is (`kick` the
         committer). With `sync` the log survives power loss, and the partitions that were appended
         to; with `whole` all partitions."""
-        pending = self._log.take_pending()
-        end = self._log.end_position
+        pending = self.log.take_pending()
+        end = self.log.end_position
         written = [(log, log.write()) for log in self._unwritten.values()]
         self._unwritten.clear()
         partitions = [(log, write) for log, write in written if write is not None]
@@ -339,7 +347,7 @@ class ShardStore:
         partitions: list[tuple[PartitionLog, Callable[[bool], None]]],
         changes: dict[bytes, bytes | None],
     ) -> None:
-        self._log.committed_position = max(self._log.committed_position, end)
+        self.log.committed_position = max(self.log.committed_position, end)
         for log, _ in partitions:
             log.committed()
         self._lookups.written(changes)
@@ -348,7 +356,7 @@ class ShardStore:
 
     def read_entry(self, position: int) -> tuple[int, bytes | memoryview]:
         """(kind, payload) of the entry at a position; raises CORRUPT_RECORD."""
-        return self._log.entry(position)
+        return self.log.entry(position)
 
     @staticmethod
     def entry_bytes(payload: bytes | memoryview) -> int:
@@ -360,12 +368,12 @@ class ShardStore:
     ) -> Iterator[tuple[int, int, bytes | memoryview]]:
         """(position, kind, payload) of the entries from a position (where one begins, or the byte
         before) on."""
-        return self._log.scan(position, end)
+        return self.log.scan(position, end)
 
     @property
     def committed_position(self) -> int:
         """The position behind the last entry that is committed."""
-        return self._log.committed_position
+        return self.log.committed_position
 
     # -- light topics ------------------------------------------------------------------------------
 
@@ -453,7 +461,7 @@ class ShardStore:
         self._unwritten[id(fresh)] = fresh
         # The last marker may be older than the old engine's last record: not every engine has any.
         payload = fresh.end_offset.to_bytes(8, "little") + name.encode()
-        self._log.append(PARTITION_ENDS, payload, 0, 0, 0)
+        self.log.append(PARTITION_ENDS, payload, 0, 0, 0)
 
     def discard(self, log: PartitionLog) -> Promise[None]:
         """Remove what an engine had of a partition that another one has (`kick` the
@@ -484,10 +492,24 @@ class ShardStore:
         """Where the shard's files are; writing belongs to the storage thread (`run`)."""
         return self._disk
 
-    def run(self, job: Callable[[], None]) -> Promise[None]:
-        """Work on the storage thread, behind all that was submitted before (`kick` the
-        committer)."""
-        return self._committer.submit(job)
+    def run(self, job: Callable[[], None], size: int = 0) -> Promise[None]:
+        """Work on the storage thread that writes `size` bytes, behind all that was submitted before
+        (`kick` the committer)."""
+        return self._committer.submit(job, size)
+
+    def let_go(self, replaced: list[LogFile], made: LogFile | None) -> None:
+        """`made`, or nothing, stands for these neighbouring files of the log from now on; they are
+        removed."""
+        self.log.let_go(replaced, made)
+        self.light.let_go()
+        disk, paths = self._disk, [file.path for file in replaced]
+
+        def remove() -> None:
+            # The oldest first: what a crash leaves is what lies behind.
+            for path in paths:
+                disk.remove(path)
+
+        self._committer.free(remove)
 
     def changed(self, log: PartitionLog) -> None:
         """Something of an open partition is to be written beside records; what it has let go is
@@ -520,13 +542,15 @@ class ShardStore:
     @property
     def needs_checkpoint(self) -> bool:
         """Has enough been written since the last checkpoint?"""
-        return self._log.end_position - self._checkpointed_at > self._settings.checkpoint_bytes
+        written = self.log.end_position - self._checkpointed_at
+        return written > self._settings.checkpoint_bytes or (self.checkpoint_wanted and written > 0)
 
     def checkpoint(self, machines: Iterable[tuple[bytes, bytes, bytes]]) -> Promise[None]:
         """Snapshot the index and the machines as they are now; recovery begins here afterwards
         (`kick` the committer)."""
-        position = self._log.end_position
+        position = self.log.end_position
         self._checkpointed_at = position
+        self.checkpoint_wanted = False
         dump = self.light.dump()
         dump += crc32c(dump).to_bytes(4, "little")
         name = f"index-{position:016x}"
@@ -544,7 +568,9 @@ class ShardStore:
         disk, kv, directory = self._disk, self._kv, self._directory
 
         def job() -> None:
-            disk.replace(f"{directory}/{name}", dump)
+            # Twice, as offsets of topics whose batches are all gone stand nowhere else.
+            for copy in (name, name + COPY):
+                disk.replace(f"{directory}/{copy}", dump)
             changes: list[Change] = [
                 (key, None) for key, _ in kv.range(_MACHINE, after(_MACHINE)) if key not in kept
             ]
@@ -552,10 +578,15 @@ class ShardStore:
             changes.append((_CHECKPOINT, msgspec.msgpack.encode(point)))
             kv.write(changes, True)
             for old in disk.list(directory):
-                if old.startswith("index-") and old != name:
+                if old.startswith("index-") and old.removesuffix(COPY) != name:
                     disk.remove(f"{directory}/{old}")
 
-        return self._committer.submit(job)
+        done = self._committer.submit(job)
+        done.when_settled(lambda: self._checkpointed(position))
+        return done
+
+    def _checkpointed(self, position: int) -> None:
+        self.durable_checkpoint = max(self.durable_checkpoint, position)
 
     def _lasting_sources(self) -> dict[int, int]:
         """The sources that may still send something again: all shards, and the latest workers."""

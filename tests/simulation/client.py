@@ -53,6 +53,7 @@ class SimClient:
         self._life = 0
         self._arrives_ms = 0.0
         self.connected = False
+        self.resting = False
         self.connect()
 
     def connect(self) -> None:
@@ -79,7 +80,7 @@ class SimClient:
         )
 
     def _again(self, life: int) -> None:
-        if life == self._life:
+        if life == self._life and not self.resting:
             self.connect()
 
     def _gone(self, life: int) -> None:
@@ -93,6 +94,16 @@ class SimClient:
     def drop(self) -> None:
         """Lose the connection on the way, without a DISCONNECT."""
         self._gone(self._life)
+
+    def rest(self) -> None:
+        """Be away until `wake`."""
+        self.resting = True
+        self._gone(self._life)
+
+    def wake(self) -> None:
+        """Be back."""
+        self.resting = False
+        self.connect()
 
     def leave(self) -> None:
         """Say goodbye and end the session; come back with a new one."""

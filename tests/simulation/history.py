@@ -33,8 +33,8 @@ VANDAL = b"vandal"
 class History:
     """A node, its clients and its faults, all from one seed."""
 
-    def __init__(self, seed: int, workers: int) -> None:
-        self.world = World(seed, workers)
+    def __init__(self, seed: int, workers: int, cleaned: bool = False) -> None:
+        self.world = World(seed, workers, cleaned=cleaned)
         self.random = self.world.scheduler.random
         self.seen: dict[tuple[Partition, int], bytes] = {}
         view = next(iter(self.world.cluster.views.values()))
@@ -48,10 +48,20 @@ class History:
             SimClient(self.world, b"all", {b"#": 1}),
             *(SimClient(self.world, b"named-%d" % n, {DECLARED: 1}) for n in range(3)),
         ]
+        if cleaned:
+            self._sleeper()
         self.groups = Groups(self.world)
         self.sent = 0
         waited_for = self.subscribers + self.groups.members
         self._until(lambda: all(one.subscribed and one.connected for one in waited_for))
+
+    def _sleeper(self) -> None:
+        """A subscriber that is away for most of the time, and for some after the load."""
+        sleeper = SimClient(self.world, b"sleeper", {b"t/+": 2, b"d/#": 1})
+        self.subscribers.append(sleeper)
+        scheduler = self.world.scheduler
+        scheduler.at(500 + self.random.random() * 300, sleeper.rest)
+        scheduler.at(LOAD_MS + 1_000 + self.random.random() * 1_000, sleeper.wake)
 
     def run(self, messages: int, faults: int) -> None:
         """Load and faults at random times, until all is acknowledged and delivered."""

@@ -21,3 +21,11 @@ def test_nothing_acked_is_lost_doubled_or_reordered(seed: int) -> None:
     history = History(seed, workers=2 + seed % 2)
     history.run(messages=150, faults=10)
     history.check()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_acked_is_lost_while_the_logs_are_cleaned_all_the_time(seed: int) -> None:
+    history = History(seed, workers=2 + seed % 2, cleaned=True)
+    history.run(messages=150, faults=10)
+    history.check()
+    assert history.world.counters.get("storage_log_files_cleaned", 0) > 0

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from robustmq.bans import Ban, BanTable, key
-from robustmq.config import Settings
+from robustmq.config import NodeSettings, Settings
 from robustmq.kafka.gateway import Broker as KafkaBroker
 from robustmq.listener import DEFAULT, Listener
 from robustmq.promises import Promise, resolved
@@ -290,9 +290,18 @@ class SimTransport:
 class World:
     """A node under simulation."""
 
-    def __init__(self, seed: int, workers: int = 2, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        workers: int = 2,
+        settings: Settings | None = None,
+        cleaned: bool = False,
+    ) -> None:
+        """`cleaned`: the logs of shards are small files, and cleaned all the time."""
+        self.cleaned = cleaned
         self.scheduler = Scheduler(seed)
-        self.settings = settings or Settings()
+        few = NodeSettings(shards=3) if cleaned else NodeSettings()
+        self.settings = settings or Settings(node=few)
         self.worker_count = workers
         shards = self.settings.node.shards
         self.cluster = SimCluster(shards, workers)
@@ -304,6 +313,8 @@ class World:
         self.counters: dict[str, int] = {}
         self.faults: list[dict[str, Any]] = []
         self.checkpoint_bytes = self.scheduler.random.choice((4_000, 30_000, 1 << 30))
+        if cleaned:
+            self.checkpoint_bytes = self.scheduler.random.choice((1_000, 4_000))
         self._links: dict[tuple[int, int], float] = {}
         self._link_numbers: dict[tuple[int, int], int] = {}
         self._up: set[tuple[int, int]] = set()
@@ -327,8 +338,8 @@ class World:
             return ShardStore(
                 f"/{shard:04d}",
                 StoreSettings(
-                    segment_bytes=64 * 1024,
-                    hot_bytes=16 * 1024,
+                    segment_bytes=2_000 if self.cleaned else 64 * 1024,
+                    hot_bytes=500 if self.cleaned else 16 * 1024,
                     checkpoint_bytes=self.checkpoint_bytes,
                 ),
                 self.disks[number],
@@ -355,6 +366,10 @@ class World:
             ),
         )
         broker = Broker(self.settings, number, self.worker_count, view, around, open_store)
+        if self.cleaned:
+            cleaning = broker.log_cleaning
+            cleaning.interval_ms = cleaning.files.again_ms = 0
+            cleaning.files.smaller_than, cleaning.merged_bytes = 1.0, 8_000
         self.brokers[number] = broker
         for other in range(self.worker_count):
             if other != number and self.brokers[other] is not None:
