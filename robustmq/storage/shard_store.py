@@ -286,7 +286,7 @@ class ShardStore:
     @property
     def start_position(self) -> int:
         """The first position of the log that is kept."""
-        return self._log.start_position
+        return self.log.start_position
 
     @property
     def checkpoint_position(self) -> int:
