@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from robustmq.limits import bound, choice, text
+from robustmq.limits import KIB, MIB, bound, choice, text
 
+GIB = 1024 * MIB
 SCHEMES = ("s3", "gs", "az", "file")
 _SECRET = re.compile("secret|key|token|password|sas|credential|service_account", re.IGNORECASE)
 
@@ -55,6 +56,40 @@ class TieringSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "ms", "Longest pause before a store that does not answer is asked again.", 10, 3_600_000
         ),
     ] = 60_000
+    cache_memory_bytes: Annotated[
+        int,
+        bound(
+            "bytes", "Blocks of the store that one worker keeps in memory.", 1 * MIB, None, False
+        ),
+    ] = 64 * MIB
+    cache_disk_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "Blocks that the node keeps on its disk, shared out to the workers; 0: none.",
+            0,
+            None,
+            False,
+        ),
+    ] = 4 * GIB
+    cache_directory: Annotated[
+        str,
+        text("The folder for these; best on an SSD. Empty: `tier-cache` in node.data_dir."),
+    ] = ""
+    block_bytes: Annotated[
+        int,
+        bound("bytes", "Size of a block.", 64 * KIB, 16 * MIB, False),
+    ] = 1 * MIB
+    prefetch_bytes: Annotated[
+        int,
+        bound(
+            "bytes",
+            "What one worker fetches ahead for readers that read on, and holds for them.",
+            1 * MIB,
+            None,
+            False,
+        ),
+    ] = 64 * MIB
 
 
 def problem_of(settings: TieringSettings) -> str | None:

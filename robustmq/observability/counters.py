@@ -43,6 +43,12 @@ _BYTES = "Bytes read from and written to sockets."
 _CONNECTIONS = "Open client connections."
 _OPENED = "Client connections accepted since the start."
 
+_TIER_READS = "Looks at a block of the object store, by where it came from."
+_TIER_READS_METRIC = "robustmq_storage_tier_reads_total"
+_TIER_BYTES = "Bytes of cold records given to readers, and read from cache folder and store for it."
+_TIER_BYTES_METRIC = "robustmq_storage_tier_read_bytes_total"
+_TIER_GETS = "Reads of the object store that were answered."
+
 COUNTERS: tuple[Counter, ...] = (
     _counter(
         "mqtt_messages_received",
@@ -192,6 +198,45 @@ COUNTERS: tuple[Counter, ...] = (
     _gauge("storage_tier_lag_ms", "How long the oldest of these has waited, in milliseconds."),
     _counter("storage_tier_errors", "Requests to the object store that failed, all tries."),
     _gauge("storage_tier_unavailable", "1 while the object store does not answer or refuses."),
+    *(
+        _counter(f"storage_tier_reads_{source}", _TIER_READS, _TIER_READS_METRIC, source=source)
+        for source in ("memory", "disk", "store")
+    ),
+    *(
+        _counter(f"storage_tier_bytes_{source}", _TIER_BYTES, _TIER_BYTES_METRIC, source=source)
+        for source in ("served", "disk", "store")
+    ),
+    _counter("storage_tier_evictions_memory", "Blocks that made way in memory."),
+    _counter("storage_tier_evictions_disk", "Blocks that made way in the cache folder."),
+    _counter(
+        "storage_tier_disk_writes_skipped",
+        "Blocks left out of the cache folder, as its disk did not keep up.",
+    ),
+    _counter("storage_tier_disk_errors", "Errors of the cache folder's disk."),
+    _counter("storage_tier_prefetch_wasted_bytes", "Bytes fetched ahead that nobody came to read."),
+    _counter(
+        "storage_tier_fetches_abandoned", "Fetches that nobody waited for any more; not made."
+    ),
+    _counter("storage_tier_damaged_blocks", "Blocks whose records were damaged; fetched anew."),
+    _counter("storage_tier_get_errors", "Reads of the object store that failed, each try."),
+    _counter("storage_tier_gets", _TIER_GETS),
+    _counter("storage_tier_get_us", "Microseconds that they took, together."),
+    *(
+        _counter(
+            f"storage_tier_get_le_{bound}",
+            "Those that took no longer than `le` seconds.",
+            "robustmq_storage_tier_gets_within_total",
+            le=f"{bound / 1000:g}",
+        )
+        for bound in (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
+    ),
+    _gauge("storage_tier_cache_memory_bytes", "Blocks of the object store in memory."),
+    _gauge("storage_tier_cache_disk_bytes", "Blocks of the object store in the cache folder."),
+    _gauge("storage_tier_fetches_in_flight", "Reads of folder and store that have begun."),
+    _gauge(
+        "storage_tier_reads_unavailable",
+        "1 while the object store is not asked for records, as it has not answered.",
+    ),
     _gauge("storage_tier_stopped", "Tiered partitions that are not uploaded, as the log says why."),
     _counter("bus_frames_sent", "Frames sent to other workers."),
     _counter("bus_bytes_sent", "Bytes sent to other workers."),

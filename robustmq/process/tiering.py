@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
-from robustmq.errors import KafkaCode
+from robustmq import clock
 from robustmq.observability import logs
-from robustmq.promises import Promise
+from robustmq.observability.counters import Row
 from robustmq.shard.surroundings import TierAround
+from robustmq.storage.block_cache import BlockCache, CacheSettings
+from robustmq.storage.cold_reader import ColdReader
 from robustmq.storage.cold_segments import ColdSegments
 from robustmq.storage.disk import Buffer
-from robustmq.storage.engine import ReadResult
 from robustmq.storage.object_store import ObjectRefusedError, ObjectStore
 from robustmq.storage.remote_store import open_object_store
 from robustmq.storage.tier_threads import TierThreads
@@ -23,7 +26,15 @@ log = logs.get_logger("tiering")
 class Tiering:
     """The object store and its threads."""
 
-    def __init__(self, settings: TieringSettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        settings: TieringSettings,
+        loop: asyncio.AbstractEventLoop,
+        directory: Path,
+        worker: tuple[int, int],
+        row: Row,
+    ) -> None:
+        """`directory` is the node's; `worker` the number of this one, and how many there are."""
         self._threads = TierThreads(
             "tier", settings.uploads, lambda run: loop.call_soon_threadsafe(run)
         )
@@ -35,28 +46,57 @@ class Tiering:
             store = Refusing(str(error))
         else:
             log.info("object store", store=shown(settings))
-        self.around = TierAround(store, self._threads.submit, NoReader)
+        self.cache = BlockCache(
+            store,
+            _cache_settings(settings, directory, worker),
+            lambda run: loop.call_soon_threadsafe(run),
+            lambda delay_ms, run: loop.call_later(delay_ms / 1000, run),
+            clock.monotonic_ms,
+            clock.monotonic_us,
+            row.add,
+            lambda level, text, **fields: getattr(log, level)(text, **fields),
+        )
+        self.cache.start()
+        self._row = row
+        self.around = TierAround(store, self._threads.submit, self._reader)
+
+    def _reader(self, prefix: str, cold: ColdSegments) -> ColdReader:
+        return ColdReader(self.cache, prefix, cold)
+
+    def meter(self) -> None:
+        """Set the gauges."""
+        cache = self.cache
+        self._row.set("storage_tier_cache_memory_bytes", cache.memory_bytes)
+        self._row.set("storage_tier_cache_disk_bytes", cache.disk_bytes)
+        self._row.set("storage_tier_fetches_in_flight", cache.in_flight)
+        self._row.set("storage_tier_reads_unavailable", int(cache.is_down))
 
     def close(self) -> None:
         """No job begins any more."""
         self._threads.close()
+        self.cache.close()
 
 
-class NoReader:
-    """Cold records are not read: clients ask again."""
-
-    def __init__(self, prefix: str, cold: ColdSegments) -> None:
-        self._prefix = prefix
-        self._cold = cold
-
-    def read(self, offset: int, max_bytes: int, end: int) -> ReadResult:
-        """The error that clients repeat."""
-        error = int(KafkaCode.KAFKA_STORAGE_ERROR)
-        return ReadResult(end, self._cold.start_offset, [], False, error)
-
-    def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None:
-        """None is found."""
-        return None
+def _cache_settings(
+    settings: TieringSettings, directory: Path, worker: tuple[int, int]
+) -> CacheSettings:
+    """Each worker has a folder and a share of its own: a shard stays with its worker while the
+    node runs, so no two of them want the same blocks. Folders of workers that are no more go."""
+    number, workers = worker
+    place = Path(settings.cache_directory) if settings.cache_directory else directory / "tier-cache"
+    share = settings.cache_disk_bytes // workers
+    kept = range(workers) if share else ()
+    if number == 0:
+        for folder in place.glob("worker-*"):
+            if folder.name not in {f"worker-{one}" for one in kept}:
+                shutil.rmtree(folder, ignore_errors=True)
+    return CacheSettings(
+        settings.cache_memory_bytes,
+        settings.prefetch_bytes,
+        settings.block_bytes,
+        share,
+        str(place / f"worker-{number}") if share else "",
+    )
 
 
 class Refusing:

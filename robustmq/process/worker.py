@@ -127,7 +127,7 @@ class Worker:
             context,
             self._settings,
             loop,
-            self._end_idle,
+            self._every_second,
         )
         self._housekeeping.start()
         # What the start has made stays: the collector need not look at it again and again. And it
@@ -239,7 +239,12 @@ class Worker:
     def _open_tier(self, loop: asyncio.AbstractEventLoop) -> TierAround | None:
         """The object store, if there is one."""
         tiering = self._settings.storage.tiering
-        self._tiering = Tiering(tiering, loop) if tiering.url else None
+        self._tiering = None
+        if tiering.url:
+            context = self._context
+            worker = (context.worker_id, context.worker_count)
+            data_dir = Path(self._settings.node.data_dir)
+            self._tiering = Tiering(tiering, loop, data_dir, worker, self._row)
         return self._tiering.around if self._tiering is not None else None
 
     def _banned(self, ban: Ban) -> None:
@@ -251,6 +256,11 @@ class Worker:
             for connection in list(self._kafka):
                 if table.address(connection.address, clock.wall_ms()):
                     connection.close()
+
+    def _every_second(self) -> None:
+        self._end_idle()
+        if self._tiering is not None:
+            self._tiering.meter()
 
     def _end_idle(self) -> None:
         """Close the Kafka connections that nobody uses."""
