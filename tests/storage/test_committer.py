@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from robustmq.storage.committer import ThreadCommitter
+from robustmq.storage.committer import GroupedJob, ThreadCommitter
+from robustmq.storage.disk import MemoryDisk
 from tests.broker import until
 
 
@@ -84,3 +87,44 @@ def test_a_full_disk_is_waited_out_and_what_waited_is_written() -> None:
     loop.run()
     assert loop.full == [True, False] and done == [1] and promise.settled
     loop.committer.close()
+
+
+class CountingDisk(MemoryDisk):
+    """Remembers what was synced together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together: list[tuple[str, ...]] = []
+
+    def sync_below(self, *directories: str) -> None:
+        self.together.append(directories)
+        super().sync_below(*directories)
+
+
+def test_what_comes_while_a_sync_runs_is_synced_together_and_settles_in_order() -> None:
+    disk, settled = CountingDisk(), list[int]()
+    busy, done = threading.Event(), threading.Event()
+    committer = ThreadCommitter(lambda run: run(), lambda error: None)
+
+    def wait() -> None:
+        assert busy.wait(10)
+
+    committer.submit(wait)
+    committer.kick()
+    for number in range(6):
+        path, logs = f"/{number % 2}/log/a", [f"/{number % 2}/log"]
+
+        def write(path: str = path, number: int = number) -> None:
+            disk.append(path, [b"%d" % number])
+
+        job = GroupedJob(disk, write, ([], logs), lambda: None)
+        committer.submit(job).when_settled(partial(settled.append, number))
+        committer.kick()
+    committer.submit(lambda: None).when_settled(done.set)
+    committer.kick()
+    busy.set()
+    assert done.wait(10)
+    assert disk.together == [("/0/log", "/1/log")]
+    assert settled == list(range(6))
+    assert disk.files["/0/log/a"] == b"024" and disk.synced["/1/log/a"] == 3
+    committer.close()
