@@ -26,7 +26,7 @@ from robustmq.shard.admission import Admission
 from robustmq.shard.cleaning import Cleaning
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
-from robustmq.shard.commits import Commits
+from robustmq.shard.commits import Commits, LogKey
 from robustmq.shard.dealing import Dealing
 from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
@@ -378,8 +378,8 @@ class Broker:
         self.commits.flush()
         self.pressure.steer(self.draining)
 
-    def _committed(self, shard: int) -> None:
-        self.kafka.committed(shard)
+    def _committed(self, shard: int, touched: set[LogKey] | None) -> None:
+        self.kafka.committed(shard, touched)
         if self.pressure.committed():
             self.turn()
 

@@ -11,11 +11,13 @@ storage thread costs as much as delivering ten messages, so a turn that need not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from robustmq.storage.shard_store import ShardStore
 
 Callback = Callable[[], None]
+LogKey = tuple[bytes, int]
+"""A partition's log: topic and partition."""
 
 LAZY_BYTES = 256 * 1024
 
@@ -34,7 +36,11 @@ class Commits:
         self._lazy_bytes = 0
         self.count = 0
         self.syncs = 0
-        self.committed: Callable[[int], None] = lambda shard: None
+        self.committed: Callable[[int, set[LogKey] | None], None] = lambda shard, touched: None
+        """Hears which logs a commit has touched; None: that is not known."""
+        self.noted: Callable[[int], bool] = lambda shard: False
+        """Is it worth knowing what a shard's commit touches?"""
+        self._touched: dict[int, set[LogKey] | None] = {}
         self.wake: Callable[[], None] = lambda: None
         """Called when somebody waits for a flush: the turn's end must come, whoever appended."""
         self.awaited: Callable[[int], bool] = lambda shard: False
@@ -61,6 +67,15 @@ class Commits:
         if callback is not None:
             waiting.append(callback)
 
+    def appended(self, shard: int, logs: Callable[[], Iterable[LogKey]]) -> None:
+        """Logs of a shard that the next commit makes longer."""
+        if not self.noted(shard):
+            self._touched[shard] = None
+            return
+        touched = self._touched.setdefault(shard, set())
+        if touched is not None:
+            touched.update(logs())
+
     def hurry(self) -> None:
         """Commit what nobody waits for, too."""
         if self._dirty:
@@ -76,19 +91,24 @@ class Commits:
         self._lazy_bytes = 0
         dirty, self._dirty = self._dirty, {}
         sync, self._sync = self._sync, set()
+        touched = {shard: self._touched.pop(shard, set()) for shard in dirty}
         for shard, waiting in dirty.items():
             self._running += 1
             self.count += 1
             self.syncs += shard in sync
             promise = self._stores[shard].flush(shard in sync)
-            promise.when_settled(lambda shard=shard, waiting=waiting: self._done(shard, waiting))  # type: ignore[misc]
+            promise.when_settled(
+                lambda shard=shard, waiting=waiting, logs=touched[shard]: (  # type: ignore[misc]
+                    self._done(shard, waiting, logs)
+                )
+            )
         self._kick()
 
-    def _done(self, shard: int, waiting: list[Callback]) -> None:
+    def _done(self, shard: int, waiting: list[Callback], touched: set[LogKey] | None) -> None:
         self._running -= 1
         for callback in waiting:
             callback()
-        self.committed(shard)
+        self.committed(shard, touched)
 
     @property
     def idle(self) -> bool:

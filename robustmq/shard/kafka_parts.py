@@ -11,6 +11,7 @@ from robustmq.kafka.consumer_events import ExpireOffsets
 from robustmq.kafka.gateway import GROUP, SHARE_GROUP, TRANSACTION
 from robustmq.kafka.group_configs import CONSUMER_HEARTBEAT_INTERVAL, CONSUMER_SESSION_TIMEOUT
 from robustmq.shard.cluster_view import Declared
+from robustmq.shard.commits import LogKey
 from robustmq.shard.gateway import KafkaGateway
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.log_admin import LogAdmin
@@ -161,12 +162,13 @@ class KafkaParts:
             broker.wheel, around.monotonic_ms, placement.shard, self.logs.visible_end
         )
         self.waits.began = broker.commits.hurry
+        broker.commits.noted = self.waits.many
         broker.commits.awaited = self._awaited
 
     def _awaited(self, shard: int) -> bool:
         return self.waits.awaited(shard) or self.share.waits.awaited(shard)
 
-    def committed(self, shard: int) -> None:
+    def committed(self, shard: int, touched: set[LogKey] | None) -> None:
         """A shard's commit may have something for those who wait."""
-        self.waits.committed(shard)
+        self.waits.committed(shard, touched)
         self.share.waits.committed(shard)

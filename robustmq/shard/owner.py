@@ -10,14 +10,14 @@ the append is committed and every worker with a matching persistent session has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from robustmq.core import batches, blocks
 from robustmq.core.hashing import topic_key
 from robustmq.core.publish import build_entry
 from robustmq.errors import BrokerError, Fault
 from robustmq.shard import wire
-from robustmq.shard.commits import Commits
+from robustmq.shard.commits import Commits, LogKey
 from robustmq.shard.deliverable import deliverable
 from robustmq.shard.interest import SHARED, OwnerInterest
 from robustmq.shard.partitions import Partitions
@@ -154,6 +154,7 @@ class Owner:
         """The way of most messages: QoS 0 of light topics, for which nobody waits."""
         if store.append_block(block, source, sequence, self._wall_ms()) == REPEATED:
             return
+        self._commits.appended(shard, lambda: logs_of(block))
         self._commits.mark_lazy(shard, len(block))
         if mask:
             self._telling.gather(shard, block, mask, same)
@@ -181,6 +182,7 @@ class Owner:
             base_offset = self._partitions.append_batch(
                 store, topic, partition, flags, batch, now_ms
             )
+            self._commits.appended(shard, lambda: ((topic, partition),))
             self._await_move(topic, partition, commit)
             if retains:
                 self._retain_produced(topic, batch, commit)
@@ -307,6 +309,8 @@ class Owner:
         store = self._stores[shard]
         if kind != MEMORY and not store.seen(source, sequence):
             self.room.check(shard, source)
+        if kind in (LIGHT, MEMORY, DECLARED):
+            self._commits.appended(shard, lambda: logs_of(block))
         if kind == LIGHT:
             return store.append_block(block, source, sequence, self._wall_ms())
         if kind == MEMORY:
@@ -366,3 +370,9 @@ class Owner:
         """A publisher's PUBREL has freed packet ids."""
         for known in self._received.values():
             known.forget(message.origin, message.packet_ids)
+
+
+def logs_of(block: bytes | bytearray) -> Iterator[LogKey]:
+    """The logs that the entries of a block go to."""
+    for entry in blocks.entries(block):
+        yield entry.log_name or entry.topic, entry.partition
