@@ -1,0 +1,92 @@
+"""A bit flipped in what is stored: it is reported and set aside, its readers hear the protocol's
+error for what is lost, and all else is served, over restarts too."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from robustmq.core import batches
+from tests.broker import BrokerProcess
+from tests.faults.damage import flip_in_log, flip_in_segment
+from tests.faults.test_kill import seed
+from tests.kafka.wire import SocketClient
+
+COUNT = 120
+CORRUPT_MESSAGE = 2
+
+
+def read_over(broker: BrokerProcess, topic: str) -> tuple[list[str], list[int]]:
+    """The values of partition 0, and the offsets that are answered with CORRUPT_MESSAGE."""
+    values: dict[int, str] = {}
+    holes: list[int] = []
+    offset = 0
+    with SocketClient(broker.worker_ports[0]) as kafka:
+        while True:
+            part = {"partition": 0, "fetch_offset": offset, "partition_max_bytes": 1 << 20}
+            asked = [{"topic": topic, "partitions": [part]}]
+            answer: Any = kafka.ask(
+                1, 11, max_wait_ms=0, min_bytes=0, max_bytes=1 << 20, topics=asked, session_epoch=-1
+            )
+            found = answer.responses[0].partitions[0]
+            if found.error_code:
+                assert found.error_code == CORRUPT_MESSAGE, found.error_code
+                holes.append(offset)
+                offset += 1
+                continue
+            if offset >= found.high_watermark:
+                return [values[one] for one in sorted(values)], holes
+            data = b"".join(map(bytes, found.records or ()))
+            assert data, f"offset {offset} is answered with nothing"
+            for begin, info in batches.headers(data, 0, len(data), True):
+                assert info.crc_ok, "nobody gets what is damaged"
+                for place, record in enumerate(batches.parse(data, begin, begin + info.length)):
+                    values[info.base_offset + place] = (record.value or b"").decode()
+                offset = info.base_offset + info.last_offset_delta + 1
+
+
+def write(broker: BrokerProcess, topic: str) -> None:
+    """A batch for each value."""
+    producer = Producer({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "linger.ms": 0})
+    for number in range(COUNT):
+        producer.produce(topic, f"{topic} {number}", partition=0)
+        producer.flush(20)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_flipped_bit_destroys_is_told_and_all_else_is_served(
+    tmp_path: Path, workers: int
+) -> None:
+    chosen = seed()
+    print(f"replay with ROBUSTMQ_FAULTS_SEED={chosen}")
+    choose = random.Random(chosen)
+    topics = ("declared", "light")
+    with BrokerProcess(tmp_path, workers) as broker:
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
+        admin.create_topics([NewTopic("declared", 1)])["declared"].result(30)
+        for topic in topics:
+            write(broker, topic)
+        broker.kill()
+        print(flip_in_log(broker.data, b"light", choose), flip_in_segment(broker.data, choose))
+        lost: dict[str, set[str]] = {}
+        for _ in range(2):
+            broker.start()
+            for topic in topics:
+                values, holes = read_over(broker, topic)
+                all_of_them = [f"{topic} {number}" for number in range(COUNT)]
+                missing = set(all_of_them) - set(values)
+                assert values == [one for one in all_of_them if one not in missing], "in order"
+                assert values[-1] == all_of_them[-1], "what lies behind it is there"
+                assert len(holes) == len(missing), "each loss is told"
+                assert lost.setdefault(topic, missing) == missing, "no more with each start"
+            assert "Traceback" not in broker.log
+            assert "set aside" in broker.log or "damage" in broker.log
+            broker.kill()
+        assert len(lost["declared"]) <= 1, "one batch"
+        print({topic: len(missing) for topic, missing in lost.items()})
