@@ -82,6 +82,10 @@ class LightReader:
         self._max_rows = max_rows
         self._chains: OrderedDict[bytes, _Chain] = OrderedDict()
         self._rows = 0
+        self.bridges: dict[int, tuple[int, int]] = {}
+        """Over what recovery has set aside: by the position of a batch that is lost, its base
+        offset (or that of the first before it that is lost with it) and the position of the batch
+        before that."""
 
     def forget(self, topic: bytes) -> None:
         """The topic was deleted."""
@@ -105,10 +109,15 @@ class LightReader:
             )
             if found.previous < position or found.previous == NO_POSITION:
                 return found
+        bridge = self.bridges.get(position)
+        if bridge is not None:
+            return _Head(0, bridge[1], bridge[0])
         raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
 
     def _batch(self, key: int, position: int) -> bytes:
         head = self._head(key, position)
+        if not head.length:
+            raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is lost")
         data = bytes(self._log.read(position, head.length))
         if len(data) == head.length:
             begin = blocks.batch_begin(data, 0)
@@ -250,6 +259,9 @@ class LightReader:
                 head = self._head(key, position)
             except Gone:
                 break
+            if not head.length:
+                offset, position = head.base_offset, head.previous
+                continue
             names = self._log.read(position, 16)
             named = int.from_bytes(names[6:8], "little") + int.from_bytes(names[14:16], "little")
             size += head.length - blocks.ENTRY_HEADER - named
@@ -369,7 +381,7 @@ class LightReader:
             try:
                 head = self._head(key, position)
                 batch = self._batch(key, position)
-            except Gone:
+            except BrokerError:
                 break
             infos.append(batches.validate(batch, 0, len(batch), False))
             size += head.length

@@ -30,7 +30,8 @@ from robustmq.storage.shard_log import (
     block_begin,
 )
 
-_TOPIC, _START, _GRAVE, _SHARED = b"t", b"b", b"g", b"P"
+_TOPIC, _START, _GRAVE, _SHARED, _BRIDGE = b"t", b"b", b"g", b"P", b"h"
+PREVIOUS_AT = 24
 GRAVES_SLICE = 500
 """So many are looked at in one go."""
 
@@ -50,6 +51,7 @@ class LightTopics:
         self._memory_bytes = 0
         self._starts: dict[bytes, int] = {}
         """Where light topics begin that do not begin at 0."""
+        self._damaged: list[tuple[int, int]] = []
         self.others = 0
         """What the index has that is no light topic: shared partitions (`shared`)."""
         self._graves = next(lookups.range(_GRAVE, after(_GRAVE)), None) is not None
@@ -64,8 +66,28 @@ class LightTopics:
         """Take over the index of a checkpoint."""
         self._index.load(dump)
 
+    def damaged(self, begin: int, end: int) -> None:
+        """Recovery has set this part of the log aside: what points into it is led over it."""
+        self._damaged.append((begin, end))
+
+    def _bridge(self, block: bytes) -> None:
+        for entry in blocks.entries(block):
+            at = entry.begin + PREVIOUS_AT
+            previous = int.from_bytes(block[at : at + 8], "little")
+            if any(begin <= previous < end for begin, end in self._damaged):
+                found = self._index.lookup(entry.topic) or (0, NO_POSITION)
+                self._reader.bridges[previous] = found
+                value = b"".join(number.to_bytes(8, "little") for number in found)
+                self._lookups.put(_BRIDGE + previous.to_bytes(8, "big"), value)
+
     def load_starts(self) -> None:
-        """Learn from LevelDB where topics begin."""
+        """Learn from LevelDB where topics begin, and what leads over damage."""
+        for key, value in self._lookups.range(_BRIDGE, after(_BRIDGE)):
+            position = int.from_bytes(key[1:], "big")
+            self._reader.bridges[position] = (
+                int.from_bytes(value[:8], "little"),
+                int.from_bytes(value[8:], "little"),
+            )
         for key, value in self._lookups.range(_START, after(_START)):
             self._starts[key[1:]] = int.from_bytes(value, "little")
 
@@ -76,6 +98,8 @@ class LightTopics:
     def replay(self, at: int, kind: int, data: bytes) -> bool:
         """Learn from a log entry what light topics there are; False when it tells of none. Their
         names are kept with `keep_names`."""
+        if self._damaged and kind in (BLOCK, SHARED_BLOCK):
+            self._bridge(data[block_begin(data) if kind == SHARED_BLOCK else 0 :])
         if kind == BLOCK:
             self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, self._new_topics)
         elif kind == SHARED_BLOCK:

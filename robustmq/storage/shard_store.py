@@ -160,6 +160,7 @@ class ShardStore:
 
     def _corruption(self, position: int, length: int) -> None:
         self._damaged = True
+        self.light.damaged(position, position + length)
         self._report(position, length)
 
     def _recover(self, listener: RecoveryListener) -> None:

@@ -56,4 +56,6 @@ def test_damage_in_a_light_topic_is_told_and_all_else_is_read(
         assert all(value == b"%d" % offset for offset, value in values.items())
         assert set(values) | errors == set(range(COUNT)), topic
         assert COUNT - 1 in values, "what lies behind it is read"
+        if not checkpoint:
+            assert len(errors) <= 1, "and what lies before it"
         assert checkpoint or not errors or machine.heard.corrupt
