@@ -130,17 +130,19 @@ class PartitionTier:
     # -- letting go --------------------------------------------------------------------------------
 
     def retain(self, now_ms: int) -> int:
-        """Let go of what the settings let go; the local bytes freed."""
+        """Let go of what the settings let go; the bytes freed, here and in the store."""
         log, settings = self.log, self.log.settings
         if not self.loaded:
             # Nobody knows what the store has: what is here stays.
             return 0
-        size = log.size
+        size, cold = log.size, 0
         start_offset = self._expired(now_ms) if settings.delete else 0
         if start_offset > log.start_offset:
+            before = self.cold.find(log.start_offset)
+            cold = sum(self.cold[row].size for row in range(before, self.cold.find(start_offset)))
             log.trim(start_offset)
         log.drop_local(self._locally_expired(now_ms))
-        return size - log.size
+        return size - log.size + cold
 
     def _expired(self, now_ms: int) -> int:
         """Where the log begins when retention is applied to what is in the store, and to what
