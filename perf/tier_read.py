@@ -1,0 +1,272 @@
+"""Reads of cold records: the first time from an object store, then from the disk and from memory.
+
+`python perf/tier_read.py [--megabytes N] [--batch BYTES] [--rounds N] [--quick]`. The store
+is versitygw on loopback, as the tests build it, in a temporary folder. The rows, and what stands
+beside them:
+
+- first: one `ColdReader` over all segments, nothing cached, with and without a cache folder. Beside
+  it obstore alone, which reads the same objects whole with as many threads and as much at once
+  (4 and 8 MiB), in the same round.
+- disk: the same again with a memory that holds an eighth, so that the blocks come from the folder,
+  past the page cache. Beside it pread of the same blocks past the page cache, with as many threads.
+- memory: again, all in memory. Beside it a copy of as many bytes, which is what no read can beat
+  that gives copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import queue
+import random
+import statistics
+import sys
+import tempfile
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from crc32c import crc32c
+
+from robustmq.core import batches
+from robustmq.records import Record
+from robustmq.storage import cold_index
+from robustmq.storage.block_cache import BlockCache, CacheSettings
+from robustmq.storage.cold_reader import ColdReader
+from robustmq.storage.cold_segments import ColdSegment, ColdSegments
+from robustmq.storage.committer import SWITCH_INTERVAL_S
+from robustmq.storage.manifest import INDEX, LOG, object_name
+from robustmq.storage.object_store import ObjectStore
+from robustmq.storage.remote_store import open_object_store
+from robustmq.tiering_settings import TieringSettings
+from tests.object_stores import S3Server
+
+MIB = 1024 * 1024
+SEGMENT = 64 * MIB
+PREFIX = "perf/topic-0/"
+THREADS = 4
+GET = 8 * MIB
+FETCH = 1 * MIB
+"""What a Kafka consumer asks of a partition unless it is told otherwise."""
+TARGETS = {"first": 0.8, "disk": 1_000.0, "memory": 3_000.0}
+
+
+class Cold:
+    """Segments in a store."""
+
+    def __init__(self, store: ObjectStore, size: int, batch_bytes: int) -> None:
+        self.store = store
+        self.table = ColdSegments()
+        self.batch = 0
+        offset = 0
+        for _ in range(max(size // SEGMENT, 1)):
+            offset = self._add(offset, min(size, SEGMENT), batch_bytes)
+        self.end = offset
+        self.size = self.table.size
+
+    def _add(self, base: int, size: int, batch_bytes: int) -> int:
+        value = random.Random(base).randbytes(batch_bytes - 80)
+        batch = bytearray(batches.build([Record(None, value)], 1_000))
+        self.batch = len(batch)
+        log, rows, offset = bytearray(), (array("q"), array("q"), array("q")), base
+        while len(log) + len(batch) <= size:
+            batches.set_base(batch, 0, offset, 1)
+            if not rows[1] or len(log) - rows[1][-1] >= 4096:
+                for column, number in zip(rows, (offset, len(log), 1_000), strict=True):
+                    column.append(number)
+            log += batch
+            offset += 1
+        columns = b"".join(column.tobytes() for column in rows)
+        head = cold_index.HEAD.pack(
+            cold_index.MAGIC, 0, crc32c(columns), len(log), base, offset, 1_000, 1_000, 0, 0, 0,
+            len(rows[0]), 0, bytes(16),
+        )  # fmt: skip
+        index = head[:8] + crc32c(head[12:]).to_bytes(4, "little") + head[12:] + columns
+        name = PREFIX + object_name(base, 1)
+        self.store.put(name + LOG, [log])
+        self.store.put(name + INDEX, [index])
+        self.table.add(ColdSegment(base, offset, len(log), 1_000, 1))
+        return offset
+
+
+class Worker:
+    """What a worker has: a loop and a cache. Reads all of a partition as one consumer does."""
+
+    def __init__(self, cold: Cold, memory: int, disk: int, directory: Path) -> None:
+        self._ready: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.counted: Counter[str] = Counter()
+        self._cold = cold
+        self.cache = BlockCache(
+            cold.store,
+            CacheSettings(
+                memory, 64 * MIB, MIB, disk, str(directory) if disk else "", GET, THREADS
+            ),
+            self._ready.put,
+            lambda delay_ms, run: self._ready.put(run),
+            lambda: time.monotonic_ns() // 1_000_000,
+            lambda: time.monotonic_ns() // 1_000,
+            lambda name, amount: self.counted.update({name: amount}),
+            lambda level, text, **fields: print(f"  {text} {fields}"),
+        )
+        self.cache.start()
+        self.turn(0.2)
+
+    def turn(self, for_s: float = 0.0) -> None:
+        """Run what is ready; for some time."""
+        end = time.monotonic() + for_s
+        while True:
+            try:
+                self._ready.get(timeout=max(end - time.monotonic(), 0) or 1e-6)()
+            except queue.Empty:
+                if time.monotonic() >= end:
+                    return
+
+    def read_all(self) -> float:
+        """MB/s."""
+        cold = self._cold
+        reader = ColdReader(self.cache, PREFIX, cold.table)
+        offset = read = 0
+        begun = time.perf_counter()
+        while offset < cold.end:
+            result = reader.read(offset, FETCH, cold.end)
+            if result.pending is not None:
+                while not result.pending.settled:
+                    self._ready.get(timeout=60)()
+                continue
+            assert not result.error, f"error {result.error} at {offset}"
+            size = sum(map(len, result.buffers))
+            read += size
+            offset += size // cold.batch
+            while not self._ready.empty():
+                self._ready.get()()
+        assert read == cold.size, "every byte once"
+        return read / (time.perf_counter() - begun) / 1e6
+
+    def written(self) -> None:
+        """All that is to be in the folder is there."""
+        while self.cache._writing:
+            self.turn(0.05)
+        self.turn(0.5)
+
+
+def by_obstore(cold: Cold) -> float:
+    """MB/s of obstore alone."""
+    jobs = [
+        (PREFIX + object_name(one.base_offset, 1) + LOG, begin)
+        for one in cold.table
+        for begin in range(0, one.size, GET)
+    ]
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as threads:
+        read = sum(threads.map(lambda job: len(cold.store.get_range(job[0], job[1], GET)), jobs))
+    assert read == cold.size, "every byte once"
+    return read / (time.perf_counter() - begun) / 1e6
+
+
+def by_pread(directory: Path) -> float:
+    """MB/s of the cache folder's files, past the page cache."""
+    files = list(directory.iterdir())
+    buffers = [mmap.mmap(-1, 2 * MIB) for _ in range(THREADS)]
+
+    def read(number: int) -> int:
+        size = 0
+        for path in files[number::THREADS]:
+            file = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+            size += os.preadv(file, [buffers[number]], 0)
+            os.close(file)
+        return size
+
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as threads:
+        read_bytes = sum(threads.map(read, range(THREADS)))
+    return read_bytes / (time.perf_counter() - begun) / 1e6
+
+
+def by_copy(size: int) -> float:
+    """MB/s of copying so many bytes, 1 MiB at a time."""
+    source = memoryview(bytes(64 * MIB))
+    begun = time.perf_counter()
+    for begin in range(0, size, MIB):
+        bytes(source[begin % (64 * MIB) :][:MIB])
+    return size / (time.perf_counter() - begun) / 1e6
+
+
+def rounds(cold: Cold, place: Path, count: int) -> dict[str, list[float]]:
+    """The figures of all rounds, by row."""
+    found: dict[str, list[float]] = {}
+
+    def note(row: str, figure: float) -> None:
+        found.setdefault(row, []).append(figure)
+        print(f"  {row}: {figure:.0f} MB/s", flush=True)
+
+    for number in range(count):
+        print(f"round {number + 1}")
+        note("obstore alone", by_obstore(cold))
+        worker = Worker(cold, 64 * MIB, 0, place)
+        note("first, no folder", worker.read_all())
+        worker.cache.close()
+        directory = place / f"cache-{number}"
+        worker = Worker(cold, max(cold.size // 8, 8 * MIB), 2 * cold.size, directory)
+        note("first, folder written", worker.read_all())
+        worker.written()
+        note("obstore alone", by_obstore(cold))
+        # What the disk did not keep up with comes to the folder now.
+        while worker.counted["storage_tier_disk_writes_skipped"]:
+            worker.counted.clear()
+            worker.read_all()
+            worker.written()
+        worker.counted.clear()
+        note("disk", worker.read_all())
+        assert not worker.counted["storage_tier_gets"], "all of it came from the folder"
+        worker.cache.close()
+        note("pread alone", by_pread(directory))
+        worker = Worker(cold, 2 * cold.size, 2 * cold.size, directory)
+        worker.read_all()
+        note("memory", worker.read_all())
+        worker.cache.close()
+        note("copy alone", by_copy(cold.size))
+    return found
+
+
+def report(found: dict[str, list[float]]) -> None:
+    """Medians, and what they were to reach."""
+    middle = {row: statistics.median(figures) for row, figures in found.items()}
+    print()
+    for row, figure in middle.items():
+        print(f"{row:24} {figure:8.0f} MB/s")
+    peer = middle["obstore alone"]
+    for row in ("first, no folder", "first, folder written"):
+        part = middle[row] / peer
+        print(f"{row}: {part:.0%} of obstore alone (target {TARGETS['first']:.0%})")
+    for row in ("disk", "memory"):
+        print(f"{row}: {middle[row]:.0f} MB/s (target {TARGETS[row]:.0f})")
+
+
+def main() -> None:
+    """Measure, and say what was found."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--megabytes", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=65_536, help="bytes of a record batch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.megabytes, options.rounds = 256, 1
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "s3").mkdir()
+        with S3Server(place / "s3") as server:
+            store = open_object_store(TieringSettings(server.fresh_url(), server.options))
+            cold = Cold(store, options.megabytes * MIB, options.batch)
+            report(rounds(cold, place, options.rounds))
+
+
+if __name__ == "__main__":
+    main()
