@@ -53,6 +53,11 @@ class S3Server:
             self.port: int = free.getsockname()[1]
 
     @property
+    def keeps(self) -> bool:
+        """Has it what it held when it is started again?"""
+        return self._program is not None
+
+    @property
     def endpoint(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
@@ -141,5 +146,9 @@ class S3Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Whatever state it is in."""
         if self._process is not None:
             self.kill()

@@ -28,12 +28,20 @@ from tests.broker import BrokerProcess, until
 from tests.faults.bookkeeper import Bookkeeper
 from tests.faults.files import READ, SYNC, WRITE, FaultyFiles
 from tests.faults.load import KafkaProducer, MqttPublisher, MqttSubscriber
+from tests.faults.proxy import Proxy
 from tests.faults.test_kill import check_kafka, check_mqtt
+from tests.object_stores import S3Server
 
 MIB = 1 << 20
 PARTITIONS = 2
 RECOVERY_S = 60.0
 Q1, Q2 = [f"r/q1/{n}" for n in range(4)], [f"r/q2/{n}" for n in range(4)]
+EVERYTHING = {"r/#": 2, "orders": 1, "light": 1, "tiered": 1}
+TIERED = {
+    "remote.storage.enable": "true",
+    "segment.ms": "300",
+    "local.retention.bytes": "16384",
+}
 SAVED = ["r/saved"]
 """A declared topic in mode persistent; the others are light or hybrid."""
 
@@ -47,15 +55,25 @@ class Rounds:
         self._say = say
         self.files = FaultyFiles(directory)
         os.environ.update(self.files.environment)
+        (directory / "objects").mkdir()
+        self.store = S3Server(directory / "objects")
+        self.proxy = Proxy(self.store.port)
+        tiering = self.store.settings(self.store.fresh_url())
+        options = tiering["STORAGE__TIERING__OPTIONS"]
+        tiering["STORAGE__TIERING__OPTIONS"] = options.replace(
+            self.store.endpoint, self.proxy.endpoint
+        )
+        self.broker = BrokerProcess(
+            directory,
+            2,
+            STORAGE__SYNC="disk",
+            STORAGE__CHECKPOINT_BYTES=str(MIB),
+            STORAGE__SEGMENT_BYTES=str(MIB),
+            KAFKA__GROUP_INITIAL_REBALANCE_DELAY_MS="0",
+            **tiering,
+        )
         try:
-            self.broker = BrokerProcess(
-                directory,
-                2,
-                STORAGE__SYNC="disk",
-                STORAGE__CHECKPOINT_BYTES=str(MIB),
-                STORAGE__SEGMENT_BYTES=str(MIB),
-                KAFKA__GROUP_INITIAL_REBALANCE_DELAY_MS="0",
-            )
+            self.store.start()
             self.broker.start()
             self._load()
         except BaseException:
@@ -66,10 +84,11 @@ class Rounds:
         broker = self.broker
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
         saved = NewTopic("r.saved", 1, config={"robustmq.storage.mode": "persistent"})
-        made = admin.create_topics([NewTopic("orders", PARTITIONS), saved])
+        tiered = NewTopic("tiered", 1, config=TIERED)
+        made = admin.create_topics([NewTopic("orders", PARTITIONS), saved, tiered])
         for future in (*made.values(), *admin.create_topics([NewTopic("books", 2)]).values()):
             future.result(30)
-        self.wide = MqttSubscriber(broker, "wide", {"r/#": 2, "orders": 1, "light": 1}, 5)
+        self.wide = MqttSubscriber(broker, "wide", dict(EVERYTHING), 5)
         self.old = MqttSubscriber(broker, "old", dict.fromkeys([*Q1, *Q2], 2), 4)
         self.publishers = [
             MqttPublisher(broker, "least", Q1, 1, 4),
@@ -80,6 +99,7 @@ class Rounds:
             KafkaProducer(broker, "exactly", "orders", PARTITIONS, True),
             KafkaProducer(broker, "repeats", "orders", PARTITIONS, False),
             KafkaProducer(broker, "lightly", "light", 1, True),
+            KafkaProducer(broker, "warmly", "tiered", 1, True),
         ]
         self.keeper = Bookkeeper(f"127.0.0.1:{broker.kafka}", "books", PARTITIONS)
 
@@ -125,11 +145,12 @@ class Rounds:
         for producer in self.producers:
             producer.finish()
         self.keeper.finish()
-        # From the disk alone.
+        uploaded = self.broker.metric("robustmq_storage_tier_segments_uploaded_total")
+        # From the disk and the object store alone.
         self.broker.kill()
         self.broker.start()
         self.verify()
-        self._say(f"{sum(self._counts())} acknowledged, all there")
+        self._say(f"{sum(self._counts())} acknowledged, all there; {uploaded} segments uploaded")
 
     def verify(self) -> None:
         """What the producers were promised."""
@@ -157,6 +178,8 @@ class Rounds:
                 getattr(self, name).close()
         if self.broker.running:
             self.broker.kill()
+        self.proxy.close()
+        self.store.close()
 
     # -- the faults --------------------------------------------------------------------------------
 
@@ -233,6 +256,24 @@ class Rounds:
         time.sleep(0.3)
         self.files.clear()
 
+    def store_fails(self) -> None:
+        """The object store answers with errors, late, in parts, or not at all."""
+        self.proxy.mode = self.choose.choice(("500", "503", "hang", "cut", "slow", "down"))
+        time.sleep(self.choose.uniform(0.5, 2.5))
+        self._say(f"  {self.proxy.mode}: {self.proxy.faults} requests failed so far")
+        self.proxy.mode = ""
+
+    def store_killed(self) -> None:
+        """The object store is killed, and comes back."""
+        if not self.store.keeps:
+            self.store.hold()
+            time.sleep(self.choose.uniform(0.5, 2))
+            self.store.go_on()
+            return
+        self.store.kill()
+        time.sleep(self.choose.uniform(0.2, 1))
+        self.store.start()
+
 
 FAULTS: dict[str, Callable[[Rounds], None]] = {
     "kill_worker": Rounds.kill_worker,
@@ -245,6 +286,8 @@ FAULTS: dict[str, Callable[[Rounds], None]] = {
     "slow_sync": Rounds.slow_sync,
     "read_error": Rounds.read_error,
     "killed_while_full": Rounds.killed_while_full,
+    "store_fails": Rounds.store_fails,
+    "store_killed": Rounds.store_killed,
 }
 
 

@@ -1,4 +1,4 @@
-"""Ten rounds of faults under load, one of each kind (rounds.py); the seed is another every day.
+"""Rounds of faults under load, one of each kind (rounds.py); the seed is another every day.
 `ROBUSTMQ_FAULTS_SEED=n` replays the choices of a run; with ROBUSTMQ_TEST_ALL a hundred rounds."""
 
 from __future__ import annotations
