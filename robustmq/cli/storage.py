@@ -68,6 +68,7 @@ class ShardUse(msgspec.Struct, frozen=True):
     checkpoint_position: int
     light_topics: int
     partitions: int
+    dead_bytes: int
 
 
 def run_storage(arguments: list[str]) -> int:
@@ -129,13 +130,14 @@ def _list(files: Files, options: argparse.Namespace) -> int:
                 use.checkpoint if told is None else told.checkpoint_position,
                 told.light_topics if told is not None else -1,
                 told.partitions if told is not None else -1,
+                told.dead_bytes if told is not None else -1,
             )
         )
     if options.json:
         print_rows(rows)
         return 0
     headings = (
-        "shard", "worker", "log", "segments", "look-ups", "quarantine", "begins", "ends",
+        "shard", "worker", "log", "dead", "segments", "look-ups", "quarantine", "begins", "ends",
         "not checkpointed", "light topics", "partitions",
     )  # fmt: skip
     print_table([Column(name, True) for name in headings], map(_shard_cells, rows))
@@ -147,6 +149,7 @@ def _shard_cells(row: ShardUse) -> tuple[object, ...]:
         row.shard,
         row.worker if row.worker >= 0 else None,
         sized(row.log_bytes),
+        sized(row.dead_bytes) if row.dead_bytes >= 0 else None,
         sized(row.segment_bytes),
         sized(row.key_value_bytes),
         sized(row.quarantine_bytes),
@@ -373,8 +376,9 @@ def _compact(files: Files, options: argparse.Namespace) -> int:
         print_table(
             columns,
             (
-                (row.topic, row.partition, sized(row.bytes_before), sized(row.bytes_after),
-                 row.reason or "compacted")
+                (row.topic or f"log of shard {row.shard}",
+                 row.partition if row.topic else None, sized(row.bytes_before),
+                 sized(row.bytes_after), row.reason or "compacted")
                 for row in rows
             ),
         )  # fmt: skip
@@ -414,5 +418,5 @@ VERBS: dict[str, tuple[str, Adder, Runner]] = {
     "topics": ("Topics by size, records or age.", _topics_arguments, _topics),
     "verify": ("Read every byte and say what is damaged.", _verify_arguments, _verify),
     "dump": ("A segment file, a log or look-ups as JSON lines.", _dump_arguments, _dump),
-    "compact": ("Compact topics now.", _compact_arguments, _compact),
+    "compact": ("Compact topics, and clean the logs of shards, now.", _compact_arguments, _compact),
 }

@@ -228,7 +228,7 @@ class ListLookups(Listing, frozen=True, tag="storage_lookups", forbid_unknown_fi
 
 class CompactStorage(Request, frozen=True, tag="storage_compact", forbid_unknown_fields=True):
     """Compact the partitions of a topic now, as far as they are here; a `CompactedRow` for each.
-    With an empty topic all that are to be compacted, of one shard or (-1) of all."""
+    With an empty topic: all that are to be compacted, and the logs, of one shard or (-1) of all."""
 
     topic: str = ""
     shard: int = -1
@@ -245,6 +245,9 @@ class ShardRow(msgspec.Struct, frozen=True):
     checkpoint_position: int
     light_topics: int
     partitions: int
+    dead_bytes: int
+    """What nobody needs of its log, as of the last look of the cleaning; files that it has not
+    looked at count as needed."""
 
 
 class HeldRow(msgspec.Struct, frozen=True):
@@ -279,10 +282,12 @@ class LookupRow(msgspec.Struct, frozen=True):
 
 
 class CompactedRow(msgspec.Struct, frozen=True):
-    """What became of one partition: bytes before and after, or why nothing was done."""
+    """What became of one partition (without a topic: of the log of a shard): bytes before and
+    after, or why nothing was done."""
 
     topic: str
     partition: int
+    shard: int
     worker: int
     bytes_before: int
     bytes_after: int

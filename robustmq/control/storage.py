@@ -49,7 +49,13 @@ def list_shards(operator: Operator, _request: ListShards) -> Steps:
             store.checkpoint_position,
             len(store.light),
             open_.get(shard, 0),
+            _dead_bytes(broker, shard),
         )
+
+
+def _dead_bytes(broker: Broker, shard: int) -> int:
+    rows = broker.log_cleaning.rows(shard)
+    return sum(max(0, row.size - row.needed_bytes) for row in rows if row.needed_bytes >= 0)
 
 
 def list_held(operator: Operator, request: ListHeld) -> Steps:
@@ -150,8 +156,22 @@ def compact(operator: Operator, request: CompactStorage) -> Steps:
             yield None
             continue
         yield CompactedRow(
-            _shown(held.topic), held.partition, broker.worker_id, before, held.log.size, reason
+            _shown(held.topic),
+            held.partition,
+            held.shard,
+            broker.worker_id,
+            before,
+            held.log.size,
+            reason,
         )
+    if request.topic:
+        return
+    for shard in list(broker.stores):
+        if request.shard in (-1, shard):
+            before = sum(row.size for row in broker.log_cleaning.rows(shard))
+            cleaned = broker.log_cleaning.clean_now(shard)
+            yield cleaned
+            yield CompactedRow("", -1, shard, broker.worker_id, before, cleaned.result())
 
 
 def _wanted(broker: Broker, request: CompactStorage) -> Iterator[HeldLog]:

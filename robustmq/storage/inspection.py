@@ -19,6 +19,8 @@ from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.core.log_entry import MARK, VERSION
 from robustmq.errors import BrokerError
+from robustmq.storage import cleaned_log
+from robustmq.storage.disk import RealDisk
 from robustmq.storage.segment_file import HEADER_BYTES, claimed_length, next_sound
 from robustmq.storage.shard_log import HEAD, MAX_ENTRY_BYTES
 
@@ -98,14 +100,35 @@ class Source:
 # -- the log of a shard ----------------------------------------------------------------------------
 
 
-def log_files(shard: Path) -> list[tuple[int, Path]]:
-    """(position of the first byte, path) of the files of a shard's log, in order."""
-    found = [
-        (int(path.name[:-4], 16), path)
-        for path in (shard / "log").glob("*.log")
-        if _is_hex(path.name[:-4])
-    ]
-    return sorted(found)
+class LogPiece(msgspec.Struct, frozen=True, gc=False):
+    """A file of a shard's log: the positions that it stands for. `kept`: what a cleaning has left
+    (`cleaned_log`), so that positions may be missing."""
+
+    start: int
+    end: int
+    size: int
+    path: Path
+    kept: bool = False
+
+
+def log_files(shard: Path) -> list[LogPiece]:
+    """The files of a shard's log that count, in order: a cleaned one stands for what it was made
+    of, though that may still be there."""
+    kept: list[LogPiece] = []
+    for path in (shard / "log").glob("*.kept"):
+        parts = path.name[: -len(".kept")].split("-")
+        kept.append(LogPiece(int(parts[0], 16), int(parts[1], 16), _size(path), path, True))
+    # Later cleanings first: their files stand for those of earlier ones.
+    kept.sort(key=lambda piece: -int(piece.path.name[: -len(".kept")].split("-")[2], 16))
+    found: list[LogPiece] = []
+    for path in (shard / "log").glob("*.log"):
+        if _is_hex(path.name[:-4]):
+            start, size = int(path.name[:-4], 16), _size(path)
+            kept.append(LogPiece(start, start + size, size, path))
+    for piece in kept:
+        if not any(other.kept and other.start <= piece.start < other.end for other in found):
+            found.append(piece)
+    return sorted(found, key=lambda piece: piece.start)
 
 
 def _is_hex(name: str) -> bool:
@@ -118,17 +141,52 @@ def log_entries(
     """What the log holds from a position (where an entry begins, or before the first) to another.
     A file that goes meanwhile was let go of by the broker."""
     files = log_files(shard)
-    for number, (start, path) in enumerate(files):
-        following = files[number + 1][0] if number + 1 < len(files) else None
-        if following is not None and following <= begin:
+    for number, piece in enumerate(files):
+        last = number == len(files) - 1
+        if not last and piece.end <= begin:
             continue
-        if end is not None and start >= end:
+        if end is not None and piece.start >= end:
             return
         try:
-            with Source(path) as source:
-                yield from _entries_of(source, start, max(0, begin - start), end, following is None)
+            if piece.kept:
+                yield from _kept_entries(piece, begin)
+                continue
+            with Source(piece.path) as source:
+                at = max(0, begin - piece.start)
+                yield from _entries_of(source, piece.start, at, end, last)
         except FileNotFoundError:
             continue
+
+
+def _kept_entries(piece: LogPiece, begin: int) -> Iterator[Entry | Damage]:
+    """The entries of a cleaned file."""
+    disk, path = RealDisk(), str(piece.path)
+    slots = cleaned_log.read_slots(disk, path, piece.size)
+    disk.close()
+    number = max(0, cleaned_log.slot_of(slots, begin))
+    while number < len(slots.offsets):
+        found, following, sound = cleaned_log.pieces(disk, path, slots, number)
+        if not found and not piece.path.exists():
+            return
+        for position, data in found:
+            for entry in _entries_in(position, bytes(data), path):
+                if entry.position >= begin:
+                    yield entry
+        if not sound:
+            first = slots.positions[number]
+            yield Damage(path, first, 0, "runs of a cleaned file cannot be read behind there")
+        number = following
+
+
+def _entries_in(position: int, data: bytes, path: str) -> Iterator[Entry | Damage]:
+    at = 0
+    while at < len(data):
+        entry = _parsed(data, at, position + at)
+        if entry is None:
+            yield Damage(path, position + at, len(data) - at, "no sound entry of the log")
+            return
+        yield entry
+        at = entry.end - position
 
 
 def _entries_of(
@@ -155,13 +213,23 @@ def _entry(source: Source, start: int, at: int) -> Entry | None:
     head = source.at(at, HEAD.size)
     if len(head) < HEAD.size:
         return None
-    length, crc, kind, version, mark, sender, sequence, timestamp_ms = HEAD.unpack(head)
-    if version != VERSION or mark != MARK or not HEAD.size <= length <= MAX_ENTRY_BYTES:
+    length = int.from_bytes(head[:4], "little")
+    if not HEAD.size <= length <= min(MAX_ENTRY_BYTES, source.size - at):
         return None
-    whole = source.at(at, length)
-    if len(whole) < length or crc32c(whole[8:]) != crc:
+    return _parsed(source.at(at, length), 0, start + at)
+
+
+def _parsed(data: bytes, at: int, position: int) -> Entry | None:
+    """The entry that begins there, if it is sound."""
+    if at + HEAD.size > len(data):
         return None
-    return Entry(start + at, kind, sender, sequence, timestamp_ms, whole[HEAD.size :])
+    length, crc, kind, version, mark, sender, sequence, timestamp_ms = HEAD.unpack_from(data, at)
+    if version != VERSION or mark != MARK or not HEAD.size <= length <= len(data) - at:
+        return None
+    if crc32c(data[at + 8 : at + length]) != crc:
+        return None
+    payload = data[at + HEAD.size : at + length]
+    return Entry(position, kind, sender, sequence, timestamp_ms, payload)
 
 
 def _next_entry(source: Source, at: int) -> int | None:
@@ -262,15 +330,16 @@ class DiskUse(msgspec.Struct, frozen=True, gc=False):
 def disk_use(shard: Path) -> DiskUse:
     """Look at the files of a shard."""
     files = log_files(shard)
-    sizes = [_size(path) for _, path in files]
     points = [
-        int(path.name[6:], 16) for path in shard.glob("index-*") if _is_hex(path.name[6:])
-    ]  # fmt: skip
+        int(name, 16)
+        for name in (path.name[6:].removesuffix(".copy") for path in shard.glob("index-*"))
+        if _is_hex(name)
+    ]
     bad = sum(_size(path) for path in shard.rglob("quarantine/*"))
     return DiskUse(
-        sum(sizes),
-        files[0][0] if files else 0,
-        files[-1][0] + sizes[-1] if files else 0,
+        sum(piece.size for piece in files),
+        files[0].start if files else 0,
+        files[-1].end if files else 0,
         sum(_size(path) for kind in ("leveldb", "rocksdb") for path in shard.glob(f"{kind}/*")),
         sum(_size(path) for path in shard.glob("segments/*/*") if path.is_file()),
         bad,

@@ -133,10 +133,24 @@ def test_a_compacted_topic_is_compacted_when_it_is_asked_for(broker: BrokerProce
     [done] = rows(broker.data, "compact", "keys")
     assert done["reason"] == ""
     assert 0 < done["bytes_after"] < done["bytes_before"] / 5
+    log = next(row for row in rows(broker.data, "compact", "--shard", "3") if not row["topic"])
+    assert (log["shard"], log["partition"]) == (3, -1)
     [refused] = rows(broker.data, "compact", "files", code=1)[:1]
     assert refused["reason"] == "its cleanup.policy is not compact"
     code, _, told = storage(broker.data, "compact", "nowhere")
     assert (code, told) == (1, "robustmq: nowhere has no partition to compact\n")
+
+
+def test_a_log_is_sound_when_it_was_cleaned_of_a_topic(broker: BrokerProcess) -> None:
+    [large] = rows(broker.data, "topics", "--match", "a/large")
+    shard = str(large["shard"])
+    admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}"})
+    admin.delete_topics(["a.large"])["a.large"].result(30)
+    done = rows(broker.data, "compact", "--shard", shard)[-1]
+    assert done["bytes_after"] < done["bytes_before"] - 40_000
+    code, told, _ = storage(broker.data, "verify", "--shard", shard)
+    assert (code, told.rstrip().endswith("nothing is damaged")) == (0, True)
+    assert all("damaged" not in row for row in rows(broker.data, "dump", "log", "--shard", shard))
 
 
 def test_wrong_use_is_told_what_to_do(broker: BrokerProcess, tmp_path: Path) -> None:
