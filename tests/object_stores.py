@@ -72,6 +72,11 @@ class S3Server:
             "secret_access_key": SECRET_KEY,
         }
 
+    @property
+    def checks_signatures(self) -> bool:
+        """Does it refuse who has another secret?"""
+        return self._program is not None
+
     def fresh_url(self) -> str:
         """A place in the bucket that nobody has used."""
         return f"s3://{self.bucket}/{secrets.token_hex(6)}"

@@ -87,9 +87,9 @@ def test_so_much_of_a_file_is_uploaded_as_was_said(
 def test_what_will_never_do_is_refused(s3_server: S3Server) -> None:
     url = s3_server.fresh_url()
     wrong = {**s3_server.options, "secret_access_key": "another"}
-    places: list[tuple[str, dict[str, str]]] = [
-        (url, wrong), ("s3://nobody-made-this/x", s3_server.options)
-    ]  # fmt: skip
+    places = [("s3://nobody-made-this/x", s3_server.options)]
+    if s3_server.checks_signatures:
+        places.append((url, wrong))
     for place, options in places:
         store = open_object_store(TieringSettings(place, options))
         calls: list[Callable[[], object]] = [
