@@ -23,7 +23,7 @@ def test_nothing_acked_is_lost_doubled_or_reordered(seed: int) -> None:
     history.check()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS if ONE else SEEDS[: max(12, MANY // 2)])
 def test_nothing_acked_is_lost_while_the_logs_are_cleaned_all_the_time(seed: int) -> None:
     history = History(seed, workers=2 + seed % 2, cleaned=True)
     history.run(messages=150, faults=10)
