@@ -36,6 +36,7 @@ from robustmq.shard.inbox import (
 )
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.metering import Meter, Meters, NoMeters
+from robustmq.shard.placement import ENTRY_PERSISTENT
 from robustmq.shard.shares import RETAIN_FLAG, LocalSubscription, share_flags
 from robustmq.shard.slow import SlowSubscriptions
 from robustmq.shard.subscriber import Subscriber
@@ -448,9 +449,11 @@ class Delivery:
             if inbox.left:
                 self._left.append(home, inbox_position, inbox.left)
             self._unqueued.setdefault(home, {})[inbox_position] = inbox
+            # In a topic of mode persistent a message is on the disk, here too, before it is acked.
+            synced = any(blocks.all_flags(part.entry) & ENTRY_PERSISTENT for part in inbox.parts)
             self._commits.mark(
                 home,
-                False,
+                synced,
                 lambda home=home, at=inbox_position, inbox=inbox: step(home, at, inbox),  # type: ignore[misc]
             )
 

@@ -34,6 +34,7 @@ HEADS_A_LOOK = 200
 """So many heads of a topic's batches are read at a time to see what its limit in bytes keeps."""
 MAX_REMEMBERED = 4096
 LONGEST_WAIT_MS = 3_600_000
+MANY_GRAVES = 100_000
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -124,7 +125,7 @@ class FileCleaning:
         if not over and not on.forced and not self._is_worth_it(on, file, inbox):
             return
         judge = self._judge(on, over)
-        needed = 0
+        needed, judged_at = 0, on.store.end_position
 
         def take(piece: Piece) -> None:
             nonlocal needed
@@ -137,10 +138,18 @@ class FileCleaning:
             self._note(on, file, file.size, inbox)
         elif not needed:
             yield from self._exchange(on, [file], None)
-        elif needed < file.size * self.smaller_than and not self.is_full():
+        elif needed < file.size * self._worth(on) and not self.is_full():
             yield from self._rewrite(on, [file], judge)
         else:
+            if needed == file.size and not file.cleaned:
+                # It has nothing of what was deleted by now.
+                file.judged_at = judged_at
             self._note(on, file, needed, inbox)
+
+    def _worth(self, on: Cleanable) -> float:
+        """A file is written anew when less than this part of it is needed; any part of it, when too
+        many deleted topics are remembered for what files may have of them."""
+        return 1.0 if on.store.light.graves_left > MANY_GRAVES else self.smaller_than
 
     def _is_worth_it(self, on: Cleanable, file: LogFile, inbox: int) -> bool:
         if file.damaged:
@@ -194,7 +203,7 @@ class FileCleaning:
                 return end_offset > self._begins(on, entry.topic, limits.retention_bytes)
             return True
 
-        return Judge(lives, on.refers_to)
+        return Judge(lives, on.refers_to, on.store.log.files.forgettable_to())
 
     def _begins(self, on: Cleanable, topic: bytes, max_bytes: int) -> int:
         """Where a topic begins by its limit in bytes; 0 as long as that is not found out."""

@@ -6,7 +6,8 @@ by one: batches of light topics that have them, and inbox entries that a session
 
 | entry | why nobody needs it below the floor |
 |---|---|
-| MACHINE, CURSOR, TOPIC_CREATED, TOPIC_DELETED, TOPIC_TRIMMED | the checkpoint has what they say |
+| MACHINE, CURSOR, TOPIC_CREATED | the checkpoint has what they say |
+| TOPIC_DELETED, TOPIC_TRIMMED | the same, once nothing that they delete is left in the log |
 | DELAYED_BLOCK, DELAYED_OVER | LevelDB has each message that waits, and its number is but a name |
 | RETAINED_BLOCK | LevelDB has the values |
 | DECLARED_MARKER, RELEASE | told to, and committed by, every worker that must hear of them |

@@ -57,6 +57,8 @@ class LightTopics:
         self._graves = next(lookups.range(_GRAVE, after(_GRAVE)), None) is not None
         """Topics were deleted whose batches the log may still have: a topic of the same name has
         none of those that stand before its grave."""
+        self.graves_left = 0
+        """How many the last sweep has left."""
         self.deletions = 0
         """How often a topic was deleted, or had records deleted."""
 
@@ -323,6 +325,7 @@ class LightTopics:
                 break
             key = rows[-1][0] + b"\0"
             yield
+        self.graves_left = left
         if not left:
             first = next(self._lookups.range(_GRAVE, after(_GRAVE)), None)
             self._graves = first is not None

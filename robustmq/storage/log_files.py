@@ -45,7 +45,7 @@ class LogFile(msgspec.Struct, eq=False):
     number: int = 0
     """0: as it was written; else that of the cleaning which made it."""
     judged_at: int = 0
-    """Of a cleaned one: what nobody needed when the log ended here is gone."""
+    """It has nothing that nobody needed when the log ended here."""
     other_bytes: int = -1
     """Entries of other kinds than blocks of light topics; -1: nobody has counted."""
     damaged: bool = False
@@ -214,7 +214,10 @@ class LogFiles:
 
     def forgettable_to(self) -> int:
         """No file has anything that was not needed any more when the log ended here."""
-        found = [file.judged_at if file.cleaned else file.start for file in self.files]
+        found = [
+            file.judged_at if file.cleaned else max(file.start, file.judged_at)
+            for file in self.files
+        ]
         return min(found, default=0)
 
     def next_number(self) -> int:

@@ -1,10 +1,11 @@
 """What of a closed file of a shard's log is still needed: read in pieces, judged entry by entry.
 
 The storage thread reads (`Pieces.read`), the loop judges (`judged`), as what is needed is known
-there: only two kinds of entries are ever needed behind all floors (`shard.position_floors`), blocks
-of light topics and what waits for sessions. Of a block single topics' entries may be left; each run
-of them becomes a log entry of its own, at the place where they always stood: its head lies over the
-last bytes of what is gone before them, of which every entry has more. Pure but for reads.
+there: behind all floors (`shard.position_floors`) only blocks of light topics and of partitions in
+the log are ever needed, what waits for sessions, and what says that something before it is deleted.
+Of a block single topics' entries may be left; each run of them becomes a log entry of its own, at
+the place where they always stood: its head lies over the last bytes of what is gone before them, of
+which every entry has more. Pure but for reads.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from robustmq.errors import BrokerError
 from robustmq.storage import cleaned_log
 from robustmq.storage.disk import Disk
 from robustmq.storage.log_files import LogFile
-from robustmq.storage.shard_log import BLOCK, HEAD, INBOX, SHARED_BLOCK, block_begin, parsed
+from robustmq.storage.shard_log import (
+    BLOCK,
+    HEAD,
+    INBOX,
+    SHARED_BLOCK,
+    TOPIC_DELETED,
+    TOPIC_TRIMMED,
+    block_begin,
+    parsed,
+)
 
 READ_BYTES = 256 * 1024
 NO_MARKER = bytes(4)
@@ -37,6 +47,8 @@ class Judge(NamedTuple):
     """Of light topics, and of partitions in the shard's log."""
     inbox: Callable[[int], bool]
     """Does any session refer to the inbox entry at a position?"""
+    forgotten_to: int = 0
+    """Of what was deleted before this position the log has nothing any more."""
 
 
 class Pieces:
@@ -119,6 +131,9 @@ def judged(entry: Entry, judge: Judge) -> list[Piece]:
     """What of an entry is needed, as log entries with their positions."""
     if entry.kind == INBOX:
         return [(entry.position, entry.data)] if judge.inbox(entry.position) else []
+    if entry.kind in (TOPIC_DELETED, TOPIC_TRIMMED):
+        # Whoever reads the log alone must not take what lies before it for living.
+        return [] if entry.position < judge.forgotten_to else [(entry.position, entry.data)]
     if entry.kind == BLOCK:
         return _of_block(entry, judge.block, b"")
     if entry.kind == SHARED_BLOCK:
