@@ -22,8 +22,8 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 
 import msgspec
+from crc32c import crc32c
 
-from robustmq.core import batches
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.promises import Promise
 from robustmq.storage.block_cache import Block, BlockCache
@@ -234,18 +234,16 @@ def _joined_areas(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, in
 
 def _sound_until(data: bytes | memoryview, expected: int, next_offset: int) -> int:
     """Where the first batch of an area begins that is not sound; its length if all are."""
-    at = 0
-    # The compiled core walks over bytes alone; the copy costs a tenth of what it saves.
-    whole = data if isinstance(data, bytes) else bytes(data)
-    try:
-        for begin, info in batches.headers(whole, 0, len(whole), True):
-            last = info.base_offset + info.last_offset_delta
-            if not info.crc_ok or info.base_offset < expected or last >= next_offset:
-                return begin
-            expected = last + 1
-            at = begin + info.length
-    except BrokerError:
-        return at
+    at, size = 0, len(data)
+    while size - at >= HEADER_BYTES:
+        base, length, magic, crc, _, delta = _HEAD.unpack_from(data, at)
+        end = at + 12 + length
+        if magic != 2 or length < HEADER_BYTES - 12 or end > size or delta < 0:
+            return at
+        if base < expected or base + delta >= next_offset or crc32c(data[at + 21 : end]) != crc:
+            return at
+        expected = base + delta + 1
+        at = end
     return at
 
 
