@@ -57,6 +57,8 @@ class Survey(msgspec.Struct, frozen=True):
     deletions: int
     inbox: int
     wait_ms: int
+    over: bool
+    """Nothing of light topics was needed then."""
 
 
 class Cleanable(msgspec.Struct, frozen=True):
@@ -122,7 +124,7 @@ class FileCleaning:
         if over and not inbox and not on.store.light.others:
             yield from self._exchange(on, [file], None)
             return
-        if not over and not on.forced and not self._is_worth_it(on, file, inbox):
+        if not on.forced and not self._is_worth_it(on, file, inbox, over):
             return
         judge = self._judge(on, over)
         needed, judged_at = 0, on.store.end_position
@@ -135,39 +137,61 @@ class FileCleaning:
         if not sound:
             # Nobody knows what the bad bytes were: it stays as it is until its time is over.
             file.damaged = True
-            self._note(on, file, file.size, inbox)
+            self._note(on, file, file.size, inbox, over)
         elif not needed:
             yield from self._exchange(on, [file], None)
         elif needed < file.size * self._worth(on) and not self.is_full():
-            yield from self._rewrite(on, [file], judge)
+            yield from self._rewrite(on, [file], judge, over)
         else:
             if needed == file.size and not file.cleaned:
                 # It has nothing of what was deleted by now.
                 file.judged_at = judged_at
-            self._note(on, file, needed, inbox)
+            self._note(on, file, needed, inbox, over)
 
     def _worth(self, on: Cleanable) -> float:
         """A file is written anew when less than this part of it is needed; any part of it, when too
         many deleted topics are remembered for what files may have of them."""
         return 1.0 if on.store.light.graves_left > MANY_GRAVES else self.smaller_than
 
-    def _is_worth_it(self, on: Cleanable, file: LogFile, inbox: int) -> bool:
-        if file.damaged:
-            return False
-        light = on.store.light
+    def is_due(
+        self, store: ShardStore, retention: LightRetention, file: LogFile, over: bool, now_ms: int
+    ) -> bool:
+        """May a file be worth a look, before it is known what sessions refer to?"""
+        light = store.light
         found = self._surveys.get(file.path)
-        plain = on.retention.is_plain
         if found is None:
-            counted = file.other_bytes >= 0 and plain and not light.deletions and not light.others
-            return not counted or file.size - file.other_bytes < file.size * self.smaller_than
-        changed = found.deletions != light.deletions or found.inbox > inbox or not plain
-        return changed and on.now_ms - found.at_ms >= found.wait_ms
+            if over or file.damaged:
+                return over
+            counted = file.other_bytes >= 0 and not light.deletions and not light.others
+            if not counted or not retention.is_plain:
+                return True
+            return file.size - file.other_bytes < file.size * self.smaller_than
+        if over and not found.over:
+            return True
+        if file.damaged or now_ms - found.at_ms < found.wait_ms:
+            return False
+        others = not over and not retention.is_plain
+        return bool(found.deletions != light.deletions or found.inbox or others)
 
-    def _note(self, on: Cleanable, file: LogFile, needed: int, inbox: int) -> None:
+    def _is_worth_it(self, on: Cleanable, file: LogFile, inbox: int, over: bool) -> bool:
+        if not self.is_due(on.store, on.retention, file, over, on.now_ms):
+            return False
+        found = self._surveys.get(file.path)
+        if found is None or (over and not found.over) or found.inbox > inbox:
+            return True
+        if found.deletions != on.store.light.deletions or not (over or on.retention.is_plain):
+            return True
+        # Nothing has changed: it is asked again later.
+        self._note(on, file, found.needed_bytes, inbox, found.over)
+        return False
+
+    def _note(
+        self, on: Cleanable, file: LogFile, needed: int, inbox: int, over: bool = False
+    ) -> None:
         known = self._surveys.get(file.path)
         wait_ms = self.again_ms if known is None else min(known.wait_ms * 2, LONGEST_WAIT_MS)
         self._surveys[file.path] = Survey(
-            on.now_ms, needed, on.store.light.deletions, inbox, wait_ms
+            on.now_ms, needed, on.store.light.deletions, inbox, wait_ms, over
         )
 
     def _exchange(self, on: Cleanable, files: list[LogFile], made: LogFile | None) -> Steps:
@@ -267,7 +291,9 @@ class FileCleaning:
         if not self.is_full():
             yield from self._rewrite(on, files, self._judge(on, False))
 
-    def _rewrite(self, on: Cleanable, files: list[LogFile], judge: Judge) -> Steps:
+    def _rewrite(
+        self, on: Cleanable, files: list[LogFile], judge: Judge, over: bool = False
+    ) -> Steps:
         disk, table = on.store.disk, on.store.log.files
         judged_at = on.store.end_position
         number = table.next_number()
@@ -316,4 +342,4 @@ class FileCleaning:
         made.judged_at = judged_at
         self._count("storage_log_bytes_rewritten", size)
         yield from self._exchange(on, files, made)
-        self._note(on, made, writer.kept_bytes, on.inbox_in(made))
+        self._note(on, made, writer.kept_bytes, on.inbox_in(made), over)

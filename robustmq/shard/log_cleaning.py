@@ -190,12 +190,19 @@ class LogCleaning:
         self._close_old(store, shard, now_ms)
         floor = floor_of(shard, store, self._broker.telling, self._broker.dealing)
         closed = [one for one in store.log.files.files[:-1] if one.end <= floor.position]
-        if not closed:
+        excess = self._excess(store)
+        size = 0
+        due = forced
+        for file in closed:
+            over = excess > size or self._is_over(file, now_ms)
+            due = due or self.files.is_due(store, self.retention, file, over, now_ms)
+            size += file.size
+        groups = self._mergeable(store, floor.position)
+        if not due and not groups:
             return
         inbox = yield from self._inbox(shard)
         on = Cleanable(store, self.retention, now_ms, inbox, forced)
         self.files.begin_round()
-        excess = self._excess(store)
         for file in closed:
             size = file.size
             yield from self.files.clean(on, file, excess > 0 or self._is_over(file, now_ms))
@@ -210,12 +217,13 @@ class LogCleaning:
         less, never more."""
         found: set[int] = set()
         begun = self._monotonic_us()
-        for session in self._broker.sessions.of_shard(shard):
-            found.update(
-                reference >> ORDINAL_BITS
-                for reference in session.references()
-                if not reference & HELD
-            )
+        for subscriber in self._broker.sessions.everyone():
+            if subscriber.shard == shard:
+                found.update(
+                    reference >> ORDINAL_BITS
+                    for reference in subscriber.session.references()
+                    if not reference & HELD
+                )
             if self._monotonic_us() - begun > SLICE_US:
                 yield None
                 begun = self._monotonic_us()

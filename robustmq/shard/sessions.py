@@ -627,9 +627,9 @@ class Sessions:
         for subscriber in cut:
             self._settle(subscriber, *subscriber.session.advance(now))
 
-    def of_shard(self, shard: int) -> list[Session]:
-        """The sessions of a shard as of now."""
-        return [one.session for one in self._roster.all() if one.shard == shard]
+    def everyone(self) -> list[Subscriber]:
+        """The subscribers of now."""
+        return self._roster.all()
 
     def snapshot(self, shard: int) -> Iterable[tuple[bytes, list[bytes]]]:
         """(client id, records) of the durable sessions of a shard."""
