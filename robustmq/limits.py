@@ -16,6 +16,15 @@ import msgspec
 
 KIB = 1024
 MIB = 1024 * KIB
+COMMIT_BOUNDS_US = (250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000)
+"""Of the histogram of commits (`observability.counters`)."""
+
+
+def commit_cells(kind: str) -> list[str]:
+    """The counters of the commits of a kind (`os`, `disk`): those within each bound, all, and their
+    microseconds."""
+    name = f"storage_commits_{kind}"
+    return [*(f"{name}_le_{bound}us" for bound in COMMIT_BOUNDS_US), name, f"{name}_us"]
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -150,6 +150,8 @@ def metrics_text() -> str:
 
     parts = [NOTE + "# Metrics\n", "| metric | type | labels | meaning |", "|---|---|---|---|"]
     for counter in COUNTERS:
+        if counter.kind == "histogram" and counter.le != "+Inf":
+            continue
         labels = ", ".join(f"{name}={value}" for name, value in counter.labels)
         parts.append(f"| {counter.metric} | {counter.kind} | {labels} | {counter.help} |")
     return "\n".join(parts) + "\n"

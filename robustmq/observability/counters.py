@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 from typing import Literal, NamedTuple
 
+from robustmq.limits import COMMIT_BOUNDS_US, commit_cells
 from robustmq.observability.topic_metrics import TopicCounters
 
 CELL = 8
@@ -23,9 +24,12 @@ class Counter(NamedTuple):
 
     name: str
     metric: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: Labels = ()
+    le: str = ""
+    """Of a histogram: what this cell counts, a bound in seconds, `+Inf` for all, or `sum` for the
+    microseconds that all took together."""
 
 
 def _counter(name: str, help_text: str, metric: str = "", **labels: str) -> Counter:
@@ -38,6 +42,33 @@ def _gauge(name: str, help_text: str, metric: str = "", **labels: str) -> Counte
     return Counter(name, metric or f"robustmq_{name}", "gauge", help_text, tuple(labels.items()))
 
 
+def _histogram(
+    metric: str, help_text: str, cells: dict[str, float], total: str, sum_us: str, **labels: str
+) -> tuple[Counter, ...]:
+    """`cells` names what is within each bound in seconds, all below it included."""
+    rows = {name: f"{bound:g}" for name, bound in cells.items()}
+    rows |= {total: "+Inf", sum_us: "sum"}
+    return tuple(
+        Counter(name, metric, "histogram", help_text, tuple(labels.items()), le)
+        for name, le in rows.items()
+    )
+
+
+def _commit_latency(kind: str) -> tuple[Counter, ...]:
+    *within, total, sum_us = commit_cells(kind)
+    bounds = (bound / 1e6 for bound in COMMIT_BOUNDS_US)
+    return _histogram(
+        "robustmq_storage_commit_seconds",
+        "From the end of a turn to its commit: written (os), or with fdatasync (disk).",
+        dict(zip(within, bounds, strict=True)),
+        total,
+        sum_us,
+        sync=kind,
+    )
+
+
+_HELD = "Bytes of records held by the engine of their topic (local disk, or memory)."
+_READ = "Bytes read from the logs of shards, by where they came from."
 _MESSAGES = "Messages taken in, or delivered to a subscriber or consumer."
 _BYTES = "Bytes read from and written to sockets."
 _CONNECTIONS = "Open client connections."
@@ -175,6 +206,22 @@ COUNTERS: tuple[Counter, ...] = (
     _counter("storage_bytes_written", "Bytes appended to the logs of shards."),
     _counter("storage_commits", "Commits of a shard; those of a turn are written together."),
     _counter("storage_syncs", "Commits of a shard with fdatasync."),
+    _counter("storage_fsyncs", "fdatasyncs that were made; one serves all that waits for it."),
+    *_commit_latency("os"),
+    *_commit_latency("disk"),
+    _gauge("storage_held_log", _HELD, "robustmq_storage_held_bytes", engine="log"),
+    _gauge("storage_held_segment", _HELD, "robustmq_storage_held_bytes", engine="segment"),
+    _gauge("storage_held_memory", _HELD, "robustmq_storage_held_bytes", engine="memory"),
+    _counter(
+        "storage_log_read_memory", _READ, "robustmq_storage_log_read_bytes_total", source="memory"
+    ),
+    _counter(
+        "storage_log_read_disk", _READ, "robustmq_storage_log_read_bytes_total", source="disk"
+    ),
+    _counter(
+        "storage_partition_bytes_written",
+        "Bytes appended to partitions outside of their shard's log.",
+    ),
     _counter("storage_bytes_expired", "Bytes of segments that retention has let go."),
     _counter("storage_log_files_cleaned", "Files of shards' logs that went or were written anew."),
     _counter("storage_log_bytes_freed", "Bytes that shards' logs take no longer on the disk."),
@@ -219,16 +266,15 @@ COUNTERS: tuple[Counter, ...] = (
     ),
     _counter("storage_tier_damaged_blocks", "Blocks whose records were damaged; fetched anew."),
     _counter("storage_tier_get_errors", "Reads of the object store that failed, each try."),
-    _counter("storage_tier_gets", _TIER_GETS),
-    _counter("storage_tier_get_us", "Microseconds that they took, together."),
-    *(
-        _counter(
-            f"storage_tier_get_le_{bound}",
-            "Those that took no longer than `le` seconds.",
-            "robustmq_storage_tier_gets_within_total",
-            le=f"{bound / 1000:g}",
-        )
-        for bound in (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
+    *_histogram(
+        "robustmq_storage_tier_get_seconds",
+        _TIER_GETS,
+        {
+            f"storage_tier_get_le_{bound}": bound / 1000
+            for bound in (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
+        },
+        "storage_tier_gets",
+        "storage_tier_get_us",
     ),
     _gauge("storage_tier_cache_memory_bytes", "Blocks of the object store in memory."),
     _gauge("storage_tier_cache_disk_bytes", "Blocks of the object store in the cache folder."),

@@ -10,11 +10,16 @@ from collections.abc import Iterable, Iterator
 
 import psutil
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from robustmq import __version__
-from robustmq.observability.counters import COUNTERS, Counters
+from robustmq.observability.counters import COUNTERS, Counters, Labels
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -48,6 +53,8 @@ class CounterCollector(Collector):
     def _families(self) -> Iterator[Metric]:
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for counter in COUNTERS:
+            if counter.kind == "histogram":
+                continue
             family = families.get(counter.metric)
             if family is None:
                 names = [*(name for name, _ in counter.labels), "worker"]
@@ -57,6 +64,30 @@ class CounterCollector(Collector):
             for worker in range(self._counters.workers):
                 value = self._counters.value(counter.name, worker)
                 family.add_metric([*values, str(worker)], value)
+        yield from families.values()
+        yield from self._histograms()
+
+    def _histograms(self) -> Iterator[Metric]:
+        """The cells of a histogram belong together: those of one metric and labels."""
+        families: dict[str, HistogramMetricFamily] = {}
+        cells: dict[tuple[str, Labels], dict[str, str]] = {}
+        for counter in COUNTERS:
+            if counter.kind == "histogram":
+                cells.setdefault((counter.metric, counter.labels), {})[counter.le] = counter.name
+                names = [*(name for name, _ in counter.labels), "worker"]
+                if counter.metric not in families:
+                    families[counter.metric] = HistogramMetricFamily(
+                        counter.metric, counter.help, labels=names
+                    )
+        for (metric, labels), names_by_le in cells.items():
+            for worker in range(self._counters.workers):
+                values = {
+                    le: self._counters.value(name, worker) for le, name in names_by_le.items()
+                }
+                sum_s = values.pop("sum") / 1e6
+                where = [*(value for _, value in labels), str(worker)]
+                buckets = [(le, float(value)) for le, value in values.items()]
+                families[metric].add_metric(where, buckets, sum_s)
         yield from families.values()
 
     def _processes(self) -> Iterator[Metric]:

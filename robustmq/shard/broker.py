@@ -140,7 +140,12 @@ class Broker:
     def _open_storage(self) -> None:
         """The shards, as far as they can be without being recovered."""
         self.stores: dict[int, ShardStore] = {}
-        self.commits = Commits(self.stores, self.around.kick)
+        self.commits = Commits(
+            self.stores,
+            self.around.kick,
+            self.around.monotonic_us,
+            self.settings.storage.sync == "disk",
+        )
         self.commits.wake = self.turn
         self.partitions = Partitions(
             self.placement,

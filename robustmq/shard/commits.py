@@ -11,8 +11,12 @@ storage thread costs as much as delivering ten messages, so a turn that need not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
+from robustmq.limits import COMMIT_BOUNDS_US
 from robustmq.storage.shard_store import ShardStore
 
 Callback = Callable[[], None]
@@ -22,11 +26,45 @@ LogKey = tuple[bytes, int]
 LAZY_BYTES = 256 * 1024
 
 
+class Latencies:
+    """How long commits of a kind took: how many within each bound in microseconds, all, and the sum
+    of their microseconds. One step a commit, however many messages it has."""
+
+    def __init__(self, bounds_us: Sequence[int]) -> None:
+        self._bounds_us = bounds_us
+        self._counts = array("q", bytes(8 * (len(bounds_us) + 1)))
+        self._sum_us = 0
+
+    def add(self, taken_us: int) -> None:
+        """One commit is done."""
+        self._counts[bisect_left(self._bounds_us, taken_us)] += 1
+        self._sum_us += taken_us
+
+    def cells(self) -> list[int]:
+        """Within each bound, all below it included; all; microseconds."""
+        found: list[int] = []
+        total = 0
+        for count in self._counts:
+            total += count
+            found.append(total)
+        return [*found, self._sum_us]
+
+
 class Commits:
     """The shards that this turn has appended to, and who waits for their commit."""
 
-    def __init__(self, stores: dict[int, ShardStore], kick: Callable[[], None]) -> None:
-        """`kick` runs what the stores have submitted to the storage thread."""
+    def __init__(
+        self,
+        stores: dict[int, ShardStore],
+        kick: Callable[[], None],
+        now_us: Callable[[], int] = lambda: 0,
+        always_sync: bool = False,
+    ) -> None:
+        """`kick` runs what the stores have submitted to the storage thread; `always_sync`: they
+        sync with every commit."""
+        self._now_us = now_us
+        self._always_sync = always_sync
+        self.latencies = {kind: Latencies(COMMIT_BOUNDS_US) for kind in ("os", "disk")}
         self._kick = kick
         self._stores = stores
         self._dirty: dict[int, list[Callback]] = {}
@@ -91,18 +129,27 @@ class Commits:
         self._lazy_bytes = 0
         dirty, self._dirty = self._dirty, {}
         sync, self._sync = self._sync, set()
+        begin_us = self._now_us()
         touched = {shard: self._touched.pop(shard, set()) for shard in dirty}
-        for shard, waiting in dirty.items():
+        last = len(dirty) - 1
+        for number, (shard, waiting) in enumerate(dirty.items()):
             self._running += 1
             self.count += 1
-            self.syncs += shard in sync
+            self.syncs += shard in sync or self._always_sync
             promise = self._stores[shard].flush(shard in sync)
+            if number == last:
+                # They are written together: the last one is when all of them are there.
+                kind = "disk" if sync or self._always_sync else "os"
+                promise.when_settled(partial(self._took, kind, begin_us))
             promise.when_settled(
                 lambda shard=shard, waiting=waiting, logs=touched[shard]: (  # type: ignore[misc]
                     self._done(shard, waiting, logs)
                 )
             )
         self._kick()
+
+    def _took(self, kind: str, begin_us: int) -> None:
+        self.latencies[kind].add(self._now_us() - begin_us)
 
     def _done(self, shard: int, waiting: list[Callback], touched: set[LogKey] | None) -> None:
         self._running -= 1

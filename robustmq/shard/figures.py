@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robustmq.limits import commit_cells
 from robustmq.shard.broker import Broker
 from robustmq.shard.placement import GROUP_KIND
 
@@ -30,6 +31,7 @@ def gauges(broker: Broker) -> dict[str, int]:
         "bus_queued_bytes": sum(
             broker.around.bus.queued_bytes(worker) for worker in range(broker.worker_count)
         ),
+        **_held(broker),
         **broker.uploader.gauges(),
     }
 
@@ -43,7 +45,33 @@ def totals(broker: Broker) -> dict[str, int]:
         "mqtt_packets_received": broker.packets_in + received,
         "mqtt_packets_sent": broker.packets_out,
         "mqtt_rate_pauses": broker.rates.pauses,
-        "storage_bytes_written": sum(store.end_position for store in broker.stores.values()),
+        **_storage_totals(broker),
         "storage_commits": broker.commits.count,
         "storage_syncs": broker.commits.syncs,
     }
+
+
+def _held(broker: Broker) -> dict[str, int]:
+    """Bytes of records by engine: logs and files on the disk, rings in memory."""
+    stores = broker.stores.values()
+    log = sum(store.log.end_position - store.log.start_position for store in stores)
+    return {
+        "storage_held_log": log,
+        "storage_held_segment": sum(store.disk_bytes for store in stores) - log,
+        "storage_held_memory": sum(store.light.memory_bytes for store in stores),
+    }
+
+
+def _storage_totals(broker: Broker) -> dict[str, int]:
+    stores = broker.stores.values()
+    written = sum(store.end_position for store in stores)
+    found = {
+        "storage_bytes_written": written,
+        "storage_partition_bytes_written": sum(store.appended_bytes for store in stores) - written,
+        "storage_fsyncs": max((store.disk.syncs for store in stores), default=0),
+        "storage_log_read_memory": sum(store.log.hot_bytes_read for store in stores),
+        "storage_log_read_disk": sum(store.log.cold_bytes_read for store in stores),
+    }
+    for kind, latencies in broker.commits.latencies.items():
+        found |= zip(commit_cells(kind), latencies.cells(), strict=True)
+    return found

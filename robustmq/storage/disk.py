@@ -31,6 +31,9 @@ BOOT_ID_BYTES = 16
 class Disk(Protocol):
     """Files by path. Writes are made by the storage thread, reads by any."""
 
+    syncs: int
+    """fdatasyncs that were made of files that are appended to."""
+
     def make_directory(self, path: str) -> None:
         """Make a directory and its parents."""
         ...
@@ -152,6 +155,7 @@ class RealDisk:
         self._removed: deque[str] = deque()
         self._mapped = MappedFiles()
         self.boot_id = _boot_id()
+        self.syncs = 0
 
     def make_directory(self, path: str) -> None:
         """Make a directory and its parents."""
@@ -212,6 +216,7 @@ class RealDisk:
         self._synced(path)
 
     def _synced(self, path: str) -> None:
+        self.syncs += 1
         self._unsynced.discard(path)
         if path in self._unnamed:
             self._unnamed.discard(path)
@@ -424,6 +429,7 @@ class MemoryDisk:
         self.fail_next: list[OSError] = []
         self.crash_after: int | None = None
         self.boots = 0
+        self.syncs = 0
 
     def make_directory(self, path: str) -> None:
         """Directories need no making."""
@@ -462,6 +468,7 @@ class MemoryDisk:
 
     def sync(self, path: str) -> None:
         """What is in the file survives `lose_power`."""
+        self.syncs += 1
         self._maybe_fail()
         self.synced[path] = len(self.files.get(path, b""))
 

@@ -337,6 +337,11 @@ class LightTopics:
             return ring.last_batches(max_bytes)
         return self._reader.last_batches(topic, max_bytes)
 
+    @property
+    def memory_bytes(self) -> int:
+        """What topics of mode memory hold."""
+        return self._memory_bytes
+
     def rings(self) -> list[tuple[bytes, MemoryPartition]]:
         """The topics of mode memory, with what they hold."""
         return list(self._memory.items())

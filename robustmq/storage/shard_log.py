@@ -77,6 +77,9 @@ class ShardLog:
         self._behind_gap = False
         self._other_bytes = 0
         self.end_position = 0
+        self.hot_bytes_read = 0
+        """Bytes that were read from memory, and those from the disk."""
+        self.cold_bytes_read = 0
         self.committed_position = 0
 
     # -- appending ---------------------------------------------------------------------------------
@@ -163,9 +166,11 @@ class ShardLog:
             begin = position - self._hot_starts[at]
             data = self._hot[at]
             if begin + length <= len(data):
+                self.hot_bytes_read += length
                 return memoryview(data)[begin : begin + length]
             if position >= self.committed_position or begin < len(data):
                 return self._read_over(at, begin, length)
+        self.cold_bytes_read += length
         return self.files.read(position, length)
 
     def let_go(self, replaced: list[LogFile], made: LogFile | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from robustmq.kafka import dispatch
+from robustmq.limits import commit_cells
 from robustmq.observability import logs
 from robustmq.observability.counters import COUNTERS, INDEX, Counters
 from robustmq.observability.prometheus import metrics_text
@@ -43,7 +44,7 @@ def test_a_restarted_worker_keeps_counters_and_loses_gauges() -> None:
 
 def test_the_table_has_no_name_twice_and_one_help_text_a_metric() -> None:
     assert len({counter.name for counter in COUNTERS}) == len(COUNTERS)
-    series = {(counter.metric, counter.labels) for counter in COUNTERS}
+    series = {(counter.metric, counter.labels, counter.le) for counter in COUNTERS}
     assert len(series) == len(COUNTERS)
     for metric in {counter.metric for counter in COUNTERS}:
         assert len({(c.help, c.kind) for c in COUNTERS if c.metric == metric}) == 1
@@ -113,6 +114,7 @@ def test_every_counter_is_counted_somewhere_and_every_name_that_is_counted_exist
             source += file.read_text()
     used = set(re.findall(r'(?:count|add|set|_count)\(\s*"(\w+)"', source))
     used |= set(re.findall(r'^ +"(\w+)": ', source, re.MULTILINE))
+    used |= {*commit_cells("os"), *commit_cells("disk")}
     assert {name for name in INDEX if name not in used} == set()
     counted = set(re.findall(r'(?:\bcount|row\.add|row\.set|_count)\(\s*"(\w+)"', source))
     assert counted <= set(INDEX)
