@@ -37,7 +37,7 @@ from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.kafka_parts import EXPIRE, KafkaParts
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.log_cleaning import LogCleaning
-from robustmq.shard.moving import Moves
+from robustmq.shard.moving import Leavers, Moves
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
@@ -156,6 +156,7 @@ class Broker:
                 "error", what, topic=topic.decode(), partition=partition, why=why
             ),
         )
+        self.leavers = Leavers(self.stores, self.commits, self.placement.mode)
         self.cleaning = Cleaning(self)
         self.uploader = self.partitions.uploader = Uploader(self)
         self.disk_cap = DiskCap(self)
@@ -398,6 +399,7 @@ class Broker:
         self.delayed.tick()
         self.kafka.releases.tick()
         self.cleaning.tick()
+        self.leavers.tick()
         self.uploader.tick()
         self.disk_cap.tick()
         self.log_cleaning.tick()
@@ -735,6 +737,7 @@ class Broker:
     def _reload_modes(self, storage: StorageSettings) -> None:
         """The storage rules may be others: topics are kept as those say now."""
         self.placement.set_rules(*_storage_rules(storage))
+        self.leavers.look()
         for name in list(self.placement.declared):
             topic = self.cluster.declared(name)
             if topic is not None:

@@ -28,6 +28,9 @@ MOVES_AT_ONCE = 4
 SLICE_BATCHES = 200
 SLICE_BYTES = 256 * 1024
 READ_BYTES = 64 * 1024
+LEAVING_SLICE = 512 * 1024
+LOOK_BYTES = 2 * 1024
+"""What looking at one topic counts as."""
 
 
 class Move:
@@ -174,3 +177,34 @@ class Moves:
         move.settled.resolve(None)
         move.over(why)
         self._next()
+
+
+class Leavers:
+    """Light topics whose mode is memory no more: their rings go into the log, some a tick; one that
+    is written to goes at once (`LightTopics.assign`)."""
+
+    def __init__(
+        self, stores: dict[int, ShardStore], commits: Commits, mode: Callable[[bytes], str]
+    ) -> None:
+        self._stores = stores
+        self._commits = commits
+        self._mode = mode
+        self._left: deque[tuple[int, bytes]] = deque()
+
+    def look(self) -> None:
+        """The storage rules may be others."""
+        self._left.clear()
+        for shard, store in self._stores.items():
+            self._left.extend((shard, topic) for topic, _ in store.light.rings())
+
+    def tick(self) -> None:
+        """A slice of those that are to be looked at."""
+        passed = 0
+        while self._left and passed < LEAVING_SLICE:
+            shard, topic = self._left.popleft()
+            passed += LOOK_BYTES
+            store = self._stores[shard]
+            if store.light.in_memory(topic) and self._mode(topic) != "memory":
+                size = store.light.leave_memory(topic, store.leader_epoch)
+                passed += size
+                self._commits.mark_lazy(shard, size)

@@ -22,6 +22,7 @@ from robustmq.kafka.gateway import AbortedTransaction, ProducerState
 from robustmq.kafka.markers import Marker, read_header, read_marker
 from robustmq.shard.partitions import Partitions, producer_part
 from robustmq.shard.placement import Placement
+from robustmq.storage.light import OTHER_PREFIX
 from robustmq.storage.stored_producers import Aborted, StoredProducers, declared_key, light_key
 
 MAX_TABLES = 65536
@@ -233,7 +234,7 @@ class ProducerStates:
         """A block of light topics that the log has behind the checkpoint."""
         for entry in blocks.entries(block):
             header = producer_part(block, entry.batch_begin, entry.end, entry.flags)
-            if header:
+            if header and not entry.topic.startswith(OTHER_PREFIX):
                 self.replay(entry.topic, 0, None, header)
 
     def replay(self, topic: bytes, partition: int, topic_id: bytes | None, header: bytes) -> None:

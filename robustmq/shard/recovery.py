@@ -165,6 +165,8 @@ class Recovery:
             if header:
                 self._producers.replay(one.log_topic, one.partition, one.topic_id, header)
             flags |= entry.flags
+        if len(stored) < len(blocks.entries(block)):
+            self._producers.replay_block(block)
         if flags & ENTRY_QOS2:
             self._owner.received(self.shard).learn(block)
         if fresh and any(bits & ENTRY_RETAIN for bits in (flags, *(one.flags for one in marks))):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+import msgspec
+
 from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
 from robustmq.core.topic_index import TopicIndex
@@ -32,6 +34,11 @@ from robustmq.storage.shard_log import (
 
 _TOPIC, _START, _GRAVE, _SHARED, _BRIDGE = b"t", b"b", b"g", b"P", b"h"
 PREVIOUS_AT = 24
+NO_MARKER = bytes(4)
+_PRODUCER_ID_AT = 43
+RESERVED_OFFSETS = 4096
+"""So many offsets of a topic in memory that the log knows are spoken for in one go."""
+LEAVING_BYTES = 256 * 1024
 GRAVES_SLICE = 500
 """So many are looked at in one go."""
 
@@ -49,6 +56,10 @@ class LightTopics:
         self._new_topics: list[bytes] = []
         self._memory: dict[bytes, MemoryPartition] = {}
         self._memory_bytes = 0
+        self._bases: dict[bytes, int] = {}
+        """Topics with a ring that have records in the log too: up to here."""
+        self._reserved: dict[bytes, int] = {}
+        """Topics with a ring that the log knows: after a restart they go on behind this offset."""
         self._starts: dict[bytes, int] = {}
         """Where light topics begin that do not begin at 0."""
         self._damaged: list[tuple[int, int]] = []
@@ -105,8 +116,9 @@ class LightTopics:
         if kind == BLOCK:
             self._index.replay(data, 0, len(data), at + shard_log.HEAD.size, self._new_topics)
         elif kind == SHARED_BLOCK:
-            begin = block_begin(data)
-            self._index.replay(data, begin, len(data), at + shard_log.HEAD.size + begin)
+            begin, new = block_begin(data), list[bytes]()
+            self._index.replay(data, begin, len(data), at + shard_log.HEAD.size + begin, new)
+            self._new_topics += [name for name in new if not name.startswith(OTHER_PREFIX)]
         elif kind == TOPIC_PLACED:
             self._place(data[8:], int.from_bytes(data[:8], "little"))
         elif kind == TOPIC_DELETED:
@@ -166,6 +178,10 @@ class LightTopics:
 
     def assign(self, block: bytearray, leader_epoch: int) -> None:
         """Give the entries of a block that is appended next their offsets, in place."""
+        if self._memory:
+            for entry in blocks.entries(block):
+                if entry.topic in self._memory:
+                    self.leave_memory(entry.topic, leader_epoch)
         self._index.assign(block, self._log.next_payload, leader_epoch, self._new_topics)
 
     def assign_at(self, block: bytearray, at: int, leader_epoch: int, new: list[bytes]) -> None:
@@ -198,7 +214,11 @@ class LightTopics:
 
     def delete(self, topic: bytes, timestamp_ms: int = 0) -> None:
         """Delete a light topic."""
-        self._memory.pop(topic, None)
+        ring = self._memory.pop(topic, None)
+        if ring is not None:
+            self._memory_bytes -= ring.size
+        self._bases.pop(topic, None)
+        self._reserved.pop(topic, None)
         if self._index.remove(topic):
             self._reader.forget(topic)
             if topic in self._new_topics:
@@ -211,8 +231,22 @@ class LightTopics:
         """Whole (committed) batches of a light topic from an offset on."""
         ring = self._memory.get(topic)
         if ring is not None:
-            return ring.read(offset, max_bytes)
+            return self._read_ring(topic, ring, offset, max_bytes)
         return self._reader.read(topic, offset, max_bytes, self._starts.get(topic, 0), committed)
+
+    def _read_ring(
+        self, topic: bytes, ring: MemoryPartition, offset: int, max_bytes: int
+    ) -> ReadResult:
+        """From the log what a topic has there from before it was kept in memory."""
+        if offset >= self._bases.get(topic, 0):
+            return ring.read(offset, max_bytes)
+        found = self._reader.read(topic, offset, max_bytes, self._starts.get(topic, 0))
+        if not (found.buffers or found.out_of_range or found.error or found.pending):
+            # Nothing is left in the log behind it.
+            found = ring.read(ring.start_offset, max_bytes)
+        return msgspec.structs.replace(
+            found, high_watermark=ring.end_offset, start_offset=self.start_offset(topic)
+        )
 
     def held(self, topic: bytes, max_batches: int, max_bytes: int) -> tuple[int, int]:
         """(bytes, first offset) of the newest batches in the log, so many at most."""
@@ -234,14 +268,14 @@ class LightTopics:
     def start_offset(self, topic: bytes) -> int:
         """The first offset that is kept of a light topic."""
         ring = self._memory.get(topic)
-        if ring is not None:
+        if ring is not None and topic not in self._bases:
             return ring.start_offset
         return self._reader.start(topic, self._starts.get(topic, 0))
 
     def known_start(self, topic: bytes) -> int:
         """The same as far as it is known without looking: not behind it."""
         ring = self._memory.get(topic)
-        if ring is not None:
+        if ring is not None and topic not in self._bases:
             return ring.start_offset
         return self._reader.known_start(topic, self._starts.get(topic, 0))
 
@@ -250,8 +284,17 @@ class LightTopics:
         batches stay in the shard's log until that is cleaned."""
         ring = self._memory.get(topic)
         if ring is not None:
-            ring.trim(offset)
-            return ring.start_offset
+            before = ring.size
+            if offset > ring.start_offset:
+                ring.trim(offset)
+            self._memory_bytes += ring.size - before
+            if topic not in self._bases:
+                return ring.start_offset
+            if self._outgrown(topic, ring):
+                return ring.start_offset
+        return self._trim_log(topic, offset, timestamp_ms)
+
+    def _trim_log(self, topic: bytes, offset: int, timestamp_ms: int) -> int:
         if offset > self._reader.known_start(topic, self._starts.get(topic, 0)):
             self._set_start(topic, offset)
             payload = offset.to_bytes(8, "little") + topic
@@ -270,6 +313,11 @@ class LightTopics:
         """The first batch at or after a time; -3: the greatest time stamp."""
         ring = self._memory.get(topic)
         if ring is not None:
+            if topic in self._bases and timestamp_ms >= 0:
+                start = self._starts.get(topic, 0)
+                found = self._reader.offset_for_time(topic, timestamp_ms, start)
+                if found is not None:
+                    return found
             return ring.offset_for_time(timestamp_ms)
         return self._reader.offset_for_time(topic, timestamp_ms, self._starts.get(topic, 0))
 
@@ -365,24 +413,83 @@ class LightTopics:
         """Append a block of topics in memory mode, giving offsets in place; the oldest make
         way."""
         for entry in blocks.entries(block):
-            ring = self._memory.get(entry.topic)
-            if ring is None:
-                ring = self._memory[entry.topic] = MemoryPartition(
-                    PartitionSettings(memory_bytes=self._max_memory_bytes)
-                )
-                known = self._index.lookup(entry.topic)
-                if known is not None:
-                    ring.start_offset = ring.end_offset = known[0]
+            topic = entry.topic
+            ring = self._memory.get(topic) or self._begin_ring(topic)
             before = ring.size
             batch = block[entry.batch_begin : entry.end]
             base_offset = ring.append(batch, leader_epoch)
             blocks.set_base_offset(block, entry.begin, base_offset)
             self._memory_bytes += ring.size - before
+            if topic in self._reserved:
+                self._outgrown(topic, ring)
+                if ring.end_offset + RESERVED_OFFSETS // 2 > self._reserved[topic]:
+                    self._reserved[topic] = ring.end_offset + RESERVED_OFFSETS
+                    self.place(topic, self._reserved[topic])
         while self._memory_bytes > self._max_memory_bytes:
             freed = self._free_memory()
             if not freed:
                 break
             self._memory_bytes -= freed
+
+    def _begin_ring(self, topic: bytes) -> MemoryPartition:
+        ring = MemoryPartition(PartitionSettings(memory_bytes=self._max_memory_bytes))
+        known = self._index.lookup(topic)
+        if known is not None:
+            ring.start_offset = ring.end_offset = self._reserved[topic] = known[0]
+            if known[1] != NO_POSITION:
+                self._bases[topic] = known[0]
+        self._memory[topic] = ring
+        return ring
+
+    def _outgrown(self, topic: bytes, ring: MemoryPartition) -> bool:
+        """Has the ring let its oldest go? Then what the log has before them goes, too."""
+        base = self._bases.get(topic)
+        if base is None or ring.start_offset <= base:
+            return False
+        del self._bases[topic]
+        self._trim_log(topic, base, 0)
+        return True
+
+    def in_memory(self, topic: bytes) -> bool:
+        """Has the topic a ring?"""
+        return topic in self._memory
+
+    def leave_memory(self, topic: bytes, leader_epoch: int) -> int:
+        """A topic has another mode than memory now: what its ring holds goes into the log, at its
+        offsets; the bytes. Subscribers were told of it already, so the entries are such that tell
+        nothing."""
+        ring = self._memory.pop(topic)
+        self._memory_bytes -= ring.size
+        self._reserved.pop(topic, None)
+        whole = self._bases.pop(topic, None) is not None
+        known = self._index.lookup(topic)
+        if known is None:
+            self._new_topics.append(topic)
+        first, end_offset = ring.start_offset, ring.end_offset
+        batches = ring.batches()
+        if batches:
+            first = int.from_bytes(batches[0][:8], "big")
+        self._index.set(topic, first, NO_POSITION if known is None else known[1])
+        block = bytearray()
+        for batch in batches:
+            flags = 0 if batch[_PRODUCER_ID_AT] & 0x80 else blocks.KAFKA
+            block += blocks.build_entry(topic, b"", 0, flags, 0, 0, batch)
+            if len(block) > LEAVING_BYTES:
+                self._append_left(block, leader_epoch)
+                block = bytearray()
+        if block:
+            self._append_left(block, leader_epoch)
+        else:
+            self.place(topic, end_offset)
+        if ring.start_offset > first or (ring.start_offset and not whole):
+            self._trim_log(topic, ring.start_offset, 0)
+        return ring.size
+
+    def _append_left(self, block: bytearray, leader_epoch: int) -> None:
+        self._index.assign(
+            block, self._log.next_payload + len(NO_MARKER), leader_epoch, self._new_topics
+        )
+        self._log.append(SHARED_BLOCK, NO_MARKER + block, 0, 0, 0)
 
     def _free_memory(self) -> int:
         """Free the oldest batch of the topic that is first in turn, and put that topic last."""
@@ -391,5 +498,6 @@ class LightTopics:
             self._memory[topic] = ring
             freed = ring.drop_first()
             if freed:
+                self._outgrown(topic, ring)
                 return freed
         return 0

@@ -60,6 +60,10 @@ class MemoryPartition:
         """Bytes held."""
         return self._size
 
+    def batches(self) -> list[bytes]:
+        """All that is held, oldest first."""
+        return self._batches[self._first :]
+
     def drop_first(self) -> int:
         """Let the oldest batch go; the bytes freed (0: nothing is left)."""
         if self._first >= len(self._offsets):

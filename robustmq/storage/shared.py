@@ -96,10 +96,12 @@ def parts(payload: bytes | memoryview) -> tuple[bytes, bytes]:
 
 
 def stored_entries(block: bytes) -> Iterator[StoredEntry]:
-    """The entries of the block of a SHARED_BLOCK."""
+    """The entries of shared partitions in the block of a SHARED_BLOCK; others are of light topics
+    that have left mode memory."""
     for entry in blocks.entries(block):
         found = named(entry.topic)
-        assert found is not None, "an entry of a shared partition has its name"
+        if found is None:
+            continue
         size = 2 + int.from_bytes(entry.log_name[:2], "little")
         log_topic = entry.log_name[2:size]
         yield StoredEntry(entry, *found, log_topic, entry.log_name[size:] or log_topic)
@@ -125,7 +127,8 @@ class SharedPartitions:
     def replay(self, kind: int, data: bytes) -> None:
         """Recovery: an entry of the log that LevelDB may not know yet."""
         if kind == SHARED_BLOCK:
-            self._note(entry.topic for entry in blocks.entries(parts(data)[1]))
+            names = (entry.topic for entry in blocks.entries(parts(data)[1]))
+            self._note(name for name in names if named(name) is not None)
         elif kind == TOPIC_PLACED and named(data[8:]) is not None:
             self._note([data[8:]])
         elif kind == TOPIC_DELETED and named(data) is not None:

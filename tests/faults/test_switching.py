@@ -4,6 +4,8 @@ record keeps its offset, none is missing that was acknowledged, none is there tw
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,40 @@ def test_kill_9_in_the_middle_of_a_move_loses_nothing(tmp_path: Path) -> None:
         check(broker, "moved", producer, publisher, old)
         broker.restart()
         check(broker, "moved", producer, publisher, old)
+
+
+def set_mode(broker: BrokerProcess, filter_: str, mode: str) -> None:
+    """Another storage rule, taken over by SIGHUP."""
+    broker.config.write_text(f'[[storage.rules]]\nfilter = "{filter_}"\nmode = "{mode}"\n')
+    taken = broker.log.count("settings reloaded")
+    os.kill(broker.pid, signal.SIGHUP)
+    until(lambda: broker.log.count("settings reloaded") == taken + broker.workers)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_light_topics_change_their_mode_while_all_goes_on(tmp_path: Path, workers: int) -> None:
+    topics = ["light/a", "light/b", "light/k"]
+    with BrokerProcess(tmp_path, workers) as broker:
+        subscriber = MqttSubscriber(broker, "sees-all", {"light/#": 2}, 5)
+        publisher = MqttPublisher(broker, "m", topics[:2], 2, 5)
+        producer = KafkaProducer(broker, "k", "light.k", 1, idempotent=True)
+        for mode in ("memory", "persistent", "memory", "hybrid"):
+            go_on(producer, publisher)
+            set_mode(broker, "light/#", mode)
+        go_on(producer, publisher)
+        broker.kill()
+        broker.start()
+        producer.finish()
+        publisher.finish()
+        (values,) = read_log(broker, "light.k")
+        assert not set(producer.acked[0]) - set(values)
+        assert not doubled(values) and in_order(values, producer.sent[0])
+        for topic in topics[:2]:
+            (values,) = read_log(broker, topic.replace("/", "."))
+            sent = [payload for name, payload in publisher.sent if name == topic]
+            lost = {payload for name, payload in publisher.acked if name == topic} - set(values)
+            assert not lost, sorted(lost)[:5]
+            assert not doubled(values) and in_order(values, sent)
+        subscriber.wait_for(publisher.acked)
+        assert not doubled([payload for name, payload in subscriber.received if name != topics[2]])
