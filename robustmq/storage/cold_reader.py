@@ -37,6 +37,8 @@ from robustmq.storage.segment_file import HEADER_BYTES
 MAX_STREAMS = 32
 """Readers of one partition whose places are remembered."""
 MAX_DAMAGED = 256
+CHECKED_AT_ONCE = 2_000
+"""Batches whose checksums one read makes: a millisecond and a half."""
 MAX_OBJECTS = 64
 WINDOW_BYTES = 32 * 1024 * 1024
 """So far ahead of a reader is fetched, when it has read as much in order."""
@@ -92,6 +94,7 @@ class _Segment:
         self._cache = cache
         self._size = cache.settings.block_bytes
         self._blocks: dict[int, Block] = {}
+        self._checks_left = CHECKED_AT_ONCE
 
     def block(self, number: int) -> Block:
         """A block, which is in memory."""
@@ -197,7 +200,8 @@ class _Segment:
                         found.append(self._joined(crossing))
                         begin = stop
                         continue
-                self._within(begin, stop, found)
+                if not self._within(begin, stop, found):
+                    break
                 begin = stop
         except _Damaged:
             if not found:
@@ -206,24 +210,33 @@ class _Segment:
 
     def _joined(self, batch: _Batch) -> bytes | memoryview:
         data = self.area(batch.begin, batch.end)
-        if _sound_until(data, batch.base_offset, self.segment.next_offset) < len(data):
+        if _sound_until(data, batch.base_offset, self.segment.next_offset, 1)[0] < len(data):
             raise _Damaged(batch.begin, batch.end)
         return data
 
-    def _within(self, begin: int, end: int, found: Buffers) -> None:
-        """An area in one block."""
+    def _within(self, begin: int, end: int, found: Buffers) -> bool:
+        """An area in one block; False: enough was looked at, and no read holds up the loop."""
         number = begin // self._size
         block = self.block(number)
         low, high = begin - number * self._size, end - number * self._size
         data = block.data[low:high]
         if not block.checked[0] <= low <= high <= block.checked[1]:
-            sound = _sound_until(data, self.segment.base_offset, self.segment.next_offset)
-            if sound < high - low:
-                if sound:
-                    found.append(data[:sound])
-                raise _Damaged(begin + sound, begin + sound + HEADER_BYTES)
-            block.checked = _joined_areas(block.checked, (low, high))
+            known = block.checked[1] if block.checked[0] <= low <= block.checked[1] else low
+            segment = self.segment
+            sound, self._checks_left = _sound_until(
+                data[known - low :], segment.base_offset, segment.next_offset, self._checks_left
+            )
+            until = known + sound
+            block.checked = _joined_areas(block.checked, (low, until))
+            if until < high:
+                if until > low:
+                    found.append(data[: until - low])
+                if not self._checks_left:
+                    return False
+                position = begin + until - low
+                raise _Damaged(position, position + HEADER_BYTES)
         found.append(data)
+        return True
 
 
 def _joined_areas(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
@@ -232,19 +245,24 @@ def _joined_areas(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, in
     return min(one[0], other[0]), max(one[1], other[1])
 
 
-def _sound_until(data: bytes | memoryview, expected: int, next_offset: int) -> int:
-    """Where the first batch of an area begins that is not sound; its length if all are."""
+def _sound_until(
+    data: bytes | memoryview, expected: int, next_offset: int, most: int
+) -> tuple[int, int]:
+    """Where the first batch of an area begins that is not sound, or its length if all are; and how
+    many more might have been looked at."""
     at, size = 0, len(data)
-    while size - at >= HEADER_BYTES:
+    for left in range(most, 0, -1):
+        if size - at < HEADER_BYTES:
+            return at, left
         base, length, magic, crc, _, delta = _HEAD.unpack_from(data, at)
         end = at + 12 + length
         if magic != 2 or length < HEADER_BYTES - 12 or end > size or delta < 0:
-            return at
+            return at, left
         if base < expected or base + delta >= next_offset or crc32c(data[at + 21 : end]) != crc:
-            return at
+            return at, left
         expected = base + delta + 1
         at = end
-    return at
+    return at, 0
 
 
 class ColdReader:

@@ -13,8 +13,9 @@ from robustmq.core import batches
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.promises import Promise
 from robustmq.storage.circuit_breaker import FAILURES
-from robustmq.storage.cold_reader import ColdReader
+from robustmq.storage.cold_reader import CHECKED_AT_ONCE, ColdReader
 from robustmq.storage.engine import ReadResult
+from robustmq.storage.manifest import LOG
 from tests.storage.cold import BLOCK, PREFIX, Faulty, Loop, Partition
 
 CORRUPT = int(KafkaCode.CORRUPT_MESSAGE)
@@ -99,6 +100,22 @@ def test_a_read_gives_views_of_blocks_and_joins_only_what_crosses_them(tmp_path:
     joined = [len(one) for one in result.buffers if isinstance(one, bytes)]
     assert len(joined) == 3
     assert all(size < 6_000 for size in joined)
+    world.cache.close()
+
+
+def test_of_many_small_batches_no_read_checks_more_than_some(tmp_path: Path) -> None:
+    world = World(tmp_path, [[90] * 6_000])
+    world.loop.wait(
+        world.cache.want(world.reader._object(world.partition.cold[0], LOG, 0), 0, 7, 1)
+    )
+    offset, reads = 0, 0
+    while offset < 6_000:
+        got = world.offsets(world.read(offset, 1 << 30))
+        assert got == list(range(offset, offset + len(got)))
+        assert len(got) <= 3 * CHECKED_AT_ONCE
+        offset, reads = got[-1] + 1, reads + 1
+    assert reads > 1
+    assert len(world.offsets(world.read(0, 1 << 30))) > 2 * CHECKED_AT_ONCE
     world.cache.close()
 
 
