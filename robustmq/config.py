@@ -260,6 +260,15 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             -1,
         ),
     ] = 604_800_000
+    topic_idle_expiry_s: Annotated[
+        int,
+        bound(
+            "s",
+            "Light topics to which nobody has published for so long go, with their offsets, unless"
+            " they have a retained value or a group's offset; 0: never.",
+            0,
+        ),
+    ] = 0
     shard_log_bytes: Annotated[
         int,
         bound(

@@ -177,6 +177,10 @@ class OffsetTable:
         ]
         return [record for key in sorted(gone) for record in self.delete(*key)]
 
+    def topics(self) -> set[bytes]:
+        """The topics of which something was committed, also within a transaction."""
+        return {key[0] for key in (*self._offsets, *self._pending)}
+
     def forget_topic(self, topic: bytes) -> list[GroupRecord]:
         """Forget the offsets of a topic that was deleted."""
         keys = sorted(key for key in {**self._offsets, **self._pending} if key[0] == topic)

@@ -223,6 +223,7 @@ COUNTERS: tuple[Counter, ...] = (
         "Bytes appended to partitions outside of their shard's log.",
     ),
     _counter("storage_bytes_expired", "Bytes of segments that retention has let go."),
+    _counter("topics_expired", "Light topics that went because nobody published to them."),
     _counter("storage_log_files_cleaned", "Files of shards' logs that went or were written anew."),
     _counter("storage_log_bytes_freed", "Bytes that shards' logs take no longer on the disk."),
     _counter("storage_log_bytes_rewritten", "Bytes of shards' logs that were written anew."),

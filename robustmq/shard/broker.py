@@ -613,6 +613,8 @@ class Broker:
             case wire.ShareChange():
                 self.interest.set_share(worker, message)
                 return resolved(wire.InterestSettled(self.telling.ends(worker)))
+            case wire.TopicsInUse():
+                return self.log_cleaning.idle_topics.in_use(message.topics)
             case wire.ShardsClosed():
                 self.router.close_shards(worker, message.shards)
                 return resolved(None)

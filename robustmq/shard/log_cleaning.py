@@ -30,6 +30,7 @@ import msgspec
 from robustmq.config import StorageSettings
 from robustmq.promises import Promise
 from robustmq.shard.file_cleaning import SLICE_US, Cleanable, FileCleaning, Step, Steps
+from robustmq.shard.idle_topics import IdleTopics
 from robustmq.shard.inbox import HELD, ORDINAL_BITS
 from robustmq.shard.position_floors import floor_of
 from robustmq.shard.subscribing import encode_cursors
@@ -82,6 +83,8 @@ class LogCleaning:
         self._asked: list[tuple[int, Promise[int]]] = []
         self._due_ms = 0
         self.longest_open_ms = LONGEST_OPEN_MS
+        self.idle_topics = IdleTopics(broker)
+        self._idle_looked_ms: dict[int, int] = {}
         self.files.is_full = lambda: broker.owner.room.is_full
         self.reload(broker.settings.storage)
 
@@ -92,6 +95,7 @@ class LogCleaning:
             for one in settings.rules
         ]
         self.retention = LightRetention(settings.light_retention_ms, rules)
+        self.idle_ms = settings.topic_idle_expiry_s * 1000
         self.max_bytes = settings.shard_log_bytes
         """What a shard's log may take; 0: no bound."""
         self.merged_bytes = settings.segment_bytes
@@ -188,6 +192,9 @@ class LogCleaning:
     def _round(self, shard: int, forced: bool) -> Steps:
         store, now_ms = self._stores[shard], self._wall_ms()
         self._close_old(store, shard, now_ms)
+        if self.idle_ms and now_ms - self._idle_looked_ms.get(shard, 0) >= self.idle_ms // 10:
+            self._idle_looked_ms[shard] = now_ms
+            yield from self.idle_topics.steps(shard, now_ms - self.idle_ms)
         floor = floor_of(shard, store, self._broker.telling, self._broker.dealing)
         closed = [one for one in store.log.files.files[:-1] if one.end <= floor.position]
         excess = self._excess(store)
@@ -252,6 +259,8 @@ class LogCleaning:
         longest_ms = self.longest_open_ms
         if self.retention.shortest_ms > NO_LIMIT:
             longest_ms = min(longest_ms, max(1000, self.retention.shortest_ms // 2))
+        if self.idle_ms:
+            longest_ms = min(longest_ms, self.idle_ms // 2)
         table = store.log.files.files
         if not table:
             return

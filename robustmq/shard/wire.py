@@ -340,6 +340,12 @@ class LightTopicsList(msgspec.Struct, frozen=True, tag=True, gc=False):
     limit: int
 
 
+class TopicsInUse(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Which of these topics does any group on the receiver remember? Answered with their names."""
+
+    topics: list[bytes]
+
+
 class Drained(msgspec.Struct, frozen=True, tag=True, gc=False):
     """The sender stops, and waits for nothing of the receiver any more."""
 
@@ -387,6 +393,7 @@ Message = (
     | LightTopicCall
     | LightTopicById
     | LightTopicsList
+    | TopicsInUse
     | TopicDropped
     | Drained
     | ShardsClosed

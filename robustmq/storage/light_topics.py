@@ -321,6 +321,19 @@ class LightTopics:
             return ring.offset_for_time(timestamp_ms)
         return self._reader.offset_for_time(topic, timestamp_ms, self._starts.get(topic, 0))
 
+    def names(self, after_name: bytes, limit: int) -> list[bytes]:
+        """Names of topics that are kept in the log, in order, those behind a name."""
+        rows = self._lookups.range(_TOPIC + after_name + b"\0", after(_TOPIC))
+        return [key[1:] for key, _ in islice(rows, limit)]
+
+    def written_before(self, topic: bytes) -> int:
+        """The last record of a topic that is kept in the log is not younger than this (wall clock
+        ms); 0: nobody knows."""
+        known = self._index.lookup(topic)
+        if known is None or known[1] == NO_POSITION or topic in self._memory:
+            return 0
+        return self._log.files.written_before(known[1])
+
     # -- what of the log is needed -----------------------------------------------------------------
 
     def lives(self, entry: blocks.EntryView, position: int, end_offset: int) -> bool:

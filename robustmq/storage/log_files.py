@@ -212,6 +212,17 @@ class LogFiles:
         """(position, bytes) of the runs of a cleaned file, from the one near a position on."""
         return cleaned_log.walk(self._disk, file.path, self.slots(file), position)
 
+    def written_before(self, position: int) -> int:
+        """What stands, or stood, there is not younger than this (wall clock ms); 0: it may be
+        new."""
+        at = self.find(position)
+        if at == len(self.files) - 1:
+            return 0
+        if at < 0 or position >= self.files[at].end:
+            # It is gone with its file: before the next one was begun.
+            return self.files[at + 1].first_ms
+        return self.files[at].last_ms
+
     def forgettable_to(self) -> int:
         """No file has anything that was not needed any more when the log ended here."""
         found = [
