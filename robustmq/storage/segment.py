@@ -381,7 +381,9 @@ class SegmentPartition:
                 self.quarantined.append((offset, len(data)))
                 self.damaged(offset, len(data))
 
-        following = self.files[self.files.index(file) + 1].base_offset
+        behind_it = self.files[self.files.index(file) + 1 :]
+        # The last one is looked at when what a crash cut off lay in a file of its own (resume_at).
+        following = behind_it[0].base_offset if behind_it else file.next_offset
         interval = self._settings.index_interval_bytes
         Scan(self._disk, fresh, interval, self.state.gaps_until, set_aside).run(
             0, file.size, following

@@ -62,11 +62,13 @@ def committed(world: World, partition: Partition) -> list[bytes]:
 class History:
     """Two transactional producers, a subscriber and faults."""
 
-    def __init__(self, seed: int, workers: int) -> None:
-        self.world = World(seed, workers)
+    def __init__(self, world: World, **configs: str) -> None:
+        """`configs` are settings of the declared topic, with _ in the place of dots."""
+        self.world = world
         self.random = self.world.scheduler.random
         view = next(iter(self.world.cluster.views.values()))
-        view.create_topic(DECLARED, 2, {}, uuid.UUID(int=1))
+        told = {name.replace("_", "."): value for name, value in configs.items()}
+        view.create_topic(DECLARED, 2, told, uuid.UUID(int=1))
         self.world.scheduler.run(50)
         self.transactors = [SimTransactor(self.world, f"id-{number}") for number in range(2)]
         self.subscriber = SimClient(self.world, b"subscriber", {b"x/+": 2})
@@ -141,7 +143,7 @@ class History:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_transactions_are_whole_or_nothing(seed: int) -> None:
     print(f"seed {seed}: replay with scripts/test --sim {seed}")
-    history = History(seed, workers=1 + seed % 3)
+    history = History(World(seed, workers=1 + seed % 3))
     history.load(transactions=25)
     history.fail(faults=6)
     history.settle()

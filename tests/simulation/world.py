@@ -26,7 +26,7 @@ from robustmq.shard.broker import Broker
 from robustmq.shard.client import MqttClient
 from robustmq.shard.cluster_view import Declared, Outcome
 from robustmq.shard.recovery import Recovery
-from robustmq.shard.surroundings import Surroundings
+from robustmq.shard.surroundings import Surroundings, TierAround
 from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.disk import Crash, MemoryDisk
 from robustmq.storage.kv import MemoryKeyValue
@@ -296,8 +296,11 @@ class World:
         workers: int = 2,
         settings: Settings | None = None,
         cleaned: bool = False,
+        tier: Callable[[World, int, int], TierAround] | None = None,
     ) -> None:
-        """`cleaned`: the logs of shards are small files, and cleaned all the time."""
+        """`cleaned`: the logs of shards are small files, and cleaned all the time. `tier` gives a
+        worker, in each of its lives, its object store."""
+        self._tier = tier
         self.cleaned = cleaned
         self.scheduler = Scheduler(seed)
         few = NodeSettings(shards=3) if cleaned else NodeSettings()
@@ -354,7 +357,7 @@ class World:
             SimBus(self, number),
             lambda: self.scheduler.now_ms,
             lambda: WALL_OFFSET_MS + self.scheduler.now_ms,
-            lambda run: self.scheduler.soon(self._alive(number, life, run)),
+            lambda run: self.scheduler.soon(self.alive(number, life, run)),
             lambda: uuid.UUID(int=self.scheduler.random.getrandbits(128)),
             self._count,
             lambda level, text, **fields: self.faults.append({"text": text, **fields}),
@@ -362,8 +365,9 @@ class World:
             committer.kick,
             lambda: self.scheduler.now_ms * 1000,
             lambda delay_us, run: self.scheduler.at(
-                delay_us / 1000 + self.scheduler.random.random(), self._alive(number, life, run)
+                delay_us / 1000 + self.scheduler.random.random(), self.alive(number, life, run)
             ),
+            tier=self._tier(self, number, life) if self._tier is not None else None,
         )
         broker = Broker(self.settings, number, self.worker_count, view, around, open_store)
         if self.cleaned:
@@ -387,12 +391,12 @@ class World:
             now_ms, takes_ms = self.scheduler.now_ms, self.scheduler.random.random() * 4
             free_at_ms = max(free_at_ms, now_ms) + takes_ms
             batches.append(run)
-            done = self._alive(number, life, lambda: batches.popleft()())
+            done = self.alive(number, life, lambda: batches.popleft()())
             self.scheduler.at(free_at_ms - now_ms, done)
 
         return schedule
 
-    def _alive(self, number: int, life: int, run: Callable[[], None]) -> Callable[[], None]:
+    def alive(self, number: int, life: int, run: Callable[[], None]) -> Callable[[], None]:
         """An event of a worker's life that does nothing after its death."""
 
         def guarded() -> None:
@@ -442,7 +446,7 @@ class World:
         for here, there in ((one, two), (two, one)):
             broker = self.brokers[here]
             if broker is not None:
-                gone = self._alive(
+                gone = self.alive(
                     here, self.incarnations[here], functools.partial(broker.on_worker_down, there)
                 )
                 self.scheduler.at(self.scheduler.random.random() * 2, gone)

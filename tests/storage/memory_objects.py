@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable, Sequence
 
 from robustmq.storage.disk import Buffer, MemoryDisk
@@ -22,7 +24,13 @@ class MemoryObjects:
         self.plan: Callable[[], str] = lambda: ""
         self.error: Callable[[], BaseException] = lambda: ObjectStoreError("on demand")
         self.calls = 0
-        self._version = 0
+        self._versions = itertools.count(1)
+
+    def seen_from(self, disk: MemoryDisk) -> MemoryObjects:
+        """The same store for who has another disk."""
+        twin = copy.copy(self)
+        twin.disk = disk
+        return twin
 
     def _begin(self) -> str:
         self.calls += 1
@@ -40,10 +48,10 @@ class MemoryObjects:
         _, version = self.objects.get(path, (b"", ""))
         if if_version is not None and version != if_version:
             raise ObjectConflictError(path)
-        self._version += 1
-        self.objects[path] = (b"".join(buffers), str(self._version))
+        version = str(next(self._versions))
+        self.objects[path] = (b"".join(buffers), version)
         self._end(verdict)
-        return str(self._version)
+        return version
 
     def put_file(self, path: str, file: str, size: int) -> str:
         data = self.disk.read_apart(file, 0, size)
