@@ -27,6 +27,7 @@ from robustmq.shard.cleaning import Cleaning
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
 from robustmq.shard.commits import Commits, LogKey
+from robustmq.shard.cursor_progress import CursorProgress
 from robustmq.shard.dealing import Dealing
 from robustmq.shard.delayed import Delayed
 from robustmq.shard.delivery import Delivery
@@ -160,6 +161,7 @@ class Broker:
         self.cleaning = Cleaning(self)
         self.uploader = self.partitions.uploader = Uploader(self)
         self.disk_cap = DiskCap(self)
+        self.cursor_progress = CursorProgress(self)
         self.inbox = Inbox(self.stores)
 
     def _open_shares(self) -> None:
@@ -402,6 +404,7 @@ class Broker:
         self.leavers.tick()
         self.uploader.tick()
         self.disk_cap.tick()
+        self.cursor_progress.tick()
         self.log_cleaning.tick()
         self.shares.tick()
         now = self.monotonic_ms()

@@ -63,6 +63,8 @@ class _Client:
         self.client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
         self.client.max_inflight_messages_set(WINDOW)
         self.client.on_connect = self._on_connect
+        # Before it connects: a session that was away gets its messages at once.
+        self.client.on_message = self._on_message
         self.connects = 0
         kept = None
         if five:
@@ -75,6 +77,9 @@ class _Client:
 
     def _on_connect(self, *_: object) -> None:
         self.connects += 1
+
+    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        raise AssertionError(f"nobody has subscribed to {message.topic}")
 
     def close(self) -> None:
         """Disconnect; the session stays."""
@@ -174,7 +179,6 @@ class MqttSubscriber(_Client):
         self.received: Acked = []
         self._granted = threading.Event()
         super().__init__(broker, name, MQTTProtocolVersion(version), expiry)
-        self.client.on_message = self._on_message
         self.client.on_subscribe = lambda *_: self._granted.set()
         if filters:
             self.client.subscribe(list(filters.items()))
