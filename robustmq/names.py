@@ -14,6 +14,7 @@ NUL may not stand in an MQTT topic, so the two kinds never meet, and no subscrib
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 
 from robustmq.errors import BrokerError, Fault
@@ -32,11 +33,16 @@ _IMAGE = {
     byte: chr(byte) if byte in _PLAIN else "." if byte == 0x2F else f"_x{byte:02x}"
     for byte in range(256)
 }
+# Names without an escape, which most are: those that map letter by letter, several times as quickly.
+_SIMPLE_TOPIC = re.compile(rb"(?:[a-zA-Z0-9/-]|_(?!x)){3,249}")
+_SIMPLE_NAME = re.compile(r"(?:[a-zA-Z0-9.-]|_(?!x)){3,249}", re.ASCII)
 _ID_NAMESPACE = b"robustmq light topic\0"
 
 
 def to_kafka(topic: bytes) -> str | None:
     """The Kafka name of a topic; None when it cannot be shown by name."""
+    if _SIMPLE_TOPIC.fullmatch(topic):
+        return topic.decode("ascii").replace("/", ".")
     if topic[:1] == b"\0":
         return topic[1:].decode("utf-8", "replace")
     pieces = [_IMAGE[byte] for byte in topic]
@@ -57,6 +63,8 @@ def in_rules(topic: bytes) -> str:
 
 def from_kafka(name: str) -> bytes:
     """The topic of a Kafka name: total, and the inverse of `to_kafka`."""
+    if _SIMPLE_NAME.fullmatch(name):
+        return name.replace(".", "/").encode("ascii")
     topic = bytearray()
     at = 0
     while at < len(name):
