@@ -17,6 +17,8 @@ CHECKED = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "p
 MODULE_LINES = 800
 FUNCTION_LINES = 60
 BANNED_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "base", "tools"})
+ENTRY_POINTS = {"robustmq.storage.rocksdb_engine"}
+"""What the metadata of the package names."""
 STARTED_BY_USERS = frozenset({"robustmq.cli.main"})
 """Modules that a command runs, and no module imports."""
 TODO = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b(?!\(#\d+\))")
@@ -105,6 +107,6 @@ def test_every_queue_of_a_loop_has_a_bound() -> None:
 
 
 def test_no_module_is_dead() -> None:
-    used = {name for path in SOURCES for name in imported(path)} | STARTED_BY_USERS
+    used = {name for path in SOURCES for name in imported(path)} | STARTED_BY_USERS | ENTRY_POINTS
     modules = {dotted(path) for path in SOURCES if path.stem != "__init__"}
     assert sorted(modules - used) == [], "nobody imports these"

@@ -1,10 +1,16 @@
 """What a storage engine is: one small interface, and the table of engines by name.
 
 An engine keeps the log of one partition as Kafka record batches v2, as they will be sent. `append`
-is memory only; what is appended is handed to the storage thread by `pending`, and is visible to
-readers of committed data after `committed`. An engine that needs no disk has nothing pending and
-commits at once. Further engines register under the entry point group `robustmq.engines`, or in
-`ENGINES`.
+is memory only; what is appended is handed to the storage thread as the job that `write` gives, and
+is visible to readers of committed data after `committed`. An engine that needs no disk gives no job
+and commits at once. What is not said of the thread is called on the event loop, and neither waits
+nor writes. Offsets are dense but for those that a compaction, another engine (`restore`, `skip_to`)
+or damage has left out; none is given twice.
+
+Further engines come from packages that register the function that opens a partition under the entry
+point group `robustmq.engines`; a topic chooses one by its setting `robustmq.storage.engine`. What
+is promised here is tested of every engine by tests/storage/test_engine_contract.py, where a further
+one is one row; tests/third_party_engine is such a package.
 """
 
 from __future__ import annotations
@@ -109,21 +115,30 @@ class PartitionLog(Protocol):
         ...
 
     def read(self, offset: int, max_bytes: int, committed: bool = True) -> ReadResult:
-        """Whole batches from `offset` on: at most `max_bytes`, but the first always."""
+        """Whole batches from the one that holds `offset`, or the next one where that is gone: at
+        most `max_bytes`, but the first always; none at the end, or when `max_bytes` is 0. Out of
+        range: below the start or beyond the end. With `committed` nothing at or behind the high
+        watermark. The buffers stay as they are whatever happens to the log. Where the disk fails,
+        or its bytes are not what was written, the result has an error and no buffers."""
         ...
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None:
-        """(offset, time stamp) of the first batch at or after a time; -3: of the greatest time
-        stamp. A promise: what must be looked at is not at hand; ask again when it settles."""
+        """(offset, time stamp) of the first batch that has a record at or after a time, of those
+        not wholly below the log's start: its base offset, and a time from the one asked for to its
+        greatest; -3: an offset in a batch with the greatest time stamp, and that. None: there is
+        none. What is not committed may be among them. A promise: what must be looked at is not at
+        hand; ask again when it settles."""
         ...
 
     def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:
-        """The headers of the last batches, oldest first, of so many bytes at most."""
+        """The headers of the last batches, oldest first, of about so many bytes; the last one, if
+        there is any, always."""
         ...
 
     def write(self) -> Callable[[bool], None] | None:
-        """Take what is new; a job that writes it on the storage thread (True: and syncs),
-        or None."""
+        """Take what is new; a job that writes it on the storage thread, or None. Jobs run in the
+        order in which they were given; one that is killed leaves a prefix of what it writes. True:
+        when it is done, all that this partition ever wrote survives a loss of power."""
         ...
 
     def committed(self) -> None:
@@ -138,7 +153,8 @@ class PartitionLog(Protocol):
 
     @property
     def quarantined(self) -> list[tuple[int, int]]:
-        """(first offset that is missing, bytes) of what was found corrupt when it was opened."""
+        """(first offset that is missing, bytes) of what was found corrupt: when it was opened, or
+        since."""
         ...
 
     @property
@@ -148,7 +164,7 @@ class PartitionLog(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """Bytes held: those of all batches that are not wholly below the start, or more."""
         ...
 
     def restore(self, batch: bytearray) -> None:
@@ -169,8 +185,9 @@ class PartitionLog(Protocol):
         ...
 
     def retain(self, now_ms: int) -> int:
-        """Let go of what the settings let go at this wall time; the bytes freed. `write` has the
-        disk follow."""
+        """Let go of the oldest records that the settings let go at this wall time, and of none that
+        is not committed; by size no more than brings the log to its bound. The bytes freed.
+        `write` has the disk follow. Bounded: what is left of its work comes with the next call."""
         ...
 
     def configure(self, settings: PartitionSettings) -> None:
@@ -188,7 +205,8 @@ class PartitionLog(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; nothing is asked of the log any more. Without it, by a kill, no more is
+        lost than what was not written."""
         ...
 
 

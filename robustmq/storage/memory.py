@@ -94,13 +94,12 @@ class MemoryPartition:
 
     def trim(self, offset: int) -> None:
         """The log begins at `offset` now."""
+        offset = max(self.start_offset, offset)
         while self._first < len(self._offsets):
-            following = self._first + 1
-            end = self._offsets[following] if following < len(self._offsets) else self.end_offset
-            if end > offset:
+            if self._next_offset(self._first) > offset:
                 break
             self.drop_first()
-        self.start_offset = max(self.start_offset, offset)
+        self.start_offset = offset
 
     def retain(self, now_ms: int) -> int:
         """Let go of the oldest batches that the settings let go."""
@@ -123,6 +122,9 @@ class MemoryPartition:
         found: list[bytes | memoryview] = []
         size = 0
         at = max(self._first, bisect_right(self._offsets, offset) - 1)
+        if at < len(self._offsets) and self._next_offset(at) <= offset:
+            # Offsets are missing behind it.
+            at += 1
         while at < len(self._offsets) and offset < self.end_offset:
             batch = self._batches[at]
             if found and size + len(batch) > max_bytes:
@@ -133,6 +135,9 @@ class MemoryPartition:
             size += len(batch)
             at += 1
         return ReadResult(self.end_offset, self.start_offset, found)
+
+    def _next_offset(self, at: int) -> int:
+        return self._offsets[at] + int.from_bytes(self._batches[at][23:27], "big") + 1
 
     def _infos(self) -> Iterator[BatchInfo]:
         for batch in self._batches[self._first :]:

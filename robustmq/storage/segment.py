@@ -425,27 +425,47 @@ class SegmentPartition:
         if cold is not None:
             return cold
         files = [file for file in self.files if file.max_time >= 0]
-        if timestamp_ms == -3 and files:
-            timestamp_ms = max(file.max_time for file in files)
+        if timestamp_ms == -3:
+            timestamp_ms = max(map(self._greatest_time, files), default=-1)
         for file in files:
-            if file.max_time >= timestamp_ms:
+            if file.max_time >= timestamp_ms >= 0:
                 # The greatest time so far is known for each indexed batch: begin there.
                 index = self._index(file)
                 row = bisect_left(index.max_times, timestamp_ms)
                 position = index.positions[row] if row < len(index.positions) else 0
-                found = find_time(self._infos([file], position), timestamp_ms)
+                if file.base_offset < self.start_offset:
+                    # What lies before the log's start may have the greatest.
+                    position = index.place_of(self.start_offset)[0]
+                infos = filter(self._is_kept, self._infos([file], position))
+                found = find_time(infos, timestamp_ms)
                 if found is not None:
                     return found
         return None
 
+    def _greatest_time(self, file: SegmentFile) -> int:
+        """Of the records of a file that the log still has."""
+        if file.base_offset >= self.start_offset:
+            return file.max_time
+        position = self._index(file).place_of(self.start_offset)[0]
+        infos = filter(self._is_kept, self._infos([file], position))
+        return max((info.max_timestamp for info in infos), default=-1)
+
     def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:
         """Headers of the batches in the last bytes, from an indexed one on."""
+        at = len(self.files)
+        size = 0
+        while at > 0 and size < max_bytes:
+            at -= 1
+            size += self.files[at].size
         if not self.files:
             return []
-        file = self.files[-1]
-        positions = self._index(file).positions
-        at = max(0, bisect_left(positions, file.size - max_bytes) - 1)
-        return list(self._infos([file], positions[at] if positions else 0))
+        positions = self._index(self.files[at]).positions
+        row = max(0, bisect_left(positions, size - max_bytes) - 1)
+        infos = self._infos(self.files[at:], positions[row] if positions else 0)
+        return [info for info in infos if self._is_kept(info)]
+
+    def _is_kept(self, info: BatchInfo) -> bool:
+        return info.base_offset + info.last_offset_delta >= self.start_offset
 
     # -- retention ---------------------------------------------------------------------------------
 
@@ -457,7 +477,7 @@ class SegmentPartition:
     def restore(self, batch: bytearray) -> None:
         """Add a batch at the offset that it has."""
         base_offset = int.from_bytes(batch[:8], "big")
-        if base_offset > self.end_offset and self.files:
+        if base_offset > self.end_offset > self.start_offset:
             self.end_offset = base_offset
             self.change(gaps_until=base_offset)
         elif base_offset > self.end_offset:
@@ -486,7 +506,7 @@ class SegmentPartition:
         while at > 0 and size < max_bytes:
             at -= 1
             size += self.files[at].size
-        return max(self.start_offset, self.files[at].base_offset) if self.files else 0
+        return max(self.start_offset, self.files[at].base_offset if self.files else 0)
 
     # -- under a cold tier -------------------------------------------------------------------------
 
