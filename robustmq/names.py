@@ -33,7 +33,7 @@ _IMAGE = {
     byte: chr(byte) if byte in _PLAIN else "." if byte == 0x2F else f"_x{byte:02x}"
     for byte in range(256)
 }
-# Names without an escape, which most are: those that map letter by letter, several times as quickly.
+# Names without an escape, which most are: they map letter by letter, several times as quickly.
 _SIMPLE_TOPIC = re.compile(rb"(?:[a-zA-Z0-9/-]|_(?!x)){3,249}")
 _SIMPLE_NAME = re.compile(r"(?:[a-zA-Z0-9.-]|_(?!x)){3,249}", re.ASCII)
 _ID_NAMESPACE = b"robustmq light topic\0"

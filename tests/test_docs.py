@@ -15,6 +15,7 @@ SOURCE = re.compile(r"`((?:[a-z_]+/)*[a-z_*]+\.py)((?: [\w.]+(?:, )?)*)`")
 SETTING = re.compile(r"`([a-z]+(?:\.tiering)?)\.([a-z_]+)(?: = [^`]*)?`")
 OTHER_ENDS = frozenset({"py", "qos", "retain"})
 """Of files and headers that look like settings."""
+METRIC = re.compile(r"`(robustmq_[a-z0-9_]+)[`{]")
 COMMAND = re.compile(r"`?(?:\.venv/bin/)?robustmq ([a-z]+)\b")
 
 
@@ -61,6 +62,17 @@ def test_settings_that_are_named_exist() -> None:
 
 def test_commands_that_are_named_exist() -> None:
     missing = [(page, match[0]) for page, match in found(COMMAND) if match[1] not in COMMANDS]
+    assert missing == []
+
+
+def test_metrics_that_are_named_exist() -> None:
+    known = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
+    code = (ROOT / "robustmq/observability/prometheus.py").read_text(encoding="utf-8")
+    missing = [
+        (page, match[1])
+        for page, match in found(METRIC)
+        if f"| {match[1]} |" not in known and f'"{match[1].removesuffix("_total")}"' not in code
+    ]
     assert missing == []
 
 
