@@ -31,21 +31,22 @@ ms."""
 
 
 class GroupedJob:
-    """A job whose files are synced together with those of the jobs beside it: all write first, then
-    come all files of the first stage, then all of the second, then the rest of each job."""
+    """A job whose files are synced together with those of the jobs beside it: all write their first
+    files, all of these are synced, then the same with the second ones, then comes the rest of each
+    job. So no second file says of a first one what power loss may undo."""
 
-    __slots__ = ("disk", "rest", "stages", "write")
+    __slots__ = ("disk", "rest", "stages", "writes")
 
     def __init__(
         self,
         disk: Disk,
-        write: Job,
+        writes: tuple[Job, Job],
         stages: tuple[Sequence[str], Sequence[str]],
         rest: Job,
     ) -> None:
         """`stages` are directories: what was written below them is synced."""
         self.disk = disk
-        self.write = write
+        self.writes = writes
         self.stages = stages
         self.rest = rest
 
@@ -58,7 +59,6 @@ def run_all(jobs: Iterable[AnyJob]) -> None:
     group: list[GroupedJob] = []
     for job in jobs:
         if isinstance(job, GroupedJob):
-            job.write()
             group.append(job)
             continue
         _finish(group)
@@ -69,6 +69,8 @@ def run_all(jobs: Iterable[AnyJob]) -> None:
 
 def _finish(group: list[GroupedJob]) -> None:
     for stage in (0, 1):
+        for job in group:
+            job.writes[stage]()
         directories = {directory: None for job in group for directory in job.stages[stage]}
         if directories:
             group[0].disk.sync_below(*directories)

@@ -188,13 +188,15 @@ class RealDisk:
             os.close(file)
 
     def _writer(self, path: str) -> int:
-        file = self._writers.get(path)
-        if file is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            if not os.path.exists(path):
-                self._unnamed.add(path)
-            file = self._keep(self._writers, path, os.open(path, flags, FILE_MODE))
-        return file
+        """Used last is closed last: those of one `sync_below` stay open together."""
+        file = self._writers.pop(path, None)
+        if file is not None:
+            self._writers[path] = file
+            return file
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        if not os.path.exists(path):
+            self._unnamed.add(path)
+        return self._keep(self._writers, path, os.open(path, flags, FILE_MODE))
 
     def _keep(self, table: dict[str, int], path: str, file: int) -> int:
         if len(table) >= self._max_open:
@@ -226,7 +228,8 @@ class RealDisk:
         """fdatasync of each, on threads: a file system makes one commit of those that come while it
         makes one. Eight files took 0.8 ms so, and 6 ms one after the other."""
         prefixes = tuple(directory + "/" for directory in directories)
-        paths = [path for path in self._unsynced if path.startswith(prefixes)]
+        # Those that the loop opens meanwhile are marked, too.
+        paths = [path for path in tuple(self._unsynced) if path.startswith(prefixes)]
         while len(paths) > 1:
             some, paths = paths[:SYNCS_AT_ONCE], paths[SYNCS_AT_ONCE:]
             if self._syncing is None:

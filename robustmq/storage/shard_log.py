@@ -320,6 +320,7 @@ class ShardLog:
                         on_entry(at, *found[1:], data[HEAD.size :])
                 continue
             last = index == len(self.files.files) - 1
+            self._disk.mark_unsynced(file.path)
             at = max(0, position - file.start)
             self._recover_segment(file, at, last, on_entry)
         self.end_position = max(self.end_position, position)

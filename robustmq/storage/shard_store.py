@@ -326,9 +326,11 @@ class ShardStore:
         # Files of segment partitions are synced with all others; another engine does it itself.
         files = [log.directory for log, _ in partitions if isinstance(log, SegmentPartition)]
 
-        def write() -> None:
+        def write_partitions() -> None:
             for log, part in partitions:
                 part(sync and not isinstance(log, SegmentPartition))
+
+        def write_log() -> None:
             for path, buffers in pending:
                 if sync and not disk.size(path):
                     # A file is whole before the next one is there: a log has no holes.
@@ -342,7 +344,7 @@ class ShardStore:
         # Partitions before the log that names what they have; and of the log not only what this
         # turn has written: what came before it, too.
         stages = (files, [everything or log_directory]) if sync else ((), ())
-        job = GroupedJob(disk, write, stages, rest)
+        job = GroupedJob(disk, (write_partitions, write_log), stages, rest)
         size = end - self._flushed_to
         self._flushed_to = end
         done = self._committer.submit(job, size)

@@ -117,7 +117,7 @@ def test_what_comes_while_a_sync_runs_is_synced_together_and_settles_in_order() 
         def write(path: str = path, number: int = number) -> None:
             disk.append(path, [b"%d" % number])
 
-        job = GroupedJob(disk, write, ([], logs), lambda: None)
+        job = GroupedJob(disk, (lambda: None, write), ([], logs), lambda: None)
         committer.submit(job).when_settled(partial(settled.append, number))
         committer.kick()
     committer.submit(lambda: None).when_settled(done.set)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robustmq.storage.disk import RealDisk
+from robustmq.storage.disk import SYNCS_AT_ONCE, RealDisk
 from robustmq.storage.mapped_files import WINDOW_BYTES, MappedFiles
 
 
@@ -102,7 +102,7 @@ def test_what_is_mapped_is_bounded_and_goes_when_its_file_does(tmp_path: Path) -
 
 CUT_UNDER_A_MAP = """
 import sys
-from robustmq.storage.disk import RealDisk
+from robustmq.storage.disk import SYNCS_AT_ONCE, RealDisk
 disk, path = RealDisk(), sys.argv[1]
 disk.append(path, [b"x" * 1_000_000])
 assert disk.view(path, 500_000, 10) == b"x" * 10
@@ -117,3 +117,17 @@ def test_a_file_that_another_program_cuts_under_a_map_ends_no_process(tmp_path: 
     command = [sys.executable, "-c", CUT_UNDER_A_MAP, f"{tmp_path}/cut"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr)
+
+
+def test_each_file_is_synced_though_few_can_be_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = RealDisk(max_open=SYNCS_AT_ONCE)
+    paths = [tmp_path / f"{number:03d}" for number in range(5 * SYNCS_AT_ONCE)]
+    for path in (*paths, *paths[::3]):
+        disk.append(str(path), [b"x"])
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", lambda file: synced.append(os.fstat(file).st_ino))
+    disk.sync_below(str(tmp_path))
+    assert sorted(synced) == sorted(path.stat().st_ino for path in paths)
+    disk.close()

@@ -4,12 +4,16 @@ lost more."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmq.core.publish import build_entry
-from robustmq.storage.disk import Crash
+from robustmq.storage.disk import Crash, MemoryDisk, RealDisk
 from robustmq.storage.engine import PartitionLog, PartitionSettings
+from robustmq.storage.shard_log import ShardLog
 from robustmq.storage.shard_store import DECLARED_MARKER, StoreSettings
 from tests.storage.stores import NOW_MS, Machine, batch, values_of
 
@@ -144,3 +148,58 @@ def test_a_crash_at_any_byte_and_then_power_loss_keeps_all_that_was_acknowledged
     kept = loaded.machine.store.retained.get(b"kept") or b""
     found = [loaded.retained.index(bytes(one)) for one in (kept, *loaded.machine.heard.fresh)]
     assert max(found) >= loaded.safe_retained, "in the key-value store, or told as not in it"
+
+
+class SyncsNot(MemoryDisk):
+    """The machine stops in the first fdatasync."""
+
+    stops = False
+
+    def sync_below(self, *directories: str) -> None:
+        if self.stops:
+            raise Crash
+        super().sync_below(*directories)
+
+
+def test_no_marker_is_in_the_log_before_its_records_are_on_the_disk() -> None:
+    machine = Machine(StoreSettings(sync=True))
+    machine.disk = disk = SyncsNot()
+    machine.open()
+    log = machine.store.open_partition("topic-0", "segment", PartitionSettings())
+    machine.store.append_partition(log, bytearray(batch(b"1")))
+    machine.store.append(DECLARED_MARKER, b"marks", 0, 0, NOW_MS)
+    disk.stops = True
+    with suppress(Crash):
+        machine.commit()
+    written = {path for path, data in disk.files.items() if data}
+    assert any("/segments/" in path for path in written)
+    assert not any("/log/" in path for path in written), "power loss may keep it and not them"
+
+
+def test_what_a_killed_process_has_written_is_synced_before_anything_stands_on_it() -> None:
+    machine = Machine(StoreSettings(sync=False))
+    machine.publish(b"a", b"1", source=9, sequence=1)
+    machine.commit()
+    machine.open()
+    assert machine.publish(b"a", b"again", source=9, sequence=1) == -1, "it is in the log"
+    machine.commit(sync=True)
+    machine.lose_power(0)
+    assert machine.values(b"a") == [b"1"], "it was confirmed then"
+
+
+def test_recovery_knows_that_nobody_may_have_synced_the_log(tmp_path: Path) -> None:
+    def shard_log(disk: RealDisk) -> ShardLog:
+        log = ShardLog(f"{tmp_path}/log", disk, 1 << 20, 1 << 20, lambda at, length: None)
+        log.recover(0, lambda *entry: None)
+        return log
+
+    disk = RealDisk()
+    log = shard_log(disk)
+    log.append(DECLARED_MARKER, b"x", 0, 0, NOW_MS)
+    ((path, buffers),) = log.take_pending()
+    disk.append(path, buffers)
+    disk.close()
+    disk = RealDisk()
+    shard_log(disk)
+    assert disk.is_unsynced(path)
+    disk.close()
