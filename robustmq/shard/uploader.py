@@ -29,7 +29,7 @@ from robustmq.shard.partitions import partition_name
 from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.surroundings import TierAround
 from robustmq.storage.cluster_mark import MARK_MS, Mark, write_mark
-from robustmq.storage.cold_segments import ColdSegment
+from robustmq.storage.cold_segments import ColdSegment, ColdSegments
 from robustmq.storage.manifest import (
     MAX_DOOMED,
     DamagedError,
@@ -424,16 +424,20 @@ class Uploader:
         manifest = self._fresh(cursor)
         end_offset = log.high_watermark
 
-        def load() -> list[ColdSegment]:
+        def load() -> ColdSegments:
             rows = manifest.load()
             if manifest.head.end_offset > end_offset:
                 rows = manifest.cut(end_offset, rows)
             manifest.sweep()
-            return rows
+            # Filled here: there may be tens of thousands.
+            table = ColdSegments()
+            for row in rows:
+                table.add(row)
+            return table
 
-        def loaded(rows: list[ColdSegment]) -> None:
+        def loaded(table: ColdSegments) -> None:
             if cursor.tier is tier:
-                self._loaded(cursor, manifest, log, tier, rows)
+                self._loaded(cursor, manifest, log, tier, table)
 
         return load, loaded
 
@@ -443,7 +447,7 @@ class Uploader:
         manifest: Manifest,
         log: SegmentPartition,
         tier: PartitionTier,
-        rows: list[ColdSegment],
+        table: ColdSegments,
     ) -> None:
         head = manifest.head
         if head.deleted:
@@ -459,10 +463,7 @@ class Uploader:
             )
             tier.settle(False)
             return
-        cold = tier.cold
-        cold.drop(len(cold))
-        for row in rows:
-            cold.add(row)
+        tier.cold.exchange(table)
         cursor.manifest = manifest
         if log.start_offset < head.start_offset <= log.end_offset:
             log.trim(head.start_offset)

@@ -79,6 +79,16 @@ class ColdSegments:
         self._times.append(segment.max_time)
         self._epochs.append(segment.leader_epoch)
 
+    @property
+    def max_time(self) -> int:
+        """The greatest time stamp in all of them; -1: there is none."""
+        return max(self._times, default=-1)
+
+    def exchange(self, other: ColdSegments) -> None:
+        """Hold what another table holds, which was filled elsewhere; at once, however large."""
+        for column in self.__slots__:
+            setattr(self, column, getattr(other, column))
+
     def drop(self, count: int) -> list[ColdSegment]:
         """The oldest ones go; what they were."""
         gone = [self[row] for row in range(count)]

@@ -98,7 +98,7 @@ class PartitionTier:
         cold = self.cold
         if timestamp_ms == -3:
             local = max((file.max_time for file in log.files), default=-1)
-            timestamp_ms = max((row.max_time for row in cold), default=-1)
+            timestamp_ms = cold.max_time
             if timestamp_ms < max(local, 0):
                 return None
         row = cold.find_time(timestamp_ms)

@@ -32,3 +32,10 @@ def test_the_oldest_go_and_the_rest_stays() -> None:
     assert [segment.base_offset for segment in cold.drop(2)] == [10, 20]
     assert list(cold) == [ColdSegment(50, 60, 300, 2_000, 4)]
     assert (cold.start_offset, cold.end_offset, cold.size) == (50, 60, 300)
+
+
+def test_a_table_that_was_filled_elsewhere_takes_the_place_of_another() -> None:
+    cold = ColdSegments()
+    cold.exchange(table())
+    assert [segment.base_offset for segment in cold] == [10, 20, 50]
+    assert (cold.max_time, ColdSegments().max_time) == (3_000, -1)
