@@ -206,16 +206,17 @@ class Partitions:
                 if engine != known.engine:
                     self._open_other(topic, partition, known, engine)
             if names == [engines.SEGMENT] == [known.engine] and self._may_wait(
-                topic, partition, partition_name(topic_id, partition)
+                topic, partition, known
             ):
                 self._waiting[topic, partition] = None
             else:
                 self.get(topic, partition)
 
-    def _may_wait(self, topic: bytes, partition: int, name: str) -> bool:
+    def _may_wait(self, topic: bytes, partition: int, known: _Topic) -> bool:
         """May a partition in segments be opened later? Not where the object store may have more."""
         store = self._stores[self._placement.shard(topic, partition)]
-        return self.uploader is None and store.is_small(name)
+        name = partition_name(known.topic_id.bytes, partition)
+        return not known.settings.tiered and store.is_small(name)
 
     def open_waiting(self) -> bool:
         """Open the next one that is on disk and not open yet; False when there is none."""

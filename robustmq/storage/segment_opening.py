@@ -109,8 +109,14 @@ class Scan:
 
 
 def is_small(directory: str, disk: Disk) -> bool:
-    """Does it take but a moment to open a partition, even if all of it must be scanned?"""
-    logs = [name for name in disk.list(directory) if name.endswith(LOG)]
+    """Does it take but a moment to open a partition, even if all of it must be scanned? One that
+    has something in the object store is not small."""
+    names = disk.list(directory)
+    if partition_state.NAME in names:
+        state = partition_state.load(directory, disk)
+        if state is None or state.tiered_until:
+            return False
+    logs = [name for name in names if name.endswith(LOG)]
     sizes = (disk.size(f"{directory}/{name}") for name in logs)
     return len(logs) <= SMALL_FILES and sum(sizes) <= SMALL_BYTES
 
