@@ -323,6 +323,9 @@ class ShardLog:
             self._disk.mark_unsynced(file.path)
             at = max(0, position - file.start)
             self._recover_segment(file, at, last, on_entry)
+        if self.end_position < position:
+            # A checkpoint stands on a log that is synced: somebody has taken something away.
+            self._corruption(self.end_position, position - self.end_position)
         self.end_position = max(self.end_position, position)
         self.committed_position = self.end_position
         # What is appended next does not stand right behind the last file: it begins one.

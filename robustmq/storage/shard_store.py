@@ -20,6 +20,7 @@ from robustmq.core import blocks
 from robustmq.promises import Promise
 from robustmq.storage import shard_log
 from robustmq.storage.committer import Committer, GroupedJob
+from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
 from robustmq.storage.disk import Disk
 from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
@@ -205,6 +206,15 @@ class ShardStore:
         self._checkpointed_at = self.durable_checkpoint = position
         self.light.keep_names()
         self._not_ahead(applied)
+        self._says_all()
+
+    def _says_all(self) -> None:
+        """Without its key-value store a shard is its log, if that has its beginning still."""
+        if self.log.start_position and self._kv.get(_CHECKPOINT) is None:
+            raise DataDirectoryError(
+                f"{self._directory}: the key-value store is gone, and the log alone does not say"
+                " all: restore the shard from a backup"
+            )
 
     def _not_ahead(self, applied: int) -> None:
         """Of a loss of power the key-value store may have kept more than the log: what comes at

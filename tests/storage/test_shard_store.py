@@ -3,12 +3,15 @@ committed."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmq.core.publish import build_entry
+from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.disk import Crash
 from robustmq.storage.engine import PartitionSettings
+from robustmq.storage.kv import MemoryKeyValue
 from robustmq.storage.shard_store import DECLARED_MARKER, MACHINE, StoreSettings
 from tests.storage.stores import NOW_MS, Machine, batch, values_of
 
@@ -210,3 +213,35 @@ def test_nothing_is_cut_from_a_partition_when_markers_may_be_lost() -> None:
     assert machine.heard.corrupt
     log = machine.store.open_partition("topic-0", "segment", PartitionSettings())
     assert log.end_offset == 1
+
+
+def test_a_log_that_ends_before_its_checkpoint_is_reported_as_damage() -> None:
+    machine = Machine()
+    machine.publish(b"a", b"1")
+    machine.commit()
+    machine.store.checkpoint(machines())
+    machine.committer.kick()
+    for path in [path for path in machine.disk.files if "/log/" in path]:
+        machine.disk.remove(path)
+    machine.open()
+    ((position, length),) = machine.heard.corrupt
+    assert position == 0 and length == machine.store.end_position
+    assert machine.publish(b"b", b"2") == length, "no position is used again"
+
+
+def test_a_shard_without_its_key_value_store_is_refused_when_the_log_does_not_say_all() -> None:
+    machine = Machine()
+    machine.publish(b"a", b"1")
+    machine.commit()
+    machine.kv = MemoryKeyValue()
+    machine.open()
+    assert machine.values(b"a") == [b"1"], "the log has all"
+    for number in range(60):
+        machine.publish(b"a", b"%d" % number)
+        machine.commit()
+    first, *others = sorted(path for path in machine.disk.files if "/log/" in path)
+    assert others
+    machine.disk.remove(first)
+    machine.kv = MemoryKeyValue()
+    with pytest.raises(DataDirectoryError, match="restore the shard"):
+        machine.open()
