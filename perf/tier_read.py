@@ -1,16 +1,19 @@
 """Reads of cold records: the first time from an object store, then from the disk and from memory.
 
-`python perf/tier_read.py [--megabytes N] [--batch BYTES] [--rounds N] [--quick]`. The store
+`python perf/tier_read.py [--megabytes N] [--batch BYTES] [--rounds N] [--broker]
+[--quick]`. The store
 is versitygw on loopback, as the tests build it, in a temporary folder. The rows, and what stands
 beside them:
 
 - first: one `ColdReader` over all segments, nothing cached, with and without a cache folder. Beside
   it obstore alone, which reads the same objects whole with as many threads and as much at once
-  (4 and 8 MiB), in the same round.
+  (4 and 8 MiB; the cache has a thread more, for what somebody waits for), in the same round.
 - disk: the same again with a memory that holds an eighth, so that the blocks come from the folder,
   past the page cache. Beside it pread of the same blocks past the page cache, with as many threads.
 - memory: again, all in memory. Beside it a copy of as many bytes, which is what no read can beat
   that gives copies.
+- `--broker`: one Kafka consumer (librdkafka) over a tiered topic of a broker with one worker, the
+  first and the second time; beside it the same consumer over a topic that is on the local disk.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from crc32c import crc32c
 
 from robustmq.core import batches
@@ -45,6 +51,7 @@ from robustmq.storage.manifest import INDEX, LOG, object_name
 from robustmq.storage.object_store import ObjectStore
 from robustmq.storage.remote_store import open_object_store
 from robustmq.tiering_settings import TieringSettings
+from tests.broker import BrokerProcess
 from tests.object_stores import S3Server
 
 MIB = 1024 * 1024
@@ -105,7 +112,7 @@ class Worker:
         self.cache = BlockCache(
             cold.store,
             CacheSettings(
-                memory, 64 * MIB, MIB, disk, str(directory) if disk else "", GET, THREADS
+                memory, 64 * MIB, MIB, disk, str(directory) if disk else "", GET, THREADS + 1
             ),
             self._ready.put,
             lambda delay_ms, run: self._ready.put(run),
@@ -234,6 +241,65 @@ def rounds(cold: Cold, place: Path, count: int) -> dict[str, list[float]]:
     return found
 
 
+def by_consumer(broker: BrokerProcess, topic: str, count: int) -> float:
+    """MB/s of one consumer that reads all of a topic."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": f"127.0.0.1:{broker.kafka}",
+            "group.id": "perf",
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 500,
+            "queued.max.messages.kbytes": 65_536,
+        }
+    )
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    seen = size = 0
+    begun = time.perf_counter()
+    while seen < count:
+        for message in consumer.consume(10_000, 1.0):
+            assert message.error() is None, message.error()
+            seen += 1
+            size += len(message.value() or b"")
+    took_s = time.perf_counter() - begun
+    consumer.close()
+    return size / took_s / 1e6
+
+
+def with_broker(place: Path, server: S3Server, megabytes: int) -> None:
+    """The rows of a real broker."""
+    settings = {**server.settings(server.fresh_url()), "STORAGE__TIERING__TIMEOUT_MS": "30000"}
+    count = megabytes * MIB // 10_000
+    with BrokerProcess(place, 1, **settings) as broker:
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}"})
+        tiered = {"remote.storage.enable": "true", "local.retention.bytes": "1"}
+        topics = [
+            NewTopic("local", 1, config={"segment.bytes": str(16 * MIB)}),
+            NewTopic("cold", 1, config={"segment.bytes": str(16 * MIB), **tiered}),
+        ]
+        for made in admin.create_topics(topics).values():
+            made.result(30)
+        producer = Producer(
+            {"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "linger.ms": 20, "batch.size": MIB}
+        )
+        value = random.Random(2).randbytes(10_000)
+        for number in range(count):
+            for topic in ("local", "cold"):
+                producer.produce(topic, value)
+            if number % 100 == 0:
+                producer.flush()
+        producer.flush()
+        wanted = max(megabytes // 17, 1)
+        lag = "robustmq_storage_tier_lag_segments"
+        while broker.metric("robustmq_storage_tier_segments") < wanted or broker.metric(lag):
+            time.sleep(0.2)
+        # And their local files go with the next look at retention.
+        time.sleep(3)
+        for row, topic in (("local", "local"), ("cold, first", "cold"), ("cold, second", "cold")):
+            print(f"consumer, {row}: {by_consumer(broker, topic, count):.0f} MB/s", flush=True)
+        served = broker.metric("robustmq_storage_tier_read_bytes_total")
+        assert served > megabytes * MIB, "it was read from the object store"
+
+
 def report(found: dict[str, list[float]]) -> None:
     """Medians, and what they were to reach."""
     middle = {row: statistics.median(figures) for row, figures in found.items()}
@@ -254,6 +320,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=65_536, help="bytes of a record batch")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--broker", action="store_true")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -266,6 +333,9 @@ def main() -> None:
             store = open_object_store(TieringSettings(server.fresh_url(), server.options))
             cold = Cold(store, options.megabytes * MIB, options.batch)
             report(rounds(cold, place, options.rounds))
+            if options.broker:
+                (place / "broker").mkdir()
+                with_broker(place / "broker", server, options.megabytes // 4)
 
 
 if __name__ == "__main__":

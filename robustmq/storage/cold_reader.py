@@ -40,7 +40,7 @@ MAX_DAMAGED = 256
 CHECKED_AT_ONCE = 2_000
 """Batches whose checksums one read makes: a millisecond and a half."""
 MAX_OBJECTS = 64
-WINDOW_BYTES = 32 * 1024 * 1024
+WINDOW_BYTES = 48 * 1024 * 1024
 """So far ahead of a reader is fetched, when it has read as much in order."""
 _GREATEST = -3
 _HEAD = struct.Struct(">qi4xbIhi")
@@ -506,7 +506,7 @@ class ColdReader:
         if not stream.window:
             stream.window = 1
         elif here > begin // size:
-            stream.window = min(2 * stream.window, max(WINDOW_BYTES // size, 1))
+            stream.window = min(4 * stream.window, max(WINDOW_BYTES // size, 1))
         first, until = max(stream.fetched, here + 1), here + 1 + stream.window
         if first <= last:
             source = self._object(segment, LOG, segment.size)

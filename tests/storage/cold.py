@@ -77,7 +77,7 @@ class Loop:
             self._ready.put,
             lambda delay_ms, run: self._later.append((self.now_ms() + delay_ms, run)),
             self.now_ms,
-            lambda: self.now_ms() * 1000,
+            lambda: time.monotonic_ns() // 1000,
             lambda name, amount: self.counted.update({name: amount}),
             lambda level, text, **fields: self.said.append(text),
         )
