@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -37,7 +38,7 @@ from robustmq.kafka.share_sessions import FINAL_EPOCH, INITIAL_EPOCH, ShareSessi
 from robustmq.promises import Promise, start
 
 WAIT_SLICE_MS = 2_000
-"""A request that waits looks up this often whether its client is still there."""
+"""A wait at another worker is asked for again this often: it does not hear that its client went."""
 _MESSAGES: dict[int, str] = {
     KafkaCode.GROUP_AUTHORIZATION_FAILED: "Not authorized to access the group.",
     KafkaCode.SHARE_SESSION_NOT_FOUND: "The share session was not found.",
@@ -129,8 +130,12 @@ async def _fetch(
         if keys:
             waiting = gateway.share.wait(keys, found.seen, min(left_ms, WAIT_SLICE_MS))
         else:
-            waiting = gateway.wait_for_append([], min(left_ms, WAIT_SLICE_MS))
+            waiting = gateway.wait_for_append([], left_ms)
+        # A wait ends with its client: one that nobody waits for would be woken in another's place.
+        on_close = context.connection.on_close
+        on_close[waiting] = partial(waiting.resolve, None)
         await settled(waiting)
+        on_close.pop(waiting, None)
 
 
 def _counted(found: ShareFetched, gateway: Gateway) -> dict[ShareKey, ShareRead]:

@@ -20,7 +20,7 @@ from robustmq.kafka.share_events import (
 )
 from robustmq.kafka.share_gateway import ShareFetched, ShareRead, ShareWanted
 from robustmq.kafka.share_sessions import ShareSessions
-from robustmq.promises import Promise, start
+from robustmq.promises import Promise, start, tie
 from robustmq.shard import wire
 from robustmq.shard.group_settings import GroupSettingsView
 from robustmq.shard.placement import Placement
@@ -119,7 +119,7 @@ class ShareCalls:
                 rows = [(one.topic, one.topic_id.bytes, one.partition) for one in held]
                 call = wire.ShareWaitCall(held[0].group_id, rows, number, timeout_ms)
                 waiting = self._rpc.call(worker, call)
-            waiting.when_settled(lambda: woken.resolve(None))
+            tie(woken, waiting)
         return woken
 
     def _by_worker(self, keys: Sequence[ShareKey]) -> dict[int, list[ShareKey]]:

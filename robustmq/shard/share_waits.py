@@ -54,6 +54,7 @@ class ShareWaits:
         number = self._next
         self._next += 1
         self._waiters[number] = keys, promise
+        promise.when_settled(lambda: self.fire(number))
         for key in keys:
             shard = self._shard_of(key.topic, key.partition)
             self._by_shard.setdefault(shard, {}).setdefault(key, {})[number] = None
