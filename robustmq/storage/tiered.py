@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.promises import Promise
 from robustmq.storage.cold_segments import ColdSegments
@@ -81,8 +83,8 @@ class PartitionTier:
             error = int(KafkaCode.KAFKA_STORAGE_ERROR)
             return ReadResult(high_watermark, start_offset, [], False, error)
         found = self._reader.read(offset, max_bytes, end)
-        return ReadResult(
-            high_watermark, start_offset, found.buffers, False, found.error, found.pending
+        return msgspec.structs.replace(
+            found, high_watermark=high_watermark, start_offset=start_offset
         )
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None:

@@ -14,8 +14,11 @@ from robustmq.errors import BrokerError, KafkaCode
 from robustmq.promises import Promise
 from robustmq.storage.circuit_breaker import FAILURES
 from robustmq.storage.cold_reader import CHECKED_AT_ONCE, ColdReader
-from robustmq.storage.engine import ReadResult
+from robustmq.storage.disk import MemoryDisk
+from robustmq.storage.engine import PartitionSettings, ReadResult
 from robustmq.storage.manifest import LOG
+from robustmq.storage.segment import SegmentPartition
+from robustmq.storage.tiered import PartitionTier
 from tests.storage.cold import BLOCK, PREFIX, Faulty, Loop, Partition
 
 CORRUPT = int(KafkaCode.CORRUPT_MESSAGE)
@@ -230,6 +233,24 @@ def test_damage_in_the_store_is_told_and_what_is_behind_is_served(world: World, 
     assert behind == list(range(behind[0], world.partition.end))
     assert behind[0] == BATCH + 1 or place != "record"
     assert len(world.store.gets) < 40
+
+
+def test_a_tiered_partition_says_where_its_log_begins_and_what_is_lost(world: World) -> None:
+    length = len(world.partition.data[0])
+    spoil_at(world, BATCH * length + PLACES["record"], -1)
+    log = SegmentPartition("/p", MemoryDisk(), PartitionSettings(tiered=True))
+    log.start_offset, log.high_watermark = 3, world.partition.end
+    tier = PartitionTier(log, lambda cold: world.reader, lambda: None)
+    for segment in world.partition.cold:
+        tier.cold.add(segment)
+    tier.settle(True)
+    while (result := tier.read(BATCH, 1, 1 << 60)).pending is not None:
+        world.loop.wait(result.pending)
+    assert (result.error, result.next_offset) == (CORRUPT, BATCH + 1)
+    assert (result.start_offset, result.high_watermark) == (3, world.partition.end)
+    while (result := tier.read(BATCH + 1, 1, 1 << 60)).pending is not None:
+        world.loop.wait(result.pending)
+    assert world.offsets(result) == [BATCH + 1]
 
 
 def test_a_damaged_index_is_fetched_anew_and_done_without(world: World) -> None:
