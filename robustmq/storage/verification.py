@@ -2,9 +2,9 @@
 
 Checked: every entry of the log and every batch in it by their checksums; that the entries of a
 topic are a chain (each names the one before it, and its offsets follow on); every batch of the
-segment files by its checksum, and that their offsets rise; that the index of the last checkpoint is
-whole; and, where the look-ups can be opened because no broker has them, that they know every topic.
-Nothing is written or mended.
+segment files by its checksum, that their offsets rise, and the index beside them; that the index of
+the last checkpoint is whole; and, where the look-ups can be opened because no broker has them, that
+they know every topic. Nothing is written or mended.
 
 A generator of steps, so that whoever drives it may wait between them: what it yields is the number
 of bytes read since the last step, or a `Fault`.
@@ -21,7 +21,8 @@ from crc32c import crc32c
 from robustmq.core import batches, blocks
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.errors import BrokerError
-from robustmq.storage import shard_log, shared
+from robustmq.storage import segment_index, shard_log, shared
+from robustmq.storage.disk import RealDisk
 from robustmq.storage.inspection import (
     Batch,
     Damage,
@@ -34,6 +35,7 @@ from robustmq.storage.inspection import (
 )
 from robustmq.storage.kv import KeyValue
 from robustmq.storage.lookups import after
+from robustmq.storage.segment_file import SegmentFile
 
 TOPIC_KEY = b"t"
 CHECKPOINT_KEY = b"c"
@@ -172,11 +174,14 @@ class Verification:
     def _segment(self, path: Path) -> Iterator[int | Fault]:
         where = "/".join(path.parts[-2:])
         next_offset = int(path.name[:20])
+        indexed = _indexed(path)
         try:
             for found in segment_batches(path):
                 if isinstance(found, Batch):
                     self.batches += 1
                     info = found.info
+                    if indexed.pop(found.position, info.base_offset) != info.base_offset:
+                        yield self._misleading(where, found.position, info.base_offset)
                     if info.base_offset < next_offset:
                         yield self._fault(
                             where,
@@ -198,6 +203,16 @@ class Verification:
                     yield self._cut_off(found)
         except FileNotFoundError:
             return
+        for position, offset in indexed.items():
+            yield self._misleading(where, position, offset)
+
+    def _misleading(self, where: str, position: int, offset: int) -> Fault:
+        return self._fault(
+            where,
+            "the index beside it says otherwise: remove the index, it is made again",
+            position=position,
+            offset=offset,
+        )
 
     # -- beside the log ----------------------------------------------------------------------------
 
@@ -237,6 +252,18 @@ class Verification:
 
     def _applied(self, kv: KeyValue) -> int:
         return int.from_bytes(kv.get(b"p") or b"", "little")
+
+
+def _indexed(path: Path) -> dict[int, int]:
+    """What the index beside a segment file says, if it would be believed: offsets by position."""
+    disk = RealDisk()
+    file = SegmentFile(int(path.name[:20]), str(path))
+    try:
+        head = segment_index.read_head(disk, file, disk.size(file.path))
+        rows = segment_index.read_rows(disk, file, head) if head is not None else None
+    except BrokerError:
+        return {}
+    return dict(zip(rows.positions, rows.offsets, strict=True)) if rows is not None else {}
 
 
 def readable(topic: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from paho.mqtt import publish as paho_publish
 
 from robustmq.cli.main import main
 from robustmq.core import hashing
+from robustmq.storage import segment_index
+from robustmq.storage.disk import RealDisk
+from robustmq.storage.inspection import Batch, segment_batches
+from robustmq.storage.segment_file import SegmentFile
 from tests.broker import BrokerProcess, until
 
 CONFIG = """
@@ -178,6 +183,7 @@ def test_damage_is_found_and_named_when_the_broker_is_stopped(tmp_path: Path) ->
         assert broker.stop() == 0
         data = broker.data
     assert storage(data, "verify", "--offline")[1].rstrip().endswith("nothing is damaged")
+    _mislead(data)
     [segment] = [path for path in data.glob("*/segments/*/*.log") if path.stat().st_size]
     log = max(data.glob("*/log/*.log"), key=lambda path: path.read_bytes().count(b"message 2"))
     _flip(segment, b"0002")
@@ -194,6 +200,29 @@ def test_damage_is_found_and_named_when_the_broker_is_stopped(tmp_path: Path) ->
     [shard] = {row["shard"] for row in faults if row["where"] == str(log)}
     dumped = rows(data, "dump", "log", "--shard", str(shard), "--offline")
     assert [row["damaged"] for row in dumped if "damaged" in row] == [True]
+
+
+def _mislead(data: Path) -> None:
+    """An index that would be believed, and says something else, is found out."""
+    [path] = [path for path in data.glob("*/segments/*/*.log") if path.stat().st_size]
+    batches = [found for found in segment_batches(path) if isinstance(found, Batch)]
+    file, last = SegmentFile(0, str(path)), batches[-1]
+    wrong = segment_index.Snapshot(
+        file,
+        last.position + last.info.length,
+        last.info.base_offset + 1,
+        -1,
+        last.info.max_timestamp,
+        last.position,
+        (),
+        array("q", [1]).tobytes(),
+        array("q", [batches[0].position]).tobytes(),
+        array("q", [last.info.max_timestamp]).tobytes(),
+    )
+    wrong.write(RealDisk())
+    faults = rows(data, "verify", "--offline", code=1)
+    assert ["the index beside it says otherwise" in fault["what"] for fault in faults] == [True]
+    Path(file.index_path).unlink()
 
 
 def _flip(path: Path, needle: bytes) -> None:
