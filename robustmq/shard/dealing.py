@@ -32,6 +32,7 @@ from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_ACK, ENTRY_KAFKA, ENTRY_QOS2, Placement
 from robustmq.shard.share_homes import ShareHomes
+from robustmq.storage.log_files import Gone
 from robustmq.storage.shard_store import (
     DEALT,
     LASTING_SOURCE,
@@ -193,7 +194,11 @@ class Dealing:
             for part in dealt.parts:
                 self._sort(parts, part.entry, part.hands)
         elif dealt.position >= 0:
-            block = self._block(shard, dealt.position)
+            try:
+                block = self._block(shard, dealt.position)
+            except Gone:
+                # Everybody who got something of it has confirmed that (`position_floors`).
+                return []
             entries = blocks.entries(block)
             for part in dealt.parts:
                 if part.number < len(entries):

@@ -266,17 +266,14 @@ class FileCleaning:
                 if not found:
                     break
                 begun = self._monotonic_us()
-                looked = 0
-                for piece in found:
-                    for entry in entries(piece):
-                        if entry is None:
-                            return False
-                        for kept in judged(entry, judge):
-                            take(kept)
-                        looked += 1
-                        if looked % LOOK_EVERY == 0 and self._monotonic_us() - begun > SLICE_US:
-                            yield None
-                            begun = self._monotonic_us()
+                for kept in _needed(found, judge):
+                    if isinstance(kept, tuple):
+                        take(kept)
+                    elif not kept:
+                        return False
+                    elif self._monotonic_us() - begun > SLICE_US:
+                        yield None
+                        begun = self._monotonic_us()
                 written = write()
                 if written is not None:
                     yield written
@@ -343,3 +340,19 @@ class FileCleaning:
         self._count("storage_log_bytes_rewritten", size)
         yield from self._exchange(on, files, made)
         self._note(on, made, writer.kept_bytes, on.inbox_in(made), over)
+
+
+def _needed(found: list[Piece], judge: Judge) -> Iterator[Piece | bool]:
+    """What is needed of pieces of a file; True now and then, when a look at the clock is due; False
+    at bad bytes."""
+    looked = 0
+    for piece in found:
+        for entry in entries(piece):
+            if entry is None:
+                yield False
+                return
+            for kept in judged(entry, judge):
+                yield True if kept is None else kept
+            looked += 1
+            if looked % LOOK_EVERY == 0:
+                yield True

@@ -111,7 +111,7 @@ class LogCleaning:
 
     def tick(self) -> None:
         """Twenty times a second: begin the next shard's round when it is due."""
-        if self._steps is not None:
+        if self._steps is not None or self._broker.draining:
             return
         if self._asked:
             asked, done = self._asked.pop(0)
@@ -156,6 +156,10 @@ class LogCleaning:
     def _go_on(self, result: Any) -> None:
         """Let the steps go on until they want the storage thread, or have had their slice."""
         assert self._steps is not None, "a round runs"
+        if self._broker.draining:
+            # What is half done the next start drops.
+            self._steps = None
+            return
         try:
             step = self._steps.send(result)
         except StopIteration:

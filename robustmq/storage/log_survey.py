@@ -31,6 +31,7 @@ from robustmq.storage.shard_log import (
 )
 
 READ_BYTES = 256 * 1024
+ENTRIES_A_LOOK = 64
 NO_MARKER = bytes(4)
 """What a SHARED_BLOCK begins with that says nothing of other engines."""
 
@@ -127,45 +128,61 @@ def entries(piece: Piece) -> Iterator[Entry | None]:
         at += found[0]
 
 
-def judged(entry: Entry, judge: Judge) -> list[Piece]:
-    """What of an entry is needed, as log entries with their positions."""
+def judged(entry: Entry, judge: Judge) -> Iterator[Piece | None]:
+    """What of an entry is needed, as log entries with their positions; None now and then, when a
+    look at the clock is due."""
     if entry.kind == INBOX:
-        return [(entry.position, entry.data)] if judge.inbox(entry.position) else []
-    if entry.kind in (TOPIC_DELETED, TOPIC_TRIMMED):
+        if judge.inbox(entry.position):
+            yield entry.position, entry.data
+    elif entry.kind in (TOPIC_DELETED, TOPIC_TRIMMED):
         # Whoever reads the log alone must not take what lies before it for living.
-        return [] if entry.position < judge.forgotten_to else [(entry.position, entry.data)]
-    if entry.kind == BLOCK:
-        return _of_block(entry, judge.block, b"")
-    if entry.kind == SHARED_BLOCK:
-        return _of_block(entry, judge.block, NO_MARKER)
-    return []
+        if entry.position >= judge.forgotten_to:
+            yield entry.position, entry.data
+    elif entry.kind == BLOCK:
+        yield from _of_block(entry, judge.block, b"")
+    elif entry.kind == SHARED_BLOCK:
+        yield from _of_block(entry, judge.block, NO_MARKER)
 
 
-def _of_block(entry: Entry, lives: LightLives, before: bytes) -> list[Piece]:
+def _of_block(entry: Entry, lives: LightLives, before: bytes) -> Iterator[Piece | None]:
     """`before` is what stands before the first block entry in an entry that is made."""
     _, _, _, _, _, source, sequence, written_ms = HEAD.unpack_from(entry.data)
     data = bytes(entry.data[HEAD.size :])
     first = block_begin(data) if before else 0
     block = data[first:]
     kept: list[tuple[int, int]] = []
-    for one in blocks.entries(block):
-        end_offset = one.base_offset + offsets_taken(block, one.batch_begin)
-        at = entry.position + HEAD.size + first + one.begin
-        if not lives(one, at, end_offset, written_ms):
-            continue
-        if kept and kept[-1][1] == one.begin:
-            kept[-1] = (kept[-1][0], one.end)
-        else:
-            kept.append((one.begin, one.end))
+    for begin, part in _parts(block):
+        for one in blocks.entries(part):
+            end_offset = one.base_offset + offsets_taken(part, one.batch_begin)
+            where = begin + one.begin
+            if not lives(one, entry.position + HEAD.size + first + where, end_offset, written_ms):
+                continue
+            if kept and kept[-1][1] == where:
+                kept[-1] = (kept[-1][0], begin + one.end)
+            else:
+                kept.append((where, begin + one.end))
+        yield None
     if kept == [(0, len(block))]:
-        return [(entry.position, entry.data)]
-    pieces: list[Piece] = []
+        yield entry.position, entry.data
+        return
     for begin, end in kept:
         payload = before + block[begin:end]
         head = log_entry.head(entry.kind, payload, source, sequence, written_ms)
         position = entry.position + first + begin - len(before)
-        pieces.append((position, memoryview(bytes(head) + payload)))
-    return pieces
+        yield position, memoryview(bytes(head) + payload)
+
+
+def _parts(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """A block in parts of ENTRIES_A_LOOK entries, each with where it begins."""
+    begin = at = count = 0
+    while at < len(block):
+        at += int.from_bytes(block[at : at + 4], "little")
+        count += 1
+        if count % ENTRIES_A_LOOK == 0:
+            yield begin, block[begin:at]
+            begin = at
+    if begin < len(block):
+        yield begin, block[begin:]
 
 
 def offsets_taken(block: bytes, batch_begin: int) -> int:

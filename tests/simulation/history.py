@@ -71,7 +71,16 @@ class History:
         self._until(lambda: not any(self._unacked()))
         waited_for = self.subscribers + self.groups.members
         self._until(lambda: all(one.connected for one in waited_for))
+        self._end_cleaning()
         self.world.scheduler.run(3_000)
+
+    def _end_cleaning(self) -> None:
+        """A cleaning commits what it goes by: as long as one runs, a worker is not at rest."""
+        cleanings = [one.log_cleaning for one in self.world.brokers if one is not None]
+        for cleaning in cleanings:
+            cleaning.interval_ms = 1 << 40
+        self.world.scheduler.run(1_000)
+        self._until(lambda: all(cleaning.idle for cleaning in cleanings))
 
     def _until(self, condition: Callable[[], bool], limit_ms: int = 60_000) -> None:
         for _ in range(limit_ms // 100):
