@@ -36,7 +36,7 @@ class Tiering:
     ) -> None:
         """`directory` is the node's; `worker` the number of this one, and how many there are."""
         self._threads = TierThreads(
-            "tier", settings.uploads, lambda run: loop.call_soon_threadsafe(run)
+            "tier", settings.uploads + 1, lambda run: loop.call_soon_threadsafe(run)
         )
         store: ObjectStore
         try:

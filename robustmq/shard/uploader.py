@@ -165,7 +165,7 @@ class Uploader:
             make, prefix = tier.reader, cursor.prefix
             reader = lambda cold: make(prefix, cold)  # noqa: E731
         cursor.log, cursor.manifest = log, None
-        cursor.tier = log.tier = PartitionTier(log, reader, lambda: self._queue(cursor))
+        cursor.tier = log.tier = PartitionTier(log, reader, lambda: self._wanted(cursor))
 
     def _again(self, cursor: Cursor, log: SegmentPartition) -> None:
         del self._cursors[cursor.topic_id, cursor.partition]
@@ -292,6 +292,16 @@ class Uploader:
         if self._next(cursor) is not None:
             self._queue(cursor)
 
+    def _wanted(self, cursor: Cursor) -> None:
+        """A reader waits for the manifest: it is read next."""
+        if cursor.queued:
+            self._ready.remove(cursor)
+            cursor.queued = False
+        if not cursor.busy and not cursor.stopped and self._tier is not None:
+            cursor.queued = True
+            self._ready.appendleft(cursor)
+            self._start()
+
     def _queue(self, cursor: Cursor) -> None:
         if not cursor.queued and not cursor.busy and self._tier is not None:
             cursor.queued = True
@@ -346,7 +356,9 @@ class Uploader:
         while self._ready and not self.draining and not self.fenced:
             now = self._now_ms()
             waits = now < self._paused_until_ms or now < self._free_at_ms
-            if waits or self._running >= (1 if self._pause_ms else tiering.uploads):
+            # One more thread than uploads: manifests are read while segments are on their way.
+            most = tiering.uploads + (self._ready[0].manifest is None)
+            if waits or self._running >= (1 if self._pause_ms else most):
                 return
             cursor = self._ready.popleft()
             cursor.queued = False
@@ -561,17 +573,18 @@ class Uploader:
             # The index of the file is still to be written.
             return
         cursor.manifest = None
-        if isinstance(error, FileNotFoundError):
-            # The file has just gone.
-            return
-        if cursor.tier is not None and not cursor.tier.loaded:
-            cursor.tier.settle(False)
         if isinstance(error, FencedError | DamagedError):
             self._stop(cursor, str(error))
-            return
-        if not isinstance(error, ObjectStoreError):
+        elif isinstance(error, ObjectStoreError):
+            self._pause(cursor, error)
+        elif not isinstance(error, FileNotFoundError):
             self._stop(cursor, repr(error))
-            return
+        # Else the file has just gone. Readers who wait come back at once: they find the pause.
+        if cursor.tier is not None and not cursor.tier.loaded:
+            cursor.tier.settle(False)
+
+    def _pause(self, cursor: Cursor, error: ObjectStoreError) -> None:
+        """The store is left alone for a while, and then asked by one cursor alone."""
         self._count("storage_tier_errors", 1)
         self.last_error = str(error)
         longest = self._broker.settings.storage.tiering.retry_max_ms

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from robustmq.storage.disk import Buffer
@@ -104,24 +104,22 @@ class RemoteStore:
         """In parts when it is large, and asked for its size when it is there."""
         import obstore
 
-        if size <= PART_BYTES:
-            with open(file, "rb") as source:
-                data = source.read(size)
-            if len(data) < size:
-                raise FileNotFoundError(f"{file} ends at {len(data)} of {size} bytes")
-            version = self.put(path, [data])
-        else:
-            result = _asked(
-                lambda: obstore.put(
-                    self._store,
-                    path,
-                    _parts(file, size),
-                    chunk_size=PART_BYTES,
-                    max_concurrency=PARTS_AT_ONCE,
-                ),
-                True,
-            )
-            version = _version(result)
+        # Open before anything is sent: a file that is removed meanwhile is uploaded all the same.
+        with open(file, "rb") as source:
+            if size <= PART_BYTES:
+                version = self.put(path, list(_parts(source, size)))
+            else:
+                result = _asked(
+                    lambda: obstore.put(
+                        self._store,
+                        path,
+                        _parts(source, size),
+                        chunk_size=PART_BYTES,
+                        max_concurrency=PARTS_AT_ONCE,
+                    ),
+                    True,
+                )
+                version = _version(result)
         found = _asked(lambda: obstore.head(self._store, path))
         if found["size"] != size:
             raise ObjectStoreError(f"{path} has {found['size']} bytes, not {size}")
@@ -241,15 +239,13 @@ class FolderStore(RemoteStore):
                 os.close(opened)
 
 
-def _parts(file: str, size: int) -> Iterator[bytes]:
-    with open(file, "rb") as source:
-        left = size
-        while left:
-            data = source.read(min(PART_BYTES, left))
-            if not data:
-                raise FileNotFoundError(f"{file} ends {left} bytes early")
-            left -= len(data)
-            yield data
+def _parts(source: BinaryIO, size: int) -> Iterator[bytes]:
+    while size:
+        data = source.read(min(PART_BYTES, size))
+        if not data:
+            raise EOFError(f"{source.name} ends {size} bytes early")
+        size -= len(data)
+        yield data
 
 
 def _version(found: Mapping[str, Any]) -> str:
