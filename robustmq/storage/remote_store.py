@@ -37,6 +37,7 @@ PART_BYTES = 8 * 1024 * 1024
 PARTS_AT_ONCE = 4
 """Parts of one upload on their way; with PART_BYTES what an upload holds in memory."""
 MAX_DELETED = 1000
+_NO_SUCH_RANGE = re.compile(r"InvalidRange|code: 416|range was invalid", re.IGNORECASE)
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 T = TypeVar("T")
 
@@ -282,7 +283,11 @@ def _asked(ask: Callable[[], T], writes: bool = False) -> T:
     except NotImplementedError as error:
         raise ObjectRefusedError(_first_line(error)) from None
     except (exceptions.BaseError, OSError, ValueError) as error:
-        raise ObjectStoreError(_first_line(error)) from None
+        line = _first_line(error)
+        if _NO_SUCH_RANGE.search(line):
+            # The store is well; the object ends before what is asked for.
+            raise ObjectMissingError(line) from None
+        raise ObjectStoreError(line) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -363,6 +363,16 @@ while True:
 """
 
 
+def test_an_object_that_was_cut_is_no_store_that_is_down(world: World) -> None:
+    cache = world.cache()
+    world.store.put("a/object", [world.data[: 2 * BLOCK]])
+    for number in range(4, 40, 4):
+        world.loop.wait(cache.want(world.object, number, number, 1))
+        assert cache.failure(world.object, number) is not None
+    assert not cache.is_down
+    world.check(cache, 0, 1)
+
+
 def test_a_process_that_is_killed_leaves_no_half_block_behind(world: World) -> None:
     command = [sys.executable, "-c", KILLED, str(world.folder.parent)]
     child = subprocess.Popen(command, cwd=Path(__file__).parents[2])

@@ -33,6 +33,12 @@ def test_what_was_put_is_got(store: ObjectStore) -> None:
     assert bytes(store.get_range("a/b", 4, 100)) == b"two"
 
 
+def test_what_lies_behind_the_end_of_an_object_is_missing(store: ObjectStore) -> None:
+    store.put("a", [b"ten bytes."])
+    with pytest.raises(ObjectMissingError):
+        store.get_range("a", 100, 10)
+
+
 def test_an_object_that_is_not_there_is_missing(store: ObjectStore) -> None:
     with pytest.raises(ObjectMissingError):
         store.get("none")
