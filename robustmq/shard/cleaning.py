@@ -50,6 +50,8 @@ class Cleaning:
             around.call_later,
             around.count,
         )
+        expiration_s = broker.settings.kafka.producer_id_expiration_s
+        self._compactor.producer_expiration_ms = expiration_s * 1000
         self._stable_offset: Callable[[bytes, int, int], int] = lambda topic, partition, end: end
         self._round: Iterator[HeldLog] | None = None
         self._best: tuple[HeldLog, SegmentPartition, Candidate] | None = None

@@ -50,6 +50,8 @@ class Compactor:
     ) -> None:
         self.memory_bytes = 0
         """Of the map of keys; set before the first run."""
+        self.producer_expiration_ms = 86_400_000
+        """The last batch of a producer that was heard of since is kept, for its sequence."""
         self._partitions = partitions
         self._stores = stores
         self._kick = kick
@@ -82,6 +84,7 @@ class Compactor:
             self._wall_ms(),
             self.memory_bytes,
             tuple(self.aborted(held.topic, held.partition, found.dirty_offset, found.end_offset)),
+            self.producer_expiration_ms,
         )
         log.compacting = True
         self._run = _Run(held, log, store, Compaction(task, store.disk).steps())

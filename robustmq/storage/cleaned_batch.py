@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -22,6 +22,8 @@ from robustmq.errors import BrokerError, Fault
 
 DELETE_HORIZON = 0x40
 _ABORT = 0
+SLICE_ROWS = 1000
+"""Records that are looked at in one go, a millisecond or two: a batch may have a million."""
 
 
 class Keep(enum.Enum):
@@ -62,15 +64,18 @@ class Cleaner:
         self._aborted: dict[int, bool] = {}
         self._committed: set[int] = set()
 
-    def clean(self, data: bytes, begin: int, info: BatchInfo) -> Keep | Rewritten:
-        """What is left of the next batch of the log."""
+    def clean(
+        self, data: bytes, begin: int, info: BatchInfo
+    ) -> Generator[None, None, Keep | Rewritten]:
+        """What is left of the next batch of the log; every SLICE_ROWS records the thread may do
+        something else."""
         end_offset = info.base_offset + info.last_offset_delta
         if not info.crc_ok:
             # Damaged: its readers are told so, it is not made to look sound.
             return Keep.ALL
         drop = self._saw(data, begin, info)
         if info.attributes & CONTROL:
-            return self._marker(data, begin, info, drop)
+            return (yield from self._marker(data, begin, info, drop))
         last = end_offset == self._mapped_to - 1 or (
             info.producer_id >= 0 and self._last_of_producers.get(info.producer_id) == end_offset
         )
@@ -79,7 +84,7 @@ class Cleaner:
         if drop:
             return _empty(data, begin, info) if last else Keep.NOTHING
         try:
-            return self._data(data, begin, info, last)
+            return (yield from self._data(data, begin, info, last))
         except BrokerError:
             return Keep.ALL
 
@@ -104,23 +109,31 @@ class Cleaner:
         self._committed.add(info.producer_id)
         return False
 
-    def _marker(self, data: bytes, begin: int, info: BatchInfo, drop: bool) -> Keep | Rewritten:
+    def _marker(
+        self, data: bytes, begin: int, info: BatchInfo, drop: bool
+    ) -> Generator[None, None, Keep | Rewritten]:
         if not drop or not info.count:
             return Keep.ALL
         if not info.attributes & DELETE_HORIZON:
             body, rows = opened(data, begin, info)
-            return _rewritten(
-                data, begin, info, body, rows, list(range(info.count)), self._horizon_ms
+            return (
+                yield from _rewritten(
+                    data, begin, info, body, rows, list(range(info.count)), self._horizon_ms
+                )
             )
         return Keep.NOTHING if info.first_timestamp <= self._now_ms else Keep.ALL
 
-    def _data(self, data: bytes, begin: int, info: BatchInfo, last: bool) -> Keep | Rewritten:
+    def _data(
+        self, data: bytes, begin: int, info: BatchInfo, last: bool
+    ) -> Generator[None, None, Keep | Rewritten]:
         body, rows = opened(data, begin, info)
         over = info.attributes & DELETE_HORIZON and info.first_timestamp <= self._now_ms
         kept: list[int] = []
         tombstones = False
         for number in range(info.count):
             at = number * batches.RECORD_ROW
+            if number % SLICE_ROWS == SLICE_ROWS - 1:
+                yield None
             offset = info.base_offset + rows[at + 7]
             tombstone = rows[at + 2] < 0
             if offset < self._mapped_to:
@@ -140,7 +153,7 @@ class Cleaner:
             return Keep.ALL
         if not kept:
             return _empty(data, begin, info) if last else Keep.NOTHING
-        return _rewritten(data, begin, info, body, rows, kept, horizon_ms)
+        return (yield from _rewritten(data, begin, info, body, rows, kept, horizon_ms))
 
 
 def key_digest(key: bytes) -> bytes:
@@ -188,12 +201,14 @@ def _rewritten(
     rows: array[int],
     kept: list[int],
     horizon_ms: int,
-) -> Rewritten:
+) -> Generator[None, None, Rewritten]:
     """A batch of some of its records; with a delete horizon they count their time from it."""
     out: list[bytes] = []
     first = info.first_timestamp
     greatest = -1
-    for number in kept:
+    for count, number in enumerate(kept):
+        if count % SLICE_ROWS == SLICE_ROWS - 1:
+            yield None
         at = number * batches.RECORD_ROW
         start = rows[at - batches.RECORD_ROW + 6] if number else 0
         record = body[start : rows[at + 6]]

@@ -22,7 +22,7 @@ and what it replaces, then it is renamed. Recovery finishes or drops it (`Segmen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import msgspec
 
@@ -30,7 +30,7 @@ from robustmq.core import batches
 from robustmq.core.batches import CONTROL, TRANSACTIONAL, BatchInfo
 from robustmq.core.offset_map import SLOT_BYTES, OffsetMap
 from robustmq.errors import BrokerError
-from robustmq.storage.cleaned_batch import Cleaner, Keep, key_digest, opened
+from robustmq.storage.cleaned_batch import SLICE_ROWS, Cleaner, Keep, key_digest, opened
 from robustmq.storage.disk import Disk
 from robustmq.storage.engine import PartitionSettings
 from robustmq.storage.segment_file import CLEANED, LOG, SegmentFile, file_name
@@ -39,7 +39,8 @@ from robustmq.storage.segment_reading import chunks
 from robustmq.storage.stored_producers import Aborted
 
 READ_BYTES = 64 * 1024
-"""A step reads this much: one or two milliseconds of work."""
+"""A step reads this much, or a part of a batch that has many records: one or two milliseconds of
+work."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -181,7 +182,7 @@ class Compaction:
                     self._note_producer(info)
                     if following <= task.dirty_offset:
                         continue
-                    if not self._note_batch(data, begin, info, aborted):
+                    if not (yield from self._note_batch(data, begin, info, aborted)):
                         return
                     self._mapped_to = following
                 yield None
@@ -200,7 +201,7 @@ class Compaction:
 
     def _note_batch(
         self, data: bytes, begin: int, info: BatchInfo, aborted: _AbortedRanges
-    ) -> bool:
+    ) -> Generator[None, None, bool]:
         """False when there is no room for all keys of the batch."""
         if info.attributes & CONTROL or not info.count or not info.crc_ok:
             return True
@@ -213,7 +214,10 @@ class Compaction:
         if self._mapped_to == self._task.dirty_offset and info.count > self._map.capacity:
             # A run gets somewhere with any memory: the first batch always fits.
             self._map = OffsetMap(2 * SLOT_BYTES * info.count)
-        for at in range(0, info.count * batches.RECORD_ROW, batches.RECORD_ROW):
+        for number in range(info.count):
+            at = number * batches.RECORD_ROW
+            if number % SLICE_ROWS == SLICE_ROWS - 1:
+                yield None
             if rows[at] < 0:
                 continue
             digest = key_digest(body[rows[at] : rows[at + 1]])
@@ -253,7 +257,7 @@ class Compaction:
             for _, data in chunks(self._disk.read_apart, file, 0, READ_BYTES):
                 out: list[bytes | memoryview] = []
                 for begin, info in batches.headers(data, 0, len(data), True):
-                    kept = cleaner.clean(data, begin, info)
+                    kept = yield from cleaner.clean(data, begin, info)
                     if kept is Keep.NOTHING:
                         continue
                     batch = memoryview(data)[begin : begin + info.length]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from robustmq.core.offset_map import OffsetMap
 from robustmq.core.recoding import compress
 from robustmq.records import Record
 from robustmq.storage import partition_state
-from robustmq.storage.cleaned_batch import key_digest
+from robustmq.storage.cleaned_batch import SLICE_ROWS, key_digest
 from robustmq.storage.compaction import Compaction, Finished, Swap, Task, candidate
 from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.engine import PartitionSettings
@@ -367,3 +368,13 @@ def test_what_is_packed_is_unpacked(compression: int) -> None:
     plain = b"robust" * 20_000
     packed_ = compress(plain, compression)
     assert batches.decompress(packed_, compression, 1 << 30) == plain and len(packed_) < 60_000
+
+
+def test_a_batch_of_many_records_is_compacted_in_slices() -> None:
+    log = Log(msgspec.structs.replace(SETTINGS, segment_bytes=1 << 20))
+    log.put(*((b"%d" % (number % 100), b"x") for number in range(10 * SLICE_ROWS)))
+    log.log.roll()
+    log.put((b"last", b"x"))
+    # Noted, looked at, and written anew: the last 100 records alone stay.
+    assert sum(1 for _ in log.steps()) >= 2 * 9
+    assert len(log.records()) == 101 and log.table() == log.model()
