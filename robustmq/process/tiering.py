@@ -48,7 +48,7 @@ class Tiering:
             log.info("object store", store=shown(settings))
         self.cache = BlockCache(
             store,
-            _cache_settings(settings, directory, worker),
+            cache_settings(settings, directory, worker),
             lambda run: loop.call_soon_threadsafe(run),
             lambda delay_ms, run: loop.call_later(delay_ms / 1000, run),
             clock.monotonic_ms,
@@ -77,7 +77,7 @@ class Tiering:
         self.cache.close()
 
 
-def _cache_settings(
+def cache_settings(
     settings: TieringSettings, directory: Path, worker: tuple[int, int]
 ) -> CacheSettings:
     """Each worker has a folder and a share of its own: a shard stays with its worker while the
