@@ -204,6 +204,8 @@ class BrokerProcess:
     def kill(self) -> None:
         """Kill -9 the whole tree."""
         assert self.process is not None, "start() comes first"
+        # Held first, so that it starts nobody while we look who is there.
+        os.kill(self.pid, signal.SIGSTOP)
         pids = [self.pid, *self.processes().values()]
         for pid in pids:
             try:

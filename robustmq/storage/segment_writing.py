@@ -5,9 +5,11 @@ and beside them, in the order in which any prefix of it recovers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
+from robustmq.errors import BrokerError
 from robustmq.storage import segment_index
 from robustmq.storage.disk import Buffer, Disk
 from robustmq.storage.segment_file import SegmentFile
@@ -48,7 +50,9 @@ class WriteJob(msgspec.Struct, frozen=True):
         for one in self.snapshots:
             one.write(disk)
         for file in self.sync:
-            segment_index.sync(disk, file)
+            # Of one that cannot be read now the next start makes the index.
+            with suppress(BrokerError):
+                segment_index.sync(disk, file)
         for offset, data in self.bad:
             quarantine(directory, disk, offset, data)
         if self.after is not None:
