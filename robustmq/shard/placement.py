@@ -319,8 +319,13 @@ class Placement:
         return TopicRoute(asked, 0, 0, 0, 0, b"", fault)
 
     def _route(self, topic: bytes, asked: bytes, delay_ms: int = 0) -> TopicRoute:
-        home = self.home(topic)
-        mode = self.mode(home.log_topic if home.declared else topic)
+        if self._stream_topics or topic in self.declared:
+            home = self.home(topic)
+            mode = self.mode(home.log_topic if home.declared else topic)
+        else:
+            # A light topic, as there may be millions, each with a route that is soon forgotten.
+            home = Home(topic, 0, self.shard(topic, 0), False, False)
+            mode = self.ruled(topic).mode
         flags = _MODE_FLAGS.get(mode, 0)
         kind = LIGHT
         if home.declared:
