@@ -47,10 +47,11 @@ class WriteJob(msgspec.Struct, frozen=True):
             disk.settle(path)
         if sync:
             disk.sync_below(directory)
+        # Of a file that cannot be read now the next start makes the index.
         for one in self.snapshots:
-            one.write(disk)
+            with suppress(BrokerError):
+                one.write(disk)
         for file in self.sync:
-            # Of one that cannot be read now the next start makes the index.
             with suppress(BrokerError):
                 segment_index.sync(disk, file)
         for offset, data in self.bad:

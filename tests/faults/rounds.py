@@ -244,8 +244,10 @@ class Rounds:
         """Nothing can be read for a while, but what is in memory."""
         for number, path in enumerate(("/log/", "/segments/")):
             self.files.set(READ, path, errno.EIO, number=number)
+        before = self.broker.log.count("the disk failed")
         time.sleep(self.choose.uniform(0.2, 1))
         self.files.clear()
+        assert self.broker.log.count("the disk failed") == before, "a read ends no worker"
 
     def killed_while_full(self) -> None:
         """A worker is killed while the disk is full, so that a torn write may stay."""
