@@ -294,6 +294,34 @@ class CompactedRow(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class ListTopics(Listing, frozen=True, tag="topics_list", forbid_unknown_fields=True):
+    """The declared topics, as `TopicRow`; `filter` is a pattern for their Kafka names."""
+
+    filter: str = ""
+
+
+class SetTopic(Request, frozen=True, tag="topics_set", forbid_unknown_fields=True):
+    """Give a declared topic other settings, as Kafka's IncrementalAlterConfigs does; null resets
+    one. Answered with its `TopicRow`."""
+
+    topic: str
+    changes: dict[str, str | None]
+
+
+class TopicRow(msgspec.Struct, frozen=True):
+    """A declared topic and how it is kept: as it says itself, or by rules and defaults. `moving`:
+    partitions of this worker on their way to another engine."""
+
+    topic: str
+    partitions: int
+    mode: str
+    engine: str
+    cleanup_policy: str
+    retention_ms: int
+    retention_bytes: int
+    moving: int
+
+
 AnyRequest = (
     ShowWorker
     | ListClients
@@ -305,6 +333,8 @@ AnyRequest = (
     | RemoveBan
     | ShowTopicMetrics
     | ListSlow
+    | ListTopics
+    | SetTopic
     | ClearSlow
     | ListShards
     | ListHeld

@@ -71,6 +71,7 @@ class Commits:
         self._sync: set[int] = set()
         self._running = 0
         self._urgent = False
+        self._accepted: list[Callback] = []
         self._lazy_bytes = 0
         self.count = 0
         self.syncs = 0
@@ -114,6 +115,12 @@ class Commits:
         if touched is not None:
             touched.update(logs())
 
+    def accept(self, callback: Callback) -> None:
+        """What the callback waits for is in memory, and no more is asked for: it runs at the turn's
+        end, whatever the disk does."""
+        self._accepted.append(callback)
+        self.wake()
+
     def hurry(self) -> None:
         """Commit what nobody waits for, too."""
         if self._dirty:
@@ -123,6 +130,10 @@ class Commits:
     def flush(self) -> None:
         """Hand what was appended to the storage thread, when somebody waits for it or much has
         gathered."""
+        while self._accepted:
+            accepted, self._accepted = self._accepted, []
+            for callback in accepted:
+                callback()
         if not self._urgent:
             return
         self._urgent = False
@@ -160,4 +171,4 @@ class Commits:
     @property
     def idle(self) -> bool:
         """True when nothing is being committed or waits to be (a drain waits for it)."""
-        return not self._dirty and not self._running
+        return not (self._dirty or self._running or self._accepted)

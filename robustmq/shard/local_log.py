@@ -40,9 +40,7 @@ from robustmq.shard.batch_times import first_at
 from robustmq.shard.commits import Commits
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import (
-    Placement,
-)
+from robustmq.shard.placement import ENTRY_PERSISTENT, Placement
 from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.releases import Release, Releases
 from robustmq.shard.retained import may_retain
@@ -237,7 +235,8 @@ class LocalLogs:
             self._unconfirmed.pop((topic, partition, result.base_offset), None)
             done.resolve(ProduceResult(fault.kafka) if fault is not None else result)
 
-        confirm = committed if acks == -1 or self.behind() else None
+        waits = acks == -1 or (acks == 1 and flags & ENTRY_PERSISTENT) or self.behind()
+        confirm = committed if waits else None
         appended_ms = -1
         if topic in self._placement.produce_rules:
             if self._placement.produce_rules[topic].log_append_time:

@@ -26,6 +26,7 @@ from robustmq.shard.placement import (
     DELAYED,
     ENTRY_ACK,
     ENTRY_KAFKA,
+    ENTRY_MEMORY,
     ENTRY_PERSISTENT,
     ENTRY_QOS2,
     ENTRY_RETAIN,
@@ -117,6 +118,7 @@ class Owner:
                 ):
                     self._append_at_once(store, shard, block, source, sequence, mask, same)
                     return
+            flags = _weakest(kind, block, flags)
             if flags & ENTRY_QOS2:
                 block, fresh = self.received(shard).without_repeated(block)
             if flags & ENTRY_RETAIN and kind != DELAYED:
@@ -296,7 +298,13 @@ class Owner:
             telling.tell(shard, wire.NO_POSITION, shown, mask, same, flags, commit)
 
     def _mark(self, shard: int, flags: int, size: int, commit: Commit | None) -> None:
-        """Mark the shard for the turn's commit, or a later one when nobody waits for it."""
+        """Mark the shard for the turn's commit, or a later one when nobody waits for it; of what is
+        kept in memory alone nobody waits for that."""
+        if flags & ENTRY_MEMORY:
+            self._commits.mark_lazy(shard, size)
+            if commit is not None:
+                self._commits.accept(commit.step)
+            return
         if commit is None and not flags & ENTRY_PERSISTENT:
             self._commits.mark_lazy(shard, size)
         else:
@@ -376,3 +384,12 @@ def logs_of(block: bytes | bytearray) -> Iterator[LogKey]:
     """The logs that the entries of a block go to."""
     for entry in blocks.entries(block):
         yield entry.log_name or entry.topic, entry.partition
+
+
+def _weakest(kind: int, block: bytes | bytearray, flags: int) -> int:
+    """The flags of a block, with that of mode memory only when all of it is of that mode."""
+    if not flags & ENTRY_MEMORY or kind != DECLARED:
+        return flags
+    if all(entry.flags & ENTRY_MEMORY for entry in blocks.entries(block)):
+        return flags
+    return flags & ~ENTRY_MEMORY

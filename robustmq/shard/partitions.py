@@ -33,6 +33,7 @@ from robustmq.shard.moving import Move, Moves
 from robustmq.shard.placement import ENTRY_DECLARED, ENTRY_KAFKA, Kept, Placement
 from robustmq.shard.received import GENERATION_AT
 from robustmq.storage.engine import PartitionLog, PartitionSettings, is_away
+from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore, split_name
 from robustmq.storage.shared import (
@@ -47,6 +48,7 @@ from robustmq.storage.stored_producers import declared_key
 if TYPE_CHECKING:
     from robustmq.shard.uploader import Uploader
 
+RESERVED_OFFSETS = 4096
 MAX_SETTINGS = 1024
 """Topics that are set alike share their settings; so many kinds are remembered."""
 
@@ -124,7 +126,8 @@ class Partitions:
         self.read_release: Callable[[bytes | memoryview], bytearray] = lambda payload: bytearray()
         """The block that an entry of a committed transaction stands for (`releases`)."""
         self._marked: dict[str, tuple[bytes, int, int]] = {}
-        self._moved: list[tuple[int, str, int]] = []
+        # Of each partition what the log says last: topic, partition, end; without a topic the shard
+        # stands in the place of the partition.
         # What is on disk from before the start, by topic id: (shard, partition, engine).
         self._stored: dict[bytes, list[tuple[int, int, str]]] = {}
         self._made: dict[tuple[str, ...], PartitionSettings] = {}
@@ -134,11 +137,9 @@ class Partitions:
     def recovered(self) -> None:
         """All shards are open, and no partition yet."""
         for name, (topic, partition, end_offset) in self._marked.items():
-            self._stores[self._placement.shard(topic, partition)].note_end(name, end_offset)
-        self._marked.clear()
-        for shard, name, end_offset in self._moved:
+            shard = self._placement.shard(topic, partition) if topic else partition
             self._stores[shard].note_end(name, end_offset)
-        self._moved.clear()
+        self._marked.clear()
         stored = defaultdict(list)
         for shard, store in self._stores.items():
             for engine, name in store.stored_partitions():
@@ -240,7 +241,7 @@ class Partitions:
         fresh = store.open_beside(name, known.engine, known.settings)
         if fresh.end_offset >= other.end_offset:
             # The move was made, but for the removal.
-            store.note_end(name, other.end_offset)
+            store.note_end(name, max(other.end_offset, store.noted_end(name)))
             store.discard(other)
             fresh.close()
             return
@@ -295,10 +296,10 @@ class Partitions:
         move = known.moves.get(partition)
         return move.settled if move is not None else None
 
-    @property
-    def moving(self) -> int:
-        """Partitions that are on their way to another engine, or wait for it."""
-        return sum(len(known.moves) for known in self._topics.values())
+    def moving_of(self, topic: bytes) -> int:
+        """Partitions of a topic that are on their way to another engine, or wait for it."""
+        known = self._topics.get(topic)
+        return len(known.moves) if known is not None else 0
 
     def __len__(self) -> int:
         return self._opened
@@ -511,7 +512,7 @@ class Partitions:
             entry.packet_id,
             block[entry.begin + GENERATION_AT],
             self._topics[log_topic].topic_id.bytes,
-            log.end_offset,
+            end_of(log),
             producer_part(block, entry.batch_begin, entry.end, entry.flags),
         )
 
@@ -542,7 +543,7 @@ class Partitions:
             0,
             0,
             self._topics[topic].topic_id.bytes,
-            log.end_offset,
+            end_of(log),
             producer_part(batch, 0, len(batch), flags),
         )
         store.append(DECLARED_MARKER, _marker_encoder.encode([mark]), 0, 0, timestamp_ms)
@@ -561,7 +562,7 @@ class Partitions:
 
     def replay_end(self, shard: int, payload: bytes) -> None:
         """Recovery: another engine took a partition over that ended so."""
-        self._moved.append((shard, payload[8:].decode(), int.from_bytes(payload[:8], "little")))
+        self._marked[payload[8:].decode()] = b"", shard, int.from_bytes(payload[:8], "little")
 
     def replay_shared(self, payload: bytes) -> tuple[list[MarkedAppend], list[StoredEntry], bytes]:
         """Recovery: what the marker in an entry of shared partitions says, and what those are."""
@@ -619,6 +620,12 @@ class Partitions:
             blocks.set_base_offset(entry, 0, mark.base_offset)
             block += entry
         return block
+
+
+def end_of(log: PartitionLog) -> int:
+    """Where a partition ends, for its marker. In memory records are acknowledged before their
+    marker is committed: that speaks for offsets which may have been given by then."""
+    return log.end_offset + (RESERVED_OFFSETS if isinstance(log, MemoryPartition) else 0)
 
 
 def producer_part(buffer: bytes | bytearray, begin: int, end: int, flags: int) -> bytes:

@@ -419,8 +419,12 @@ class ShardStore:
         return found
 
     def note_end(self, name: str, end_offset: int) -> None:
-        """Recovery: a partition ends here, or behind it."""
-        self._partition_ends[name] = max(end_offset, self._partition_ends.get(name, 0))
+        """Recovery: the log behind the checkpoint says where a partition ends."""
+        self._partition_ends[name] = end_offset
+
+    def noted_end(self, name: str) -> int:
+        """Recovery: where a partition ends."""
+        return self._partition_ends.get(name, 0)
 
     def keep_ends(self, living: Callable[[str], bool]) -> None:
         """Recovery: forget where partitions end whose topics are gone."""

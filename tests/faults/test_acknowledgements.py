@@ -1,0 +1,90 @@
+"""What an acknowledgement waits for in each storage mode, on a disk whose writes or fdatasyncs take
+long: both protocols, light and declared topics (design, section 6).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from tests.broker import BrokerProcess
+from tests.faults.files import SYNC, WRITE, FaultyFiles
+from tests.mqtt.wire import Wire
+
+WAIT_S = 0.4
+CONFIG = """
+[storage]
+sync = "{sync}"
+""" + "".join(
+    f'[[storage.rules]]\nfilter = "{mode}/#"\nmode = "{mode}"\n'
+    for mode in ("memory", "hybrid", "persistent")
+)
+TOPICS = [f"{mode}/{kind}" for mode in ("memory", "hybrid", "persistent") for kind in "ld"]
+
+
+def seconds(act: Callable[[], object]) -> float:
+    began = time.monotonic()
+    act()
+    return time.monotonic() - began
+
+
+def producing(broker: BrokerProcess, topic: str, acks: str) -> Callable[[], None]:
+    name = topic.replace("/", ".")
+    producer = Producer(
+        {"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "acks": acks, "linger.ms": 0}
+    )
+    producer.list_topics(name, 10)
+
+    def produce() -> None:
+        producer.produce(name, b"x")
+        assert not producer.flush(20)
+
+    return produce
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("sync", ["os", "disk"])
+def test_each_mode_waits_for_what_it_says_and_for_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str
+) -> None:
+    files = FaultyFiles(tmp_path)
+    for name, value in files.environment.items():
+        monkeypatch.setenv(name, value)
+    with BrokerProcess(tmp_path, 1, CONFIG.format(sync=sync)) as broker:
+        monkeypatch.undo()
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}"})
+        declared = [NewTopic(name.replace("/", "."), 1) for name in TOPICS if name.endswith("d")]
+        for made in admin.create_topics(declared).values():
+            made.result(20)
+        with Wire(broker.mqtt) as client:
+            client.connect(b"c")
+            for topic in TOPICS:
+                client.publish(topic.encode(), b"made", 1)
+
+            def slowly(calls: int, act: Callable[[], object]) -> bool:
+                """Does it wait for the disk? All that came before is committed."""
+                files.clear()
+                client.publish(b"hybrid/l", b"before", 1)
+                files.set(calls, "/log/", wait_s=WAIT_S)
+                return seconds(act) >= WAIT_S * 0.9
+
+            for calls, waits in ((SYNC, {"persistent"}), (WRITE, {"hybrid", "persistent"})):
+                waiting = {"hybrid", "persistent"} if sync == "disk" else waits
+                for topic in TOPICS:
+                    slow = topic.split("/")[0] in waiting
+                    for qos in (1, 2):
+                        publish = partial(client.publish, topic.encode(), b"x", qos)
+                        assert slowly(calls, publish) == slow, (calls, topic, qos)
+                    produce = producing(broker, topic, "all")
+                    assert slowly(calls, produce) == slow, (calls, topic)
+                    produce = producing(broker, topic, "1")
+                    slow = slow and topic.startswith("persistent")
+                    assert slowly(calls, produce) == slow, (calls, topic)
+                    assert not slowly(calls, producing(broker, topic, "0")), (calls, topic)
+            files.clear()
