@@ -67,12 +67,16 @@ def test_each_mode_waits_for_what_it_says_and_for_no_more(
             for topic in TOPICS:
                 client.publish(topic.encode(), b"made", 1)
 
-            def slowly(calls: int, act: Callable[[], object]) -> bool:
-                """Does it wait for the disk? All that came before is committed."""
-                files.clear()
-                client.publish(b"hybrid/l", b"before", 1)
-                files.set(calls, "/log/", wait_s=WAIT_S)
-                return seconds(act) >= WAIT_S * 0.9
+            def slowly(calls: int, act: Callable[[], object], slow: bool) -> bool:
+                """Does it wait for the disk? All that came before is committed. On a machine that
+                is busy a quick one may be slow, but not every time."""
+                for _ in range(1 if slow else 4):
+                    files.clear()
+                    client.publish(b"hybrid/l", b"before", 1)
+                    files.set(calls, "/log/", wait_s=WAIT_S)
+                    if seconds(act) < WAIT_S * 0.9:
+                        return False
+                return True
 
             for calls, waits in ((SYNC, {"persistent"}), (WRITE, {"hybrid", "persistent"})):
                 waiting = {"hybrid", "persistent"} if sync == "disk" else waits
@@ -80,11 +84,12 @@ def test_each_mode_waits_for_what_it_says_and_for_no_more(
                     slow = topic.split("/")[0] in waiting
                     for qos in (1, 2):
                         publish = partial(client.publish, topic.encode(), b"x", qos)
-                        assert slowly(calls, publish) == slow, (calls, topic, qos)
+                        assert slowly(calls, publish, slow) == slow, (calls, topic, qos)
                     produce = producing(broker, topic, "all")
-                    assert slowly(calls, produce) == slow, (calls, topic)
+                    assert slowly(calls, produce, slow) == slow, (calls, topic)
                     produce = producing(broker, topic, "1")
                     slow = slow and topic.startswith("persistent")
-                    assert slowly(calls, produce) == slow, (calls, topic)
-                    assert not slowly(calls, producing(broker, topic, "0")), (calls, topic)
+                    assert slowly(calls, produce, slow) == slow, (calls, topic)
+                    produce = producing(broker, topic, "0")
+                    assert not slowly(calls, produce, False), (calls, topic)
             files.clear()
