@@ -116,9 +116,10 @@ class Placement:
         self._default = default
         self._rules = FilterTrie()
         self._ruled: list[Kept] = []
-        for number, (filter_, kept) in enumerate(rules):
-            self._rules.insert(filter_.encode(), number)
-            self._ruled.append(Kept(kept.mode or default.mode, kept.engine or default.engine))
+        for filter_, kept in rules:
+            if kept.mode or kept.engine:
+                self._rules.insert(filter_.encode(), len(self._ruled))
+                self._ruled.append(kept)
         self.forget_routes()
 
     @property
@@ -234,10 +235,14 @@ class Placement:
         return (murmur2(key) & 0x7FFFFFFF) % partitions
 
     def ruled(self, topic: bytes) -> Kept:
-        """How a topic is kept that does not say it itself: as the first rule that matches says,
-        else by default."""
+        """How a topic is kept that does not say it itself: as the first rule says that matches and
+        says something about it, else by default."""
+        mode = engine = ""
         matched = self._rules.match(topic) if self._ruled else []
-        return self._ruled[_first(matched)] if matched else self._default
+        for number in sorted(number for number in matched if isinstance(number, int)):
+            mode = mode or self._ruled[number].mode
+            engine = engine or self._ruled[number].engine
+        return Kept(mode or self._default.mode, engine or self._default.engine)
 
     def kept(self, topic: bytes) -> Kept:
         """How a topic is kept. What is compacted needs the files of the engine segment, whatever a
