@@ -164,8 +164,29 @@ class Opening:
             found.files.append(file)
             later = (base_of(one) for one in logs[number + 1 :])
             self._open(file, next((base for base in later if base > file.base_offset), None))
+        self._prefer_cold()
         self._begin_at_start()
         return found
+
+    def _prefer_cold(self) -> None:
+        """What a loss of power took from a file that the cold tier has whole is read from there:
+        the file goes, and those before it."""
+        found = self._found
+        tiered_until = found.state.tiered_until if self._settings.tiered else 0
+        files = found.files
+        count = 0
+        for number in range(len(files) - 1):
+            if files[number].areas and files[number + 1].base_offset <= tiered_until:
+                count = number + 1
+        if not count:
+            return
+        for file in files[:count]:
+            self._disk.remove(file.path)
+            self._disk.remove(file.index_path)
+            file.gone = True
+        found.unindexed = [file for file in found.unindexed if not file.gone]
+        del files[:count]
+        found.quarantined = [row for row in found.quarantined if row[0] >= files[0].base_offset]
 
     def _logs(self, names: list[str]) -> list[str]:
         """The files that count, in order; what a compaction left is finished or dropped, and so is

@@ -150,3 +150,22 @@ def test_records_that_a_loss_of_power_took_and_the_store_has_keep_their_offsets(
     assert (log.start_offset, log.local_start_offset, log.end_offset) == (0, 8, 8)
     files.append(80)
     assert log.end_offset == 9
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped"])
+def test_a_damaged_file_that_the_store_has_whole_makes_way_for_it(damage: str) -> None:
+    for uploaded, local_start in ((3, 4), (1, 0)):
+        files = Tiered(uploaded=uploaded)
+        path = next(one for one in files.disk.files if "0002.log" in one)
+        if damage == "short":
+            files.disk.truncate(path, ONE)
+        else:
+            files.disk.files[path][-3] ^= 1
+        files.disk.remove(path.replace(".log", ".index"))
+        log = files.open()
+        assert (log.start_offset, log.local_start_offset) == (0, local_start)
+        assert bool(log.quarantined) == (local_start == 0), "what is nowhere else is told"
+        assert log.end_offset == 10
+        log.resume_at(10)
+        files.append(10)
+        assert log.end_offset == 11
