@@ -38,7 +38,7 @@ OTHER_PREFIX = b"\0\0"
 MAX_ROWS = 4_000_000
 CHAIN_ROWS = 16
 """What a chain counts beside its rows."""
-LAST_BYTES = 1024
+LAST_BYTES = 512
 """So much is read at once where a topic's last batch begins."""
 
 
