@@ -424,20 +424,35 @@ class Delivery:
         done: Callable[[], None] | None,
     ) -> None:
         """Write the inbox entries; queue them in their sessions when they are committed."""
-        if not pending:
+        known = position != wire.NO_POSITION
+        # What was heard before counts when it is committed, too: the source lets go of it then.
+        heard = [
+            home
+            for home, table in self.cursors.items()
+            if known
+            and done is not None
+            and home not in pending
+            and table.get(shard, -1) >= position
+            and self._stores[home].uncommitted_bytes
+        ]
+        remaining = len(pending) + len(heard)
+        if not remaining:
             if done is not None:
                 done()
             return
-        remaining = len(pending)
 
-        def step(home: int, inbox_position: int, inbox: Pending) -> None:
+        def committed() -> None:
             nonlocal remaining
-            self._offer(home, inbox_position, inbox)
             remaining -= 1
             if not remaining and done is not None:
                 done()
 
-        known = position != wire.NO_POSITION
+        def step(home: int, inbox_position: int, inbox: Pending) -> None:
+            self._offer(home, inbox_position, inbox)
+            committed()
+
+        for home in heard:
+            self._commits.mark(home, False, committed)
         for home, inbox in pending.items():
             source = (shard, position) if known else (-1, 0)
             entry = InboxEntry(*source, inbox.parts, inbox.left)
