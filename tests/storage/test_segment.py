@@ -9,10 +9,12 @@ import pytest
 from robustmq.core import batches
 from robustmq.errors import KafkaCode
 from robustmq.records import Record
+from robustmq.shard.commits import Commits
+from robustmq.shard.moving import Move, Moves
 from robustmq.storage.disk import MemoryDisk, RealDisk
-from robustmq.storage.engine import PartitionSettings
+from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
 from robustmq.storage.segment import SegmentPartition
-from tests.storage.stores import batch
+from tests.storage.stores import Machine, batch
 
 ONE = len(batch(b"00"))
 
@@ -172,3 +174,27 @@ def test_preallocated_files_are_as_long_as_their_records(tmp_path: Path) -> None
     assert blocks[0] >= 1 << 20, "the whole file is there from its first record on"
     assert blocks[-1] < 3 << 20
     assert SegmentPartition(str(tmp_path / "p"), disk, settings).end_offset == 40
+
+
+def test_a_move_to_another_engine_leaves_out_what_is_lost() -> None:
+    files = Files(segment_bytes=6 * ONE)
+    files.append(*range(20))
+    files.disk.files[name(6)][2 * ONE + 30] ^= 1
+    machine = Machine()
+    store = machine.store
+    fresh = engine("memory")("/q", MemoryDisk(), PartitionSettings())
+    commits = Commits({0: store}, lambda: None)
+    over: list[str] = []
+    flipped: list[PartitionLog] = []
+    move = Move(store, 0, files.log, lambda: fresh, flipped.append, over.append)
+    store.note_end("0" * 32 + "-0", 20)
+    store.take(files.log, "0" * 32 + "-0")
+    Moves(commits, lambda: None).begin(move)
+    for _ in range(10):
+        commits.hurry()
+        machine.committer.kick()
+    assert flipped == [fresh] and over in ([], [""])
+    found = b"".join(bytes(part) for part in fresh.read(0, 1 << 20).buffers)
+    offsets = [info.base_offset for _, info in batches.headers(found, 0, len(found), True)]
+    assert offsets == [offset for offset in range(20) if offset != 8]
+    assert fresh.end_offset == 20
