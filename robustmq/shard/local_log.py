@@ -196,6 +196,12 @@ class LocalLogs:
         """Append a batch of a producer with an id, if its turn has come."""
         verdict = table.check(info, strict)
         if verdict.error:
+            try:
+                # Behind a batch that was refused for want of room the next one is out of order:
+                # said so, its producer would begin a new epoch and send again what is in the log.
+                self._owner.room.check(shard, 0)
+            except BrokerError as error:
+                return resolved(ProduceResult(error.fault.kafka, message=error.detail or None))
             return resolved(ProduceResult(verdict.error))
         if verdict.repeated is not None:
             start = self._start(store, topic, partition)

@@ -292,9 +292,11 @@ FAULTS: dict[str, Callable[[Rounds], None]] = {
     "store_killed": Rounds.store_killed,
 }
 
-BY_HAND = ("killed_while_full",)
-"""Once in some hundred rounds an idempotent producer of librdkafka that met this began a new epoch
-and sent again what was in the log (seed 41, 30 rounds): not understood yet."""
+BY_HAND = ("disk_full", "killed_while_full")
+"""Kinds after which a producer of librdkafka that was refused for want of room has, once in some
+hundred rounds, sent again out of order (not idempotent, one request in flight: seed 61, 14 rounds of
+these two), or begun a new epoch and sent again what was in the log (seed 41, 30 rounds of all).
+Whether a broker can spare it that is open; test_full_disk.py holds what is promised."""
 
 
 def main() -> int:
