@@ -294,8 +294,8 @@ FAULTS: dict[str, Callable[[Rounds], None]] = {
 
 BY_HAND = ("disk_full", "killed_while_full")
 """Kinds after which a producer of librdkafka that was refused for want of room has, once in some
-hundred rounds, sent again out of order (not idempotent, one request in flight: seed 61, 14 rounds of
-these two), or begun a new epoch and sent again what was in the log (seed 41, 30 rounds of all).
+hundred rounds, sent again out of order (not idempotent, one request in flight: seed 61, 14 rounds
+of these two), or begun a new epoch and sent again what was in the log (seed 41, 30 rounds of all).
 Whether a broker can spare it that is open; test_full_disk.py holds what is promised."""
 
 
