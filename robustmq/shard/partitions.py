@@ -160,7 +160,7 @@ class Partitions:
             store.keep_ends(lambda name: split_name(name)[0] in ids)
             for topic_id in store.shared.topic_ids():
                 if topic_id not in ids:
-                    for partition in store.shared.of_topic(topic_id):
+                    for partition in list(store.shared.of_topic(topic_id)):
                         store.forget_partition(partition_name(topic_id, partition))
 
     def open(self, topic: Declared, kept: Kept) -> None:
@@ -313,11 +313,22 @@ class Partitions:
         """The open logs, and all shared ones, one by one; topics may come and go meanwhile."""
         for topic in list(self._topics):
             known = self._topics.get(topic)
-            if known is not None and known.engine == engines.SHARED:
-                for number in range(known.partitions):
-                    self._open_used(topic, number, known)
             for partition, log in list(known.logs.items()) if known is not None else ():
                 yield HeldLog(topic, partition, self._placement.shard(topic, partition), log)
+            if known is not None and known.engine == engines.SHARED:
+                yield from self._walk_shared(topic, known)
+
+    def _walk_shared(self, topic: bytes, known: _Topic) -> Iterator[HeldLog]:
+        """Those that have records and are not open: they are opened."""
+        for shard, store in list(self._stores.items()):
+            for partition in store.shared.of_topic(known.topic_id.bytes):
+                if self._topics.get(topic) is not known:
+                    return
+                if partition in known.logs or partition >= known.partitions:
+                    continue
+                log = self.get(topic, partition)
+                if log is not None:
+                    yield HeldLog(topic, partition, shard, log)
 
     def _settings(self, topic: Declared, mode: str) -> PartitionSettings:
         """Topics that are set alike share one object."""
@@ -404,13 +415,6 @@ class Partitions:
         if log is None and 0 <= partition < known.partitions:
             log = self._open_first(topic, partition, known)
         return log
-
-    def _open_used(self, topic: bytes, partition: int, known: _Topic) -> None:
-        """Open a shared partition if it has ever been written."""
-        store = self._stores.get(self._placement.shard(topic, partition))
-        if store is not None and partition not in known.logs:
-            if store.shared.exists(known.topic_id.bytes, partition):
-                self._open_first(topic, partition, known)
 
     def _open_first(self, topic: bytes, partition: int, known: _Topic) -> PartitionLog | None:
         store = self._stores.get(self._placement.shard(topic, partition))

@@ -161,11 +161,11 @@ class SharedPartitions:
             found.append(pair[0][1:17])
             start = after(pair[0][:17])
 
-    def of_topic(self, topic_id: bytes) -> list[int]:
-        """The partitions of a topic that are known here."""
+    def of_topic(self, topic_id: bytes) -> Iterator[int]:
+        """The partitions of a topic that are known here, found as they are asked for."""
         prefix = _PARTITION + topic_id
-        rows = self._lookups.range(prefix, after(prefix))
-        return [int.from_bytes(key[17:], "big") for key, _ in rows]
+        for key, _ in self._lookups.range(prefix, after(prefix)):
+            yield int.from_bytes(key[17:], "big")
 
     def exists(self, topic_id: bytes, partition: int) -> bool:
         """Has a partition ever had a record here?"""

@@ -94,7 +94,7 @@ def test_a_trim_and_a_deletion_last() -> None:
     log = opened(machine)
     assert (log.start_offset, log.end_offset, values(log)) == (2, 4, [b"2", b"3"])
     assert opened(machine, 9).end_offset == 0
-    assert machine.store.shared.of_topic(TOPIC.bytes) == [0]
+    assert list(machine.store.shared.of_topic(TOPIC.bytes)) == [0]
 
 
 def test_old_records_go_by_time_and_by_size() -> None:
