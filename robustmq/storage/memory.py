@@ -84,7 +84,7 @@ class MemoryPartition:
     def skip_to(self, offset: int) -> None:
         """The next record gets this offset."""
         assert offset >= self.end_offset, "offsets rise"
-        if self._first >= len(self._offsets):
+        if self.start_offset == self.end_offset:
             self.start_offset = offset
         self.end_offset = offset
 

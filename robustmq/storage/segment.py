@@ -117,7 +117,8 @@ class SegmentPartition:
         end_offset = max(end_offset, self.start_offset, tiered_until)
         if end_offset >= self.end_offset:
             return
-        while self.files and self.files[-1].base_offset >= end_offset:
+        # One that begins there stays, empty: offsets may be missing before it.
+        while self.files and self.files[-1].base_offset > end_offset:
             self._forget([self.files.pop()])
         self._remove()
         self.end_offset = max(self.start_offset, tiered_until)
