@@ -268,7 +268,12 @@ def test_after_kill_9_all_of_it_is_as_it_was(client: Client) -> None:
     client.restart()
     assert client.expected, "the tests before this one have left their topics"
     for topic, (bounds, records) in client.expected.items():
-        assert client.bounds(topic) == bounds
+        if records or client.bounds(topic) == bounds:
+            assert client.bounds(topic) == bounds
+        else:
+            # Of a topic in memory some offsets behind its end may have been given, unknown to all.
+            before, bounds = bounds, client.bounds(topic)
+            assert bounds[0] == bounds[1] > before[1]
         assert client.read(topic) == records
         client.produce(topic, (b"k", b"next"))
         assert client.read(topic, bounds[1]) == {bounds[1]: (b"k", b"next")}
