@@ -72,11 +72,13 @@ class Wanted:
 
 
 class Pending:
-    """The inbox parts that one delivery brings to one shard; `left` finds nobody there."""
+    """The inbox parts that one delivery brings to one shard; `left` finds nobody there; `source` is
+    the shard and the log position that it comes from, -1: of no log."""
 
-    __slots__ = ("left", "parts", "queued")
+    __slots__ = ("left", "parts", "queued", "source")
 
     def __init__(self) -> None:
+        self.source = (-1, 0)
         self.parts: list[InboxPart] = []
         self.left: list[wire.ShareRow] = []
         self.queued: list[tuple[int, list[tuple[Wanted, list[int], list[int]]]]] = []
@@ -454,8 +456,9 @@ class Delivery:
         for home in heard:
             self._commits.mark(home, False, committed)
         for home, inbox in pending.items():
-            source = (shard, position) if known else (-1, 0)
-            entry = InboxEntry(*source, inbox.parts, inbox.left)
+            if known:
+                inbox.source = (shard, position)
+            entry = InboxEntry(*inbox.source, inbox.parts, inbox.left)
             inbox_position = self._stores[home].append(
                 INBOX, encode_inbox(entry), 0, 0, self._wall_ms()
             )
@@ -476,6 +479,15 @@ class Delivery:
     def idle(self) -> bool:
         """True when all that stands in the inbox logs is queued in its sessions."""
         return not any(self._unqueued.values())
+
+    def committed_cursors(self, home: int) -> dict[int, int]:
+        """How far a home has heard of other shards in what it cannot lose any more."""
+        cursors = dict(self.cursors.get(home, {}))
+        for inbox in self._unqueued.get(home, {}).values():
+            shard, position = inbox.source
+            if shard >= 0:
+                cursors[shard] = min(position - 1, cursors[shard])
+        return cursors
 
     def unqueued(self, home: int) -> Iterator[tuple[Subscriber, Queued]]:
         """What stands in the log of a shard and waits for its commit to be queued in its session: a

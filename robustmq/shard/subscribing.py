@@ -447,10 +447,12 @@ class Subscribing:
         return wire.InterestReset(filters, shares, self.cursors_of(worker), held)
 
     def cursors_of(self, worker: int) -> dict[int, int]:
-        """How far all sessions of this worker have heard of the shards of another (or its own)."""
+        """How far all sessions of this worker have heard of the shards of another (or its own), and
+        would have if it died now: the other may let go of what lies before."""
         cursors: dict[int, int] = {}
-        for table in self._broker.delivery.cursors.values():
-            for shard, position in table.items():
+        delivery = self._broker.delivery
+        for home in delivery.cursors:
+            for shard, position in delivery.committed_cursors(home).items():
                 if self._broker.placement.shard_owner(shard) == worker:
                     cursors[shard] = min(position, cursors.get(shard, position))
         return cursors

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from robustmq.control.commands import HANDLERS, answer
 from robustmq.control.contract import Operator
+from robustmq.promises import Promise
 from tests.simulation.world import World
 
 WORLD = World(1, 1)
@@ -34,9 +35,13 @@ requests = st.builds(
 def lines(request: bytes) -> list[dict[str, Any]]:
     broker = WORLD.brokers[0]
     assert broker is not None
-    return [
-        json.loads(step) for step in answer(Operator(broker), request) if isinstance(step, bytes)
-    ]
+    told = []
+    for step in answer(Operator(broker), request):
+        if isinstance(step, bytes):
+            told.append(json.loads(step))
+        while isinstance(step, Promise) and not step.settled:
+            WORLD.scheduler.run(10)
+    return told
 
 
 @given(st.one_of(st.binary(max_size=60), requests))
