@@ -343,7 +343,10 @@ def _dump_lookups(files: Files, options: argparse.Namespace) -> Iterable[dict[st
     kv = files.look_ups(shard)
     if kv is None:
         raise NodeError(f"the look-ups of shard {shard} cannot be opened")
-    return (pair_of(*pair) for pair in kv.range(prefix, after(prefix) if prefix else LAST_KEY))
+    return (
+        pair_of(*pair)
+        for pair in kv.range(prefix, after(prefix) if prefix.strip(b"\xff") else LAST_KEY)
+    )
 
 
 _DUMPS: dict[str, Callable[[Files, argparse.Namespace], Iterable[dict[str, object]]]] = {

@@ -137,7 +137,7 @@ def list_lookups(operator: Operator, request: ListLookups) -> Steps:
         prefix = base64.b64decode(request.prefix, validate=True)
     except (binascii.Error, ValueError):
         raise Refused("the prefix must be base64") from None
-    stop = after(prefix) if prefix and prefix[-1] < 255 else LAST_KEY
+    stop = after(prefix) if prefix.strip(b"\xff") else LAST_KEY
     for key, value in store.lookups(prefix, stop):
         yield LookupRow(key, value)
 

@@ -69,8 +69,9 @@ class Lookups:
 
 
 def after(prefix: bytes) -> bytes:
-    """The first key behind all that begin with a prefix."""
-    return prefix[:-1] + bytes([prefix[-1] + 1])
+    """The first key behind all that begin with a prefix, which is not of bytes 255 alone."""
+    counted = prefix.rstrip(b"\xff")
+    return counted[:-1] + bytes([counted[-1] + 1])
 
 
 def _overlaid(
