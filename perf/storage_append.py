@@ -24,6 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,7 +112,8 @@ def threaded(directory: Path, total: int, on_disk: bool, synced: bool = False) -
     data = batch_of(1)
     settled: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     committer = ThreadCommitter(settled.put, _fatal)
-    ahead = 0
+    running: deque[None] = deque()
+    """One for each turn that is not settled: the thread may settle several at once."""
     begin = time.perf_counter()
     for _ in range(total // (TURN_BATCHES * len(data))):
         for _ in range(TURN_BATCHES):
@@ -119,15 +121,14 @@ def threaded(directory: Path, total: int, on_disk: bool, synced: bool = False) -
         write = log.write()
         assert write is not None, "there is something to write"
         done = committer.submit(lambda write=write: write(synced))  # type: ignore[misc]
+        running.append(None)
         done.when_settled(log.committed)
+        done.when_settled(running.popleft)
         committer.kick()
-        ahead += 1
-        while ahead >= AHEAD_TURNS or not settled.empty():
+        while len(running) >= AHEAD_TURNS or not settled.empty():
             settled.get()()
-            ahead -= 1
-    while ahead:
+    while running:
         settled.get()()
-        ahead -= 1
     if on_disk:
         partition.sync()
     seconds = time.perf_counter() - begin
