@@ -166,7 +166,7 @@ def show(name: str, seconds: float, more: str = "") -> float:
 
 def measure(directory: Path, total: int, partitions: int) -> float:
     """All rows; the longest that has a target."""
-    broker = BrokerProcess(directory, 1)
+    broker = BrokerProcess(directory, 1, LIMITS__MAX_PARTITIONS=str(partitions))
     show("empty", started(broker))
     begin = time.perf_counter()
     count = fill(broker, total)
