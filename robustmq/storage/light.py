@@ -391,7 +391,10 @@ class LightReader:
                 batch = self._batch(chain.key, position)
             except BrokerError:
                 continue
-            yield batches.validate(batch, 0, len(batch), False)
+            info = batches.validate(batch, 0, len(batch), False)
+            # Behind the last batch before the beginning there may be a gap.
+            if info.base_offset + info.last_offset_delta >= first:
+                yield info
 
     def newer_bytes(self, topic: bytes, enough: int) -> Iterable[tuple[int, int]]:
         """Of a topic's batches, newest first: (base offset, bytes of it and all newer ones), until

@@ -301,8 +301,6 @@ class SharedPartition:
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         """(offset, time stamp) of the first batch at or after a time; -3: of the greatest."""
-        if self.start_offset == self.end_offset:
-            return None
         return self._shard.light.offset_for_time(self._name, timestamp_ms)
 
     def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:

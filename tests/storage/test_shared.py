@@ -140,3 +140,13 @@ def test_a_log_that_was_in_memory_does_not_use_an_offset_again() -> None:
     log = opened(machine)
     assert (log.start_offset, log.end_offset) == (12, 12)
     assert log.append(bytearray(batch(b"a")), 3) == 12
+
+
+def test_no_time_is_found_of_a_record_that_lies_before_the_beginning_and_a_gap() -> None:
+    machine = Machine()
+    log = opened(machine)
+    log.append(bytearray(batch(b"a")), 3)
+    log.skip_to(3)
+    machine.commit()
+    log.trim(2)
+    assert log.offset_for_time(0) is None and log.offset_for_time(-3) is None
