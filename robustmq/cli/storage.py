@@ -50,7 +50,6 @@ from robustmq.storage.verification import Fault, Verification
 
 VERIFY_MB_PER_S = 100
 NAMES_ASKED = 200
-LAST_KEY = b"\xff" * 16
 
 
 class ShardUse(msgspec.Struct, frozen=True):
@@ -343,10 +342,7 @@ def _dump_lookups(files: Files, options: argparse.Namespace) -> Iterable[dict[st
     kv = files.look_ups(shard)
     if kv is None:
         raise NodeError(f"the look-ups of shard {shard} cannot be opened")
-    return (
-        pair_of(*pair)
-        for pair in kv.range(prefix, after(prefix) if prefix.strip(b"\xff") else LAST_KEY)
-    )
+    return (pair_of(*pair) for pair in kv.range(prefix, after(prefix)))
 
 
 _DUMPS: dict[str, Callable[[Files, argparse.Namespace], Iterable[dict[str, object]]]] = {

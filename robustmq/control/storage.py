@@ -26,7 +26,6 @@ from robustmq.shard.broker import Broker
 from robustmq.shard.partitions import HeldLog
 from robustmq.storage.lookups import after
 
-LAST_KEY = b"\xff" * 16
 LOOK_US = 20_000
 """How often an operator who waits for a compaction is told whether it is over."""
 MAX_TOPICS = 1_000
@@ -137,8 +136,7 @@ def list_lookups(operator: Operator, request: ListLookups) -> Steps:
         prefix = base64.b64decode(request.prefix, validate=True)
     except (binascii.Error, ValueError):
         raise Refused("the prefix must be base64") from None
-    stop = after(prefix) if prefix.strip(b"\xff") else LAST_KEY
-    for key, value in store.lookups(prefix, stop):
+    for key, value in store.lookups(prefix, after(prefix)):
         yield LookupRow(key, value)
 
 

@@ -588,13 +588,7 @@ class Partitions:
             known = self._topics.get(stored.log_topic)
             if known is None or known.topic_id.bytes != stored.topic_id:
                 continue
-            name = stored.log_topic if stored.log_topic != stored.topic else b""
-            flags = entry.flags | ENTRY_DECLARED
-            part = bytearray(
-                build_entry(stored.topic, name, stored.partition, flags, entry.origin, 0, batch)
-            )
-            blocks.set_base_offset(part, 0, entry.base_offset)
-            told += part
+            told += _told(stored, entry.flags, entry.origin, entry.base_offset, batch)
         return told
 
     def read_marker(self, payload: bytes | memoryview) -> bytearray:
@@ -616,14 +610,19 @@ class Partitions:
             # Retention or a compaction may have let it go: then the next one that is left is read.
             if int.from_bytes(batch[:8], "big") != mark.base_offset or not batch:
                 continue
-            name = mark.log_topic if mark.log_topic != mark.topic else b""
-            flags = mark.flags | ENTRY_DECLARED
-            entry = bytearray(
-                build_entry(mark.topic, name, mark.partition, flags, mark.origin, 0, batch)
-            )
-            blocks.set_base_offset(entry, 0, mark.base_offset)
-            block += entry
+            block += _told(mark, mark.flags, mark.origin, mark.base_offset, batch)
         return block
+
+
+def _told(
+    of: MarkedAppend | StoredEntry, flags: int, origin: int, base_offset: int, batch: bytes
+) -> bytearray:
+    """The entry of a block that a batch of a partition stands for."""
+    name = of.log_topic if of.log_topic != of.topic else b""
+    flags |= ENTRY_DECLARED
+    entry = bytearray(build_entry(of.topic, name, of.partition, flags, origin, 0, batch))
+    blocks.set_base_offset(entry, 0, base_offset)
+    return entry
 
 
 def end_of(log: PartitionLog) -> int:

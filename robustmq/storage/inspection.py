@@ -13,20 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from crc32c import crc32c
 
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
-from robustmq.core.log_entry import MARK, VERSION
 from robustmq.errors import BrokerError
 from robustmq.storage import cleaned_log
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.segment_file import HEADER_BYTES, claimed_length, next_sound
-from robustmq.storage.shard_log import HEAD, MAX_ENTRY_BYTES
+from robustmq.storage.shard_log import HEAD, MAX_ENTRY_BYTES, NEEDLE, NEEDLE_AT, parsed
 
 CHUNK_BYTES = 8 * 1024 * 1024
-_NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
-_NEEDLE_AT = 9
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -221,27 +217,24 @@ def _entry(source: Source, start: int, at: int) -> Entry | None:
 
 def _parsed(data: bytes, at: int, position: int) -> Entry | None:
     """The entry that begins there, if it is sound."""
-    if at + HEAD.size > len(data):
+    found = parsed(memoryview(data), at)
+    if found is None:
         return None
-    length, crc, kind, version, mark, sender, sequence, timestamp_ms = HEAD.unpack_from(data, at)
-    if version != VERSION or mark != MARK or not HEAD.size <= length <= len(data) - at:
-        return None
-    if crc32c(data[at + 8 : at + length]) != crc:
-        return None
+    length, kind, source, sequence, timestamp_ms = found
     payload = data[at + HEAD.size : at + length]
-    return Entry(position, kind, sender, sequence, timestamp_ms, payload)
+    return Entry(position, kind, source, sequence, timestamp_ms, payload)
 
 
 def _next_entry(source: Source, at: int) -> int | None:
     """The next sound entry: found by its mark, proven by its checksum."""
     while at < source.size:
         data = source.at(at, CHUNK_BYTES)
-        found = data.find(_NEEDLE)
+        found = data.find(NEEDLE)
         while found >= 0:
-            begin = at + found - _NEEDLE_AT
+            begin = at + found - NEEDLE_AT
             if begin >= at and _entry(source, 0, begin) is not None:
                 return begin
-            found = data.find(_NEEDLE, found + 1)
+            found = data.find(NEEDLE, found + 1)
         if len(data) <= HEAD.size:
             return None
         at += len(data) - HEAD.size

@@ -13,6 +13,8 @@ from robustmq.storage.kv import KeyValue
 
 Changes = dict[bytes, bytes | None]
 _COUNTER = b"n"
+LAST_KEY = b"\xff" * 16
+"""Behind all keys: they begin with letters."""
 
 
 class Lookups:
@@ -69,9 +71,10 @@ class Lookups:
 
 
 def after(prefix: bytes) -> bytes:
-    """The first key behind all that begin with a prefix, which is not of bytes 255 alone."""
+    """The first key behind all that begin with a prefix; of a prefix of none or of bytes 255 alone
+    one behind all keys."""
     counted = prefix.rstrip(b"\xff")
-    return counted[:-1] + bytes([counted[-1] + 1])
+    return counted[:-1] + bytes([counted[-1] + 1]) if counted else LAST_KEY
 
 
 def _overlaid(

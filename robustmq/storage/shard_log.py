@@ -30,8 +30,8 @@ from robustmq.storage.disk import Buffer, Disk
 from robustmq.storage.log_files import LogFile, LogFiles
 
 HEAD = struct.Struct("<IIBBHQQQ")
-_NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
-_NEEDLE_AT = 9
+NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
+NEEDLE_AT = 9
 MAX_ENTRY_BYTES = 512 * 1024 * 1024
 
 BLOCK, MACHINE, INBOX, DECLARED_MARKER, CURSOR, TOPIC_DELETED, TOPIC_CREATED = range(1, 8)
@@ -287,22 +287,14 @@ class ShardLog:
             if file.start >= end:
                 return
             if file.cleaned:
-                for at, found, data in _entries(self.files.runs(file, 0)):
-                    if at < end:
-                        yield at, found[1], data[HEAD.size :]
-                continue
-            data = memoryview(self._disk.read(file.path, 0, file.size))
-            at = 0
-            while at < len(data) and file.start + at < end:
-                sound = parsed(data, at)
-                if sound is None:
-                    following = _next_valid_in(data, at + 1)
-                    if following is None:
-                        break
-                    at = following
-                    continue
-                yield file.start + at, sound[1], data[at + HEAD.size : at + sound[0]]
-                at += sound[0]
+                runs = self.files.runs(file, 0)
+            else:
+                data = memoryview(self._disk.read(file.path, 0, file.size))
+                runs = iter([(file.start, data)])
+            for at, found, entry in _entries(runs):
+                if at >= end:
+                    break
+                yield at, found[1], entry[HEAD.size :]
 
     def recover(
         self, position: int, on_entry: Callable[[int, int, int, int, int, memoryview], None]
@@ -420,10 +412,10 @@ def _next_valid_in(data: memoryview, at: int) -> int | None:
     """The first sound entry at or behind `at`: found by its mark, proven by its checksum."""
     whole = bytes(data)
     while True:
-        found = whole.find(_NEEDLE, at + _NEEDLE_AT)
+        found = whole.find(NEEDLE, at + NEEDLE_AT)
         if found < 0:
             return None
-        at = found - _NEEDLE_AT
+        at = found - NEEDLE_AT
         if at >= 0 and parsed(data, at) is not None:
             return at
         at += 1
