@@ -21,13 +21,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,19 +66,12 @@ def disk_rate(directory: str, clients: int, seconds: float) -> float:
     return groups * clients / passed
 
 
-def synced_commits(broker: BrokerProcess) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics}/metrics") as answer:
-        text = answer.read().decode()
-    rows = re.findall(r"^robustmq_storage_syncs_total(?:\{.*\})? (\S+)$", text, re.MULTILINE)
-    return sum(map(float, rows))
-
-
 def broker_rate(kind: str, directory: str, clients: int, seconds: float) -> tuple[float, float]:
     """(messages a second, synced commits for a message) of one run of the load generator."""
     place = Path(directory) / kind
     place.mkdir()
     with BrokerProcess(place, 0, CONFIGS[kind]) as broker:
-        before = synced_commits(broker)
+        before = broker.metric("robustmq_storage_syncs_total")
         command = [sys.executable, "-m", "robustmq.cli.main", "bench", "pub", "--json"]
         for name, value in {
             "port": broker.mqtt,
@@ -94,7 +85,7 @@ def broker_rate(kind: str, directory: str, clients: int, seconds: float) -> tupl
             command += [f"--{name}", str(value)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
-        syncs = synced_commits(broker) - before
+        syncs = broker.metric("robustmq_storage_syncs_total") - before
     return found["publish_rate"], syncs / max(1, found["published"])
 
 

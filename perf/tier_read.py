@@ -42,7 +42,7 @@ from crc32c import crc32c
 
 from robustmq.core import batches
 from robustmq.records import Record
-from robustmq.storage import cold_index
+from robustmq.storage import segment_index
 from robustmq.storage.block_cache import BlockCache, CacheSettings
 from robustmq.storage.cold_reader import ColdReader
 from robustmq.storage.cold_segments import ColdSegment, ColdSegments
@@ -90,8 +90,8 @@ class Cold:
             log += batch
             offset += 1
         columns = b"".join(column.tobytes() for column in rows)
-        head = cold_index.HEAD.pack(
-            cold_index.MAGIC, 0, crc32c(columns), len(log), base, offset, 1_000, 1_000, 0, 0, 0,
+        head = segment_index.HEAD.pack(
+            segment_index.MAGIC, 0, crc32c(columns), len(log), base, offset, 1_000, 1_000, 0, 0, 0,
             len(rows[0]), 0, bytes(16),
         )  # fmt: skip
         index = head[:8] + crc32c(head[12:]).to_bytes(4, "little") + head[12:] + columns

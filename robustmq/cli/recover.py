@@ -11,7 +11,15 @@ import msgspec
 
 from robustmq import clock, config
 from robustmq.cli.main import config_path
-from robustmq.process.recover import RecoverError, check, choose_cluster, look, recover
+from robustmq.process.recover import (
+    RecoverError,
+    check,
+    choose_cluster,
+    look,
+    recover,
+    report,
+    topics_of,
+)
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.object_store import ObjectStoreError
 from robustmq.storage.remote_store import open_object_store
@@ -51,8 +59,6 @@ def run_recover(arguments: list[str]) -> int:
         store = open_object_store(tiering)
         found = look(store, choose_cluster(store, options.cluster_id))
         if options.look:
-            from robustmq.process.recover import report, topics_of
-
             print("\n".join(report(found, topics_of(found))))
             return 0
         check(found, data_dir, clock.wall_ms(), options.take_over)

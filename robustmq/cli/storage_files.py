@@ -142,7 +142,7 @@ def light_sizes(
     """The first topics in an order of those that lie in the logs of shards."""
     rows: list[SizeRow] = []
     for shard, directory in files.shards().items():
-        sizes = TopicSizes(shard, directory, lambda name: fits(readable(name)))
+        sizes = TopicSizes(directory, lambda name: fits(readable(name)))
         for read in sizes.read():
             pace.passed(read)
         rows += [
@@ -173,19 +173,16 @@ def declared_sizes(files: Files, fits: Callable[[str], bool]) -> list[SizeRow]:
             paths = sorted(folder.glob("*.log"))
             if not paths or not fits(topic_id):
                 continue
-            ends = list(segment_batches(paths[-1]))
-            infos = [one.info for one in ends if not isinstance(one, (Damage, Tail))]
-            first = int(paths[0].name[:20])
-            following = (
-                infos[-1].base_offset + infos[-1].last_offset_delta + 1
-                if infos
-                else int(paths[-1].name[:20])
-            )
+            first, following, last_ms = int(paths[0].name[:20]), int(paths[-1].name[:20]), -1
+            for one in segment_batches(paths[-1]):
+                if not isinstance(one, (Damage, Tail)):
+                    following = one.info.base_offset + one.info.last_offset_delta + 1
+                    last_ms = max(one.info.max_timestamp, last_ms)
             rows.append(
                 SizeRow(
                     topic_id, int(partition), shard, "segment", "",
                     sum(path.stat().st_size for path in paths), following - first, first, following,
-                    max((info.max_timestamp for info in infos), default=-1),
+                    last_ms,
                 )
             )  # fmt: skip
     return rows

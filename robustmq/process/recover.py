@@ -43,6 +43,7 @@ from robustmq.storage.manifest import (
     object_name,
     prefix_of,
     read_head,
+    read_rows,
 )
 from robustmq.storage.object_store import ObjectMissingError, ObjectStore
 from robustmq.storage.partition_state import PartitionState
@@ -122,7 +123,7 @@ def look(store: ObjectStore, cluster_id: str) -> Found:
 
 def _look_at(store: ObjectStore, prefix: str, head: Head) -> Partition:
     sizes = dict(store.list(prefix))
-    rows = Manifest(store, prefix, msgspec.structs.replace(head)).load()
+    rows = read_rows(store, prefix, head)
     aborted: list[Aborted] = []
     missing = []
     for row in rows:

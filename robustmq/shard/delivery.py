@@ -428,15 +428,15 @@ class Delivery:
         """Write the inbox entries; queue them in their sessions when they are committed."""
         known = position != wire.NO_POSITION
         # What was heard before counts when it is committed, too: the source lets go of it then.
-        heard = [
-            home
-            for home, table in self.cursors.items()
-            if known
-            and done is not None
-            and home not in pending
-            and table.get(shard, -1) >= position
-            and self._stores[home].uncommitted_bytes
-        ]
+        heard = []
+        if known and done is not None:
+            heard = [
+                home
+                for home, table in self.cursors.items()
+                if home not in pending
+                and table.get(shard, -1) >= position
+                and self._stores[home].uncommitted_bytes
+            ]
         remaining = len(pending) + len(heard)
         if not remaining:
             if done is not None:

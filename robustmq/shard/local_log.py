@@ -491,10 +491,13 @@ class LocalLogs:
         offset = max(offset, start)
         # A batch may begin before the log does, or be one that a compaction has left empty.
         for _ in range(LOOKED_AT):
-            coming = self.coming(topic, partition, offset, 1)
-            if coming is not None:
-                return coming
             result = self.read(topic, partition, offset, 1, -1)
+            if result.pending:
+                coming = self.coming(topic, partition, offset, 1)
+                if coming is not None:
+                    return coming
+                # It has come meanwhile.
+                result = self.read(topic, partition, offset, 1, -1)
             if result.next_offset > offset:
                 offset = result.next_offset
                 continue

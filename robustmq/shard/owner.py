@@ -315,7 +315,7 @@ class Owner:
         """The log position, NO_POSITION in memory, or REPEATED when the frame was appended
         before."""
         store = self._stores[shard]
-        if kind != MEMORY and not store.seen(source, sequence):
+        if kind != MEMORY and not self.room.open and not store.seen(source, sequence):
             self.room.check(shard, source)
         if kind in (LIGHT, MEMORY, DECLARED):
             self._commits.appended(shard, lambda: logs_of(block))

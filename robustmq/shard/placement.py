@@ -247,21 +247,16 @@ class Placement:
     def kept(self, topic: bytes) -> Kept:
         """How a topic is kept. What is compacted needs the files of the engine segment, whatever a
         rule says."""
-        own = self.declared.get(topic)
-        mode = own[1] if own is not None else ""
-        engine = self._engines.get(topic, "")
-        if not mode or not engine:
-            ruled = self.ruled(topic)
-            mode, engine = mode or ruled.mode, engine or ruled.engine
-        if topic in self.compacted:
-            return Kept("hybrid" if mode == "memory" else mode, engines.SEGMENT)
-        if mode == "tiered":
-            engine = engines.SEGMENT
-        return Kept(mode, engine)
+        mode = self.mode(topic)
+        if mode == "tiered" or topic in self.compacted:
+            return Kept(mode, engines.SEGMENT)
+        return Kept(mode, self._engines.get(topic) or self.ruled(topic).engine)
 
     def mode(self, topic: bytes) -> str:
         """The storage mode of a topic."""
-        return self.kept(topic).mode
+        own = self.declared.get(topic)
+        mode = (own[1] if own is not None else "") or self.ruled(topic).mode
+        return "hybrid" if mode == "memory" and topic in self.compacted else mode
 
     def produced(self, topic: bytes, acks: int) -> tuple[int, int]:
         """The class of block and the flags of an entry that Kafka writes to a topic."""

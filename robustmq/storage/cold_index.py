@@ -4,7 +4,6 @@ file (docs/formats.md, "Index of a segment file"), whose columns are looked at w
 
 from __future__ import annotations
 
-import struct
 import sys
 from array import array
 from collections.abc import Sequence
@@ -12,12 +11,7 @@ from collections.abc import Sequence
 import msgspec
 from crc32c import crc32c
 
-MAGIC = b"RMQSIDX1"
-HEAD = struct.Struct("<8sIIQQQqqQIIII16s")
-"""See storage.segment_index; areas and rows are counted in fields 10 and 11."""
-_AREA = struct.Struct("<QQQQ")
-_CRC_FROM = 12
-ROW_BYTES = 24
+from robustmq.storage.segment_index import AREA, HEAD, HEAD_CRC_FROM, MAGIC, ROW_BYTES
 
 
 class ColdIndex(msgspec.Struct, frozen=True):
@@ -42,7 +36,7 @@ def index_size(head: bytes | memoryview) -> int:
     if len(head) < HEAD.size or head[: len(MAGIC)] != MAGIC:
         return 0
     fields = HEAD.unpack_from(head)
-    return int(HEAD.size + fields[10] * _AREA.size + fields[11] * ROW_BYTES)
+    return int(HEAD.size + fields[10] * AREA.size + fields[11] * ROW_BYTES)
 
 
 def parse(data: bytes | memoryview, base_offset: int) -> ColdIndex | None:
@@ -52,13 +46,13 @@ def parse(data: bytes | memoryview, base_offset: int) -> ColdIndex | None:
         return None
     fields = HEAD.unpack_from(data)
     areas, rows = fields[10], fields[11]
-    begin = HEAD.size + areas * _AREA.size
-    if crc32c(data[_CRC_FROM:begin]) != fields[1] or fields[4] != base_offset:
+    begin = HEAD.size + areas * AREA.size
+    if crc32c(data[HEAD_CRC_FROM:begin]) != fields[1] or fields[4] != base_offset:
         return None
     if not rows or crc32c(data[begin:size]) != fields[2]:
         return None
     columns = [_column(data, begin + number * rows * 8, rows) for number in range(3)]
-    kept = tuple(row[:2] for row in _AREA.iter_unpack(data[HEAD.size : begin]))
+    kept = tuple(row[:2] for row in AREA.iter_unpack(data[HEAD.size : begin]))
     return ColdIndex(columns[0], columns[1], columns[2], kept)
 
 

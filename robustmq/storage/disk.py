@@ -227,9 +227,9 @@ class RealDisk:
     def sync_below(self, *directories: str) -> None:
         """fdatasync of each, on threads: a file system makes one commit of those that come while it
         makes one. Eight files took 0.8 ms so, and 6 ms one after the other."""
-        prefixes = tuple(directory + "/" for directory in directories)
+        wanted = set(directories)
         # Those that the loop opens meanwhile are marked, too.
-        paths = [path for path in tuple(self._unsynced) if path.startswith(prefixes)]
+        paths = [path for path in tuple(self._unsynced) if _is_in(path, wanted)]
         while len(paths) > 1:
             some, paths = paths[:SYNCS_AT_ONCE], paths[SYNCS_AT_ONCE:]
             if self._syncing is None:
@@ -392,6 +392,16 @@ def _boot_id() -> bytes:
     except (OSError, ValueError):
         # Then nothing that was not synced is believed by another process.
         return os.urandom(BOOT_ID_BYTES)
+
+
+def _is_in(path: str, directories: set[str]) -> bool:
+    """Does a path lie below one of these?"""
+    end = path.rfind("/")
+    while end >= 0:
+        if path[:end] in directories:
+            return True
+        end = path.rfind("/", 0, end)
+    return False
 
 
 def _sync_directory(path: str) -> None:

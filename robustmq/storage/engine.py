@@ -16,17 +16,15 @@ one is one row; tests/third_party_engine is such a package.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
 from typing import Protocol
 
 import msgspec
 
+from robustmq import engines
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import KafkaCode
 from robustmq.promises import Promise
 from robustmq.storage.disk import Disk
-
-ENTRY_POINT_GROUP = "robustmq.engines"
 
 
 class PartitionSettings(msgspec.Struct, frozen=True):
@@ -218,7 +216,7 @@ def engine(name: str) -> OpenPartition:
     """The function that opens a partition in a directory, by the engine's name; KeyError if
     unknown."""
     if name not in ENGINES:
-        for point in entry_points(group=ENTRY_POINT_GROUP):
+        for point in engines.points():
             if point.name == name:
                 ENGINES[name] = point.load()
     return ENGINES[name]

@@ -25,14 +25,13 @@ from typing import NamedTuple
 from robustmq.core import batches, blocks
 from robustmq.core.batches import BatchInfo
 from robustmq.core.hashing import topic_key
-from robustmq.core.topic_index import TopicIndex
+from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.errors import BrokerError, Fault
 from robustmq.storage.engine import ReadResult
 from robustmq.storage.log_files import Gone
 from robustmq.storage.memory import find_time
 from robustmq.storage.shard_log import ShardLog
 
-NO_POSITION = 2**64 - 1
 OTHER_PREFIX = b"\0\0"
 """Of what the index has that is no light topic."""
 MAX_ROWS = 4_000_000
@@ -243,8 +242,10 @@ class LightReader:
 
     def start(self, topic: bytes, start_offset: int) -> int:
         """Where a topic begins: at `start_offset`, or where its chain ends."""
+        if not is_dense(topic):
+            return start_offset
         found = self._index.lookup(topic)
-        if found is None or not is_dense(topic):
+        if found is None:
             return start_offset
         end_offset, position = found
         if position == NO_POSITION:

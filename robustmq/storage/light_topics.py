@@ -15,14 +15,15 @@ import msgspec
 
 from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
-from robustmq.core.topic_index import TopicIndex
+from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.storage import shard_log
 from robustmq.storage.engine import PartitionSettings, ReadResult
-from robustmq.storage.light import NO_POSITION, OTHER_PREFIX, LightReader
+from robustmq.storage.light import OTHER_PREFIX, LightReader
 from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.shard_log import (
     BLOCK,
+    NO_MARKER,
     SHARED_BLOCK,
     TOPIC_CREATED,
     TOPIC_DELETED,
@@ -32,9 +33,8 @@ from robustmq.storage.shard_log import (
     block_begin,
 )
 
-_TOPIC, _START, _GRAVE, _SHARED, _BRIDGE = b"t", b"b", b"g", b"P", b"h"
+_TOPIC, _START, _GRAVE, SHARED_KEY, _BRIDGE = b"t", b"b", b"g", b"P", b"h"
 PREVIOUS_AT = 24
-NO_MARKER = bytes(4)
 _PRODUCER_ID_AT = 43
 RESERVED_OFFSETS = 4096
 """So many offsets of a topic in memory that the log knows are spoken for in one go."""
@@ -156,12 +156,12 @@ class LightTopics:
 
     def _is_known(self, topic: bytes) -> bool:
         """Does LevelDB know that there is such a topic, or partition?"""
-        key = _SHARED + topic[2:] if topic.startswith(OTHER_PREFIX) else _TOPIC + topic
+        key = SHARED_KEY + topic[2:] if topic.startswith(OTHER_PREFIX) else _TOPIC + topic
         return self._lookups.get(key) is not None
 
     def rebuilt(self) -> None:
         """That was all: topics of which the log has nothing begin anew."""
-        for prefix, named in ((_TOPIC, b""), (_SHARED, OTHER_PREFIX)):
+        for prefix, named in ((_TOPIC, b""), (SHARED_KEY, OTHER_PREFIX)):
             for key, _ in self._lookups.range(prefix, after(prefix)):
                 topic = named + key[1:]
                 if self._index.lookup(topic) is None:

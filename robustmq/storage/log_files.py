@@ -68,8 +68,6 @@ class LogFiles:
         """By position."""
         self._starts: list[int] = []
         self._read: OrderedDict[tuple[str, int], tuple[memoryview, list[Run], bool]] = OrderedDict()
-        self.changes = 0
-        """How often something went."""
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -148,7 +146,6 @@ class LogFiles:
         self.files[at : at + len(replaced)] = [made] if made is not None else []
         self._starts = [file.start for file in self.files]
         self._read.clear()
-        self.changes += 1
 
     def find(self, position: int) -> int:
         """The number of the file that may hold a position; -1: it lies before all."""
@@ -234,12 +231,3 @@ class LogFiles:
     def next_number(self) -> int:
         """The number of the next cleaning."""
         return 1 + max((file.number for file in self.files), default=0)
-
-    def holds(self, position: int) -> bool:
-        """Is there still something at a position?"""
-        try:
-            return len(self.read(position, 1)) > 0
-        except Gone:
-            return False
-        except BrokerError:
-            return True

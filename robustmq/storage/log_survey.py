@@ -23,6 +23,7 @@ from robustmq.storage.shard_log import (
     BLOCK,
     HEAD,
     INBOX,
+    NO_MARKER,
     SHARED_BLOCK,
     TOPIC_DELETED,
     TOPIC_TRIMMED,
@@ -32,8 +33,6 @@ from robustmq.storage.shard_log import (
 
 READ_BYTES = 256 * 1024
 ENTRIES_A_LOOK = 64
-NO_MARKER = bytes(4)
-"""What a SHARED_BLOCK begins with that says nothing of other engines."""
 
 Piece = tuple[int, memoryview]
 LightLives = Callable[[EntryView, int, int, int], bool]

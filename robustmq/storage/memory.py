@@ -41,10 +41,7 @@ class MemoryPartition:
         self.end_offset += info.last_offset_delta + 1
         self._size += len(batch)
         while self._size > self._settings.memory_bytes and self._first < len(self._offsets) - 1:
-            self._size -= len(self._batches[self._first])
-            self._batches[self._first] = b""
-            self._first += 1
-            self.start_offset = self._offsets[self._first]
+            self.drop_first()
         if self._first > 1024 and self._first * 2 > len(self._offsets):
             del self._offsets[: self._first], self._batches[: self._first]
             self._first = 0

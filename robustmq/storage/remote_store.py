@@ -205,7 +205,9 @@ class FolderStore(RemoteStore):
     def put_file(self, path: str, file: str, size: int) -> str:
         """Synced."""
         version = super().put_file(path, file, size)
-        self._sync(path)
+        if size > PART_BYTES:
+            # A smaller one went by `put`, which syncs.
+            self._sync(path)
         return version
 
     def _version_of(self, path: str) -> str:

@@ -44,13 +44,3 @@ def expired(
         excess -= row.size
         count += 1
     return count
-
-
-def below(rows: Sequence[SegmentRow], start_offset: int) -> int:
-    """How many segments lie wholly below the log's start; never the last."""
-    count = 0
-    for row in rows[:-1]:
-        if row.next_offset > start_offset:
-            break
-        count += 1
-    return count

@@ -34,7 +34,7 @@ from robustmq.storage import partition_state, segment_index
 from robustmq.storage.disk import Buffer, Disk
 from robustmq.storage.engine import ENGINES, PartitionLog, PartitionSettings, ReadResult
 from robustmq.storage.memory import find_time
-from robustmq.storage.retention import SegmentRow, below, expired
+from robustmq.storage.retention import SegmentRow, expired
 from robustmq.storage.segment_file import LOG, Area, SegmentFile, SparseIndex, file_name
 from robustmq.storage.segment_index import CACHE, Snapshot, snapshot
 from robustmq.storage.segment_opening import SCAN_BYTES, Opening, Scan
@@ -98,7 +98,7 @@ class SegmentPartition:
         self._kept_tiered_until = self.state.tiered_until
         self._unindexed = opened.unindexed
         self._unsynced = [file for file in self.files[:-1] if not file.synced]
-        self._seen_unsynced: list[SegmentFile] = []
+        self._seen_unsynced: set[SegmentFile] = set()
         self._bad: list[tuple[int, bytes]] = []
         self.damaged: Callable[[int, int], None] = lambda offset, length: None
         """Hears of (first offset that is lost, bytes) what a reader has found corrupt."""
@@ -555,7 +555,7 @@ class SegmentPartition:
         if self.compacting:
             return 0
         until_offset = min(until_offset, self._kept_tiered_until)
-        count = below(self._rows(0), until_offset)
+        count = self._below(until_offset)
         gone = self.files[:count]
         del self.files[:count]
         self._forget(gone)
@@ -569,7 +569,7 @@ class SegmentPartition:
         self.start_offset = offset
         self.change(start_offset=offset)
         if not self.compacting:
-            self._drop(below(self._rows(0), offset))
+            self._drop(self._below(offset))
 
     def change(self, **changes: int | str | tuple[str, ...]) -> None:
         """Another state, which the next job keeps."""
@@ -579,7 +579,7 @@ class SegmentPartition:
     def retain(self, now_ms: int) -> int:
         """Let go of the files that the settings let go; the bytes that they have."""
         settings = self._settings
-        self._seen_unsynced = [*self._unsynced]
+        self._seen_unsynced = {*self._unsynced}
         if self.tier is not None:
             return self.tier.retain(now_ms)
         if self.compacting or not self.files:
@@ -590,7 +590,7 @@ class SegmentPartition:
             # The one file of most partitions goes by time alone.
             return 0
         rows = self._rows(now_ms)
-        count = below(rows, self.start_offset)
+        count = self._below(self.start_offset)
         if delete:
             count = max(
                 count,
@@ -603,6 +603,11 @@ class SegmentPartition:
                 ),
             )
         return self._drop(count)
+
+    def _below(self, offset: int) -> int:
+        """How many files lie wholly below an offset; never the last."""
+        at = bisect_right(self.files, offset, key=lambda file: file.base_offset)
+        return max(0, at - 1)
 
     def _rows(self, now_ms: int) -> list[SegmentRow]:
         rows = []

@@ -24,9 +24,10 @@ from robustmq.storage.segment_file import HEADER_BYTES, Area, SegmentFile, Spars
 
 MAGIC = b"RMQSIDX1"
 SYNCED = 1
-_HEAD = struct.Struct("<8sIIQQQqqQIIII16s")
-_AREA = struct.Struct("<QQQQ")
-_HEAD_CRC_FROM, _AREAS_AT, _FLAGS_AT = 12, 68, 76
+HEAD = struct.Struct("<8sIIQQQqqQIIII16s")
+"""Areas and rows are counted in fields 10 and 11."""
+AREA = struct.Struct("<QQQQ")
+HEAD_CRC_FROM, _AREAS_AT, _FLAGS_AT = 12, 68, 76
 ROW_BYTES = 24
 MAX_AREAS = 1024
 """Of a file with more it is not known where it is sound: it is scanned each time."""
@@ -76,7 +77,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         crc = disk.read_apart(path, self.last_position + 17, 4)
         rows = self.offsets + self.positions + self.max_times
         count = len(self.offsets) // 8
-        rest = _HEAD.pack(
+        rest = HEAD.pack(
             MAGIC,
             0,
             crc32c(rows),
@@ -91,7 +92,7 @@ class Snapshot(msgspec.Struct, frozen=True):
             count,
             SYNCED if synced else 0,
             disk.boot_id,
-        )[_HEAD_CRC_FROM:] + b"".join(_AREA.pack(*area) for area in self.areas)
+        )[HEAD_CRC_FROM:] + b"".join(AREA.pack(*area) for area in self.areas)
         head = MAGIC + crc32c(rest).to_bytes(4, "little") + rest
         disk.put(file.index_path, head + rows)
         file.synced = synced
@@ -126,15 +127,15 @@ def read_head(disk: Disk, file: SegmentFile, size: int) -> Head | None:
 
 
 def _read_head(disk: Disk, file: SegmentFile, size: int) -> Head | None:
-    data = disk.read_apart(file.index_path, 0, _HEAD.size)
-    if len(data) < _HEAD.size or data[: len(MAGIC)] != MAGIC:
+    data = disk.read_apart(file.index_path, 0, HEAD.size)
+    if len(data) < HEAD.size or data[: len(MAGIC)] != MAGIC:
         return None
-    fields = _HEAD.unpack(data)
+    fields = HEAD.unpack(data)
     areas = fields[10]
     if areas > MAX_AREAS:
         return None
-    tail = disk.read_apart(file.index_path, _HEAD.size, areas * _AREA.size) if areas else b""
-    if len(tail) < areas * _AREA.size or crc32c(data[_HEAD_CRC_FROM:] + tail) != fields[1]:
+    tail = disk.read_apart(file.index_path, HEAD.size, areas * AREA.size) if areas else b""
+    if len(tail) < areas * AREA.size or crc32c(data[HEAD_CRC_FROM:] + tail) != fields[1]:
         return None
     synced = bool(fields[12] & SYNCED)
     head = Head(
@@ -148,7 +149,7 @@ def _read_head(disk: Disk, file: SegmentFile, size: int) -> Head | None:
         rows=fields[11],
         rows_crc=fields[2],
         synced=synced,
-        areas=tuple(map(Area._make, _AREA.iter_unpack(tail))),
+        areas=tuple(map(Area._make, AREA.iter_unpack(tail))),
     )
     if head.base_offset != file.base_offset or head.covered > size or not head.covered:
         return None
@@ -169,7 +170,7 @@ def _is_of(disk: Disk, file: SegmentFile, head: Head) -> bool:
 
 def read_rows(disk: Disk, file: SegmentFile, head: Head) -> SparseIndex | None:
     """The rows of an index; None when they do not check."""
-    begin = _HEAD.size + len(head.areas) * _AREA.size
+    begin = HEAD.size + len(head.areas) * AREA.size
     data = disk.read_apart(file.index_path, begin, head.rows * ROW_BYTES)
     if len(data) < head.rows * ROW_BYTES or crc32c(data) != head.rows_crc or not head.rows:
         return None
@@ -194,9 +195,9 @@ def note_synced(disk: Disk, file: SegmentFile) -> None:
     if disk.is_unsynced(file.path) or read_head(disk, file, file.size) is None:
         return
     data = bytearray(disk.read_apart(file.index_path, 0, disk.size(file.index_path)))
-    head_end = _HEAD.size + _AREA.size * int.from_bytes(data[_AREAS_AT : _AREAS_AT + 4], "little")
+    head_end = HEAD.size + AREA.size * int.from_bytes(data[_AREAS_AT : _AREAS_AT + 4], "little")
     data[_FLAGS_AT] |= SYNCED
-    data[8:12] = crc32c(data[_HEAD_CRC_FROM:head_end]).to_bytes(4, "little")
+    data[8:12] = crc32c(data[HEAD_CRC_FROM:head_end]).to_bytes(4, "little")
     disk.put(file.index_path, data)
     file.synced = True
 

@@ -38,6 +38,9 @@ BLOCK, MACHINE, INBOX, DECLARED_MARKER, CURSOR, TOPIC_DELETED, TOPIC_CREATED = r
 DELAYED_BLOCK, DELAYED_OVER, DEALT, RETAINED_BLOCK, TOPIC_TRIMMED, RELEASE = range(8, 14)
 SHARED_BLOCK, TOPIC_PLACED, PARTITION_ENDS = range(14, 17)
 
+NO_MARKER = bytes(4)
+"""What a SHARED_BLOCK begins with that says nothing of other engines."""
+
 
 def block_begin(payload: bytes | bytearray | memoryview) -> int:
     """Where the block of a SHARED_BLOCK begins, behind the marker."""

@@ -139,7 +139,6 @@ class ShardStore:
         self.producers = StoredProducers(self._lookups)
         self._partitions: dict[int, PartitionLog] = {}
         self._unwritten: dict[int, PartitionLog] = {}
-        self._sync_wanted = False
         self._checkpointed_at = 0
         self._partition_bytes = 0
         self.durable_checkpoint = 0

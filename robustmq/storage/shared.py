@@ -20,7 +20,8 @@ from typing import NamedTuple
 from robustmq.core import batches, blocks
 from robustmq.core.batches import BatchInfo
 from robustmq.storage.engine import PartitionSettings, ReadResult
-from robustmq.storage.light_topics import LightTopics
+from robustmq.storage.light import OTHER_PREFIX
+from robustmq.storage.light_topics import SHARED_KEY, LightTopics
 from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.shard_log import (
     SHARED_BLOCK,
@@ -30,9 +31,8 @@ from robustmq.storage.shard_log import (
     block_begin,
 )
 
-NAME_PREFIX = b"\0\0"
+NAME_PREFIX = OTHER_PREFIX
 """No topic begins so: MQTT names have no NUL, and Kafka's have one at most, their first byte."""
-_PARTITION = b"P"
 _NAME_BYTES = len(NAME_PREFIX) + 16 + 4
 _GENERATION_AT = 5
 RETAIN_LOOKS = 256
@@ -122,7 +122,7 @@ class SharedPartitions:
         self.light = light
         self._lookups = lookups
         self._append = append
-        light.others = lookups.counter(_PARTITION) or 0
+        light.others = lookups.counter(SHARED_KEY) or 0
 
     def replay(self, kind: int, data: bytes) -> None:
         """Recovery: an entry of the log that LevelDB may not know yet."""
@@ -137,25 +137,25 @@ class SharedPartitions:
     def _note(self, names: Iterable[bytes]) -> None:
         """These are known from now on."""
         for name in names:
-            if self._lookups.get(_PARTITION + name[2:]) is None:
-                self._lookups.put(_PARTITION + name[2:], b"")
+            if self._lookups.get(SHARED_KEY + name[2:]) is None:
+                self._lookups.put(SHARED_KEY + name[2:], b"")
                 self._count(1)
 
     def _forget(self, name: bytes) -> None:
-        if self._lookups.get(_PARTITION + name[2:]) is not None:
-            self._lookups.put(_PARTITION + name[2:], None)
+        if self._lookups.get(SHARED_KEY + name[2:]) is not None:
+            self._lookups.put(SHARED_KEY + name[2:], None)
             self._count(-1)
 
     def _count(self, change: int) -> None:
         self.light.others += change
-        self._lookups.set_counter(_PARTITION, self.light.others)
+        self._lookups.set_counter(SHARED_KEY, self.light.others)
 
     def topic_ids(self) -> list[bytes]:
         """The topics that have shared partitions here."""
         found: list[bytes] = []
-        start = _PARTITION
+        start = SHARED_KEY
         while True:
-            pair = next(self._lookups.range(start, after(_PARTITION)), None)
+            pair = next(self._lookups.range(start, after(SHARED_KEY)), None)
             if pair is None:
                 return found
             found.append(pair[0][1:17])
@@ -163,13 +163,9 @@ class SharedPartitions:
 
     def of_topic(self, topic_id: bytes) -> Iterator[int]:
         """The partitions of a topic that are known here, found as they are asked for."""
-        prefix = _PARTITION + topic_id
+        prefix = SHARED_KEY + topic_id
         for key, _ in self._lookups.range(prefix, after(prefix)):
             yield int.from_bytes(key[17:], "big")
-
-    def exists(self, topic_id: bytes, partition: int) -> bool:
-        """Has a partition ever had a record here?"""
-        return self.light.exists(stored_name(topic_id, partition))
 
     def open(self, topic_id: bytes, partition: int, settings: PartitionSettings) -> SharedPartition:
         """The log of a partition; it costs nothing before its first record."""
@@ -225,11 +221,6 @@ class SharedPartition:
         self.deleted = False
 
     @property
-    def name(self) -> bytes:
-        """What the partition is called in the topic index."""
-        return self._name
-
-    @property
     def start_offset(self) -> int:
         """The first offset that is kept."""
         return self._shard.light.start_offset(self._name)
@@ -263,9 +254,9 @@ class SharedPartition:
 
     def prepare(self) -> None:
         """Something is about to be appended: the index knows where."""
-        end_offset = self.end_offset
-        if end_offset > self._shard.light.end_offset(self._name):
-            self._shard.place(self._name, end_offset)
+        start_offset = self.start_offset
+        if start_offset > self._shard.light.end_offset(self._name):
+            self._shard.place(self._name, start_offset)
 
     def grown(self, size: int) -> None:
         """So many bytes were appended."""

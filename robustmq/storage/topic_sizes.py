@@ -17,7 +17,7 @@ import msgspec
 
 from robustmq.core import batches, blocks
 from robustmq.core.hashing import topic_key
-from robustmq.storage import shard_log, shared
+from robustmq.storage import shard_log
 from robustmq.storage.inspection import Entry, log_entries
 
 _NOT_HERE = blocks.DECLARED | blocks.MEMORY_MODE
@@ -27,7 +27,6 @@ class TopicSize(msgspec.Struct, frozen=True, gc=False):
     """One topic of the log; `name` as it is stored (`shared.named` of a shared partition)."""
 
     name: bytes
-    shard: int
     bytes: int
     records: int
     first_offset: int
@@ -41,9 +40,8 @@ ORDERS = ("size", "records", "age")
 class TopicSizes:
     """The topics of one shard's log."""
 
-    def __init__(self, shard: int, directory: Path, fits: Callable[[bytes], bool]) -> None:
+    def __init__(self, directory: Path, fits: Callable[[bytes], bool]) -> None:
         """`fits` says of a name as stored whether it is asked for."""
-        self._shard = shard
         self._directory = directory
         self._fits = fits
         self._places: dict[int, int] = {}
@@ -112,15 +110,9 @@ class TopicSizes:
     def _row(self, place: int) -> TopicSize:
         return TopicSize(
             self._names[place],
-            self._shard,
             self._bytes[place],
             self._records[place],
             self._first[place],
             self._next[place],
             self._last_ms[place],
         )
-
-
-def is_partition(name: bytes) -> bool:
-    """Is this the stored name of a shared partition?"""
-    return shared.named(name) is not None

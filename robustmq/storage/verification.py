@@ -38,7 +38,6 @@ from robustmq.storage.lookups import after
 from robustmq.storage.segment_file import SegmentFile
 
 TOPIC_KEY = b"t"
-CHECKPOINT_KEY = b"c"
 
 
 class Fault(msgspec.Struct, frozen=True, gc=False):
@@ -66,8 +65,6 @@ class Verification:
         self._end = end
         self._kv = kv
         self._index = TopicIndex()
-        files = log_files(directory)
-        self._start = files[0].start if files else 0
         self.topics = 0
         self.entries = 0
         self.batches = 0

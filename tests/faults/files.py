@@ -4,7 +4,6 @@ says was synced (faulty_files.c, which is preloaded).
 
 from __future__ import annotations
 
-import errno
 import mmap
 import random
 import struct
@@ -115,6 +114,3 @@ class FaultyFiles:
                 if keep < size:
                     cut[name] = size, keep
         return cut
-
-
-NAMES = {errno.EIO: "EIO", errno.ENOSPC: "ENOSPC", errno.EROFS: "EROFS"}

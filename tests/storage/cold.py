@@ -16,7 +16,7 @@ from crc32c import crc32c
 from robustmq.core import batches
 from robustmq.promises import Promise
 from robustmq.records import Record
-from robustmq.storage import cold_index
+from robustmq.storage import segment_index
 from robustmq.storage.block_cache import BlockCache, CacheSettings
 from robustmq.storage.cold_segments import ColdSegment, ColdSegments
 from robustmq.storage.manifest import INDEX, LOG, object_name
@@ -119,9 +119,9 @@ def index_of(base_offset: int, log: bytes) -> bytes:
                 column.append(value)
         columns[2][-1] = max(columns[2][-1], info.max_timestamp)
     rows = b"".join(column.tobytes() for column in columns)
-    head = cold_index.HEAD.pack(
-        cold_index.MAGIC, 0, crc32c(rows), len(log), base_offset, end, 0, columns[2][-1], 0, 0, 0,
-        len(columns[0]), 0, bytes(16),
+    head = segment_index.HEAD.pack(
+        segment_index.MAGIC, 0, crc32c(rows), len(log), base_offset, end, 0, columns[2][-1],
+        0, 0, 0, len(columns[0]), 0, bytes(16),
     )  # fmt: skip
     return head[:8] + crc32c(head[12:]).to_bytes(4, "little") + head[12:] + rows
 
