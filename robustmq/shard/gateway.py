@@ -61,6 +61,7 @@ from robustmq.shard.fetching import Fetching
 from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.log_admin import LogAdmin
 from robustmq.shard.placement import Placement
+from robustmq.shard.refusals import Refusals
 from robustmq.shard.rpc import Rpc
 from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.share_gateway import ShareCalls
@@ -97,8 +98,10 @@ class KafkaGateway(Directory):
         space: Callable[[], tuple[str, int, int]],
         off_loop: OffLoop,
         breathe: Callable[[], Promise[None]],
+        refusals: Refusals,
     ) -> None:
         super().__init__(settings, placement, cluster, rpc, unique, breathe)
+        self._refusals = refusals
         self._off_loop = off_loop
         self.cluster_id = cluster.cluster_id
         self.reload(settings)
@@ -187,10 +190,28 @@ class KafkaGateway(Directory):
             return self._logs.produce(
                 topic, partition, batch, acks, info, transactional_id, transactions
             )
+        if self._refusals:
+            refused = self._refusals.behind(topic, partition, info)
+            if refused is not None:
+                return resolved(refused)
         call = wire.ProduceCall(
             topic, partition, batch, acks, transactional_id, transactions, info.headers
         )
-        return start(self._converted(self._rpc.call(worker, call), ProduceResult))
+        return start(self._forwarded(self._rpc.call(worker, call), topic, partition, info))
+
+    async def _forwarded(
+        self, promise: Promise[Any], topic: bytes, partition: int, info: BatchInfo
+    ) -> ProduceResult:
+        """The owner's answer. When it went away with it, nobody knows if it took the batch."""
+        try:
+            result = msgspec.convert(await promise, ProduceResult)
+        except BrokerError as error:
+            result = ProduceResult(error.fault.kafka, message=error.detail or None)
+            self._refusals.refused(topic, partition, info, result)
+            raise
+        if self._refusals and not result.error:
+            self._refusals.taken(topic, partition, info)
+        return result
 
     def read_all(
         self, reads: Sequence[PartitionRead], max_bytes: int, isolation: int

@@ -17,6 +17,7 @@ from robustmq.shard.local_log import LocalLogs
 from robustmq.shard.log_admin import LogAdmin
 from robustmq.shard.machines import group_kind, transaction_kind
 from robustmq.shard.producer_states import ProducerStates
+from robustmq.shard.refusals import Refusals
 from robustmq.shard.releases import Releases
 from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.share_parts import ShareParts
@@ -102,6 +103,7 @@ class KafkaParts:
             around.space,
             around.off_loop,
             broker.next_turn,
+            self.refusals,
         )
         self.markers = TransactionMarkers(
             self.gateway, self.machines, placement, self.waits, broker.cluster.shard_epoch
@@ -145,6 +147,7 @@ class KafkaParts:
             broker.turn,
         )
         broker.telling.completed = self.releases.complete
+        self.refusals = Refusals(around.monotonic_ms)
         self.logs = LocalLogs(
             broker.limits.max_message_bytes,
             placement,
@@ -156,6 +159,7 @@ class KafkaParts:
             self.releases,
             broker.cluster.shard_epoch,
             around.wall_ms,
+            self.refusals,
         )
         self.logs.behind = broker.pressure.must_wait
         self.waits = AppendWaits(

@@ -42,6 +42,7 @@ from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
 from robustmq.shard.placement import ENTRY_PERSISTENT, Placement
 from robustmq.shard.producer_states import ProducerStates
+from robustmq.shard.refusals import Refusals
 from robustmq.shard.releases import Release, Releases
 from robustmq.shard.retained import may_retain
 from robustmq.shard.verifying import Verifications, produce_error
@@ -72,6 +73,7 @@ class LocalLogs:
         releases: Releases,
         shard_epoch: Callable[[int], int],
         wall_ms: Callable[[], int],
+        refusals: Refusals,
     ) -> None:
         self.max_message_bytes = max_message_bytes
         self.behind: Callable[[], bool] = lambda: False
@@ -85,6 +87,7 @@ class LocalLogs:
         self._wall_ms = wall_ms
         self.producers = producers
         self._releases = releases
+        self._refusals = refusals
         self._verifications = Verifications()
         self.transaction_partition: Callable[[str, int, int, bytes, int, bool], Promise[int]] = (
             lambda *asked: resolved(int(KafkaCode.COORDINATOR_NOT_AVAILABLE))
@@ -109,9 +112,9 @@ class LocalLogs:
         shard = self._placement.shard(topic, partition)
         store = self._stores.get(shard)
         if store is None:
-            return resolved(ProduceResult(KafkaCode.NOT_LEADER_OR_FOLLOWER))
+            return self._refused(topic, partition, info, KafkaCode.NOT_LEADER_OR_FOLLOWER)
         if not self._is_here(store, topic, partition):
-            return resolved(ProduceResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION))
+            return self._refused(topic, partition, info, KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
         limit = self._placement.max_message_bytes.get(topic, self.max_message_bytes)
         if len(batch) > limit:
             return resolved(
@@ -131,6 +134,13 @@ class LocalLogs:
                 )
         return self._checked(store, shard, topic, partition, batch, acks, info, table, False)
 
+    def _refused(
+        self, topic: bytes, partition: int, info: BatchInfo, error: int, message: str | None = None
+    ) -> Promise[ProduceResult]:
+        """A batch is not taken; what follows it is not, either, if its producer sends it again."""
+        result = ProduceResult(error, message=message)
+        return resolved(self._refusals.refused(topic, partition, info, result))
+
     def _verified(
         self,
         topic: bytes,
@@ -149,12 +159,13 @@ class LocalLogs:
         def go(error: int) -> None:
             if error:
                 code, message = produce_error(error, transactions)
-                done.resolve(ProduceResult(code, message=message))
+                done.resolve(self._refused(topic, partition, info, code, message).result())
                 return
             shard = self._placement.shard(topic, partition)
             store = self._stores[shard]
             if not self._is_here(store, topic, partition):
-                done.resolve(ProduceResult(KafkaCode.UNKNOWN_TOPIC_OR_PARTITION))
+                code = KafkaCode.UNKNOWN_TOPIC_OR_PARTITION
+                done.resolve(self._refused(topic, partition, info, code).result())
                 return
             table = self.producers.table(topic, partition)
             strict = transactions >= ADDS
@@ -195,13 +206,11 @@ class LocalLogs:
     ) -> Promise[ProduceResult]:
         """Append a batch of a producer with an id, if its turn has come."""
         verdict = table.check(info, strict)
+        if self._refusals and verdict.repeated is None:
+            refused = self._refusals.behind(topic, partition, info)
+            if refused is not None:
+                return resolved(refused)
         if verdict.error:
-            try:
-                # Behind a batch that was refused for want of room the next one is out of order:
-                # said so, its producer would begin a new epoch and send again what is in the log.
-                self._owner.room.check(shard, 0)
-            except BrokerError as error:
-                return resolved(ProduceResult(error.fault.kafka, message=error.detail or None))
             return resolved(ProduceResult(verdict.error))
         if verdict.repeated is not None:
             start = self._start(store, topic, partition)
@@ -261,9 +270,12 @@ class LocalLogs:
                 not info.attributes & batches.TRANSACTIONAL,
             )
         except BrokerError as error:
-            return resolved(ProduceResult(error.fault.kafka, message=error.detail or None))
+            code, message = error.fault.kafka, error.detail or None
+            return self._refused(topic, partition, info, code, message)
         result = ProduceResult(0, base_offset, appended_ms, self._start(store, topic, partition))
         if table is not None:
+            if self._refusals:
+                self._refusals.taken(topic, partition, info)
             table.record(info, base_offset, self._wall_ms())
             compacted = topic in self._placement.compacted
             if info.attributes & batches.TRANSACTIONAL and may_retain(batch, compacted):
