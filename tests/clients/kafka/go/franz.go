@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -14,6 +15,7 @@ import (
 type franz struct {
 	address   string
 	admin     *kadm.Client
+	created   map[string]bool
 	producers map[string]*kgo.Client
 }
 
@@ -21,7 +23,7 @@ func newFranz(address string) *franz {
 	// What was read of a topic counts for so long.
 	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.MetadataMinAge(100*time.Millisecond))
 	must(err)
-	return &franz{address, kadm.NewClient(client), map[string]*kgo.Client{}}
+	return &franz{address, kadm.NewClient(client), map[string]bool{}, map[string]*kgo.Client{}}
 }
 
 func soon() context.Context {
@@ -43,21 +45,29 @@ func (f *franz) createTopic(topic string, partitions int, setting, value string)
 	made, err := f.admin.CreateTopic(soon(), int32(partitions), 1, settings, topic)
 	must(err)
 	must(made.Err)
+	f.created[topic] = true
 }
 
 func (f *franz) send(topic, codec string, rows []row) {
-	producer, there := f.producers[codec]
+	// A producer that may create topics would create a deleted one again with
+	// its next look at the metadata.
+	purpose := fmt.Sprint(codec, f.created[topic])
+	producer, there := f.producers[purpose]
 	if !there {
 		known := map[string]kgo.CompressionCodec{
 			"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),
 			"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 		}
-		made, err := kgo.NewClient(
+		options := []kgo.Opt{
 			kgo.SeedBrokers(f.address), kgo.ProducerBatchCompression(known[codec]),
-			kgo.AllowAutoTopicCreation(), kgo.ProducerLinger(20*time.Millisecond),
-		)
+			kgo.ProducerLinger(20 * time.Millisecond),
+		}
+		if !f.created[topic] {
+			options = append(options, kgo.AllowAutoTopicCreation())
+		}
+		made, err := kgo.NewClient(options...)
 		must(err)
-		producer, f.producers[codec] = made, made
+		producer, f.producers[purpose] = made, made
 	}
 	var records []*kgo.Record
 	for _, one := range rows {
