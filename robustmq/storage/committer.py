@@ -19,8 +19,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from robustmq.promises import Promise
-from robustmq.storage.disk import Disk
+from robustmq.storage.disk import Disk, Rows
 
 Job = Callable[[], None]
 
@@ -30,28 +32,30 @@ SWITCH_INTERVAL_S = 0.0005
 ms."""
 
 
-class GroupedJob:
-    """A job whose files are synced together with those of the jobs beside it: all write their first
-    files, all of these are synced, then the same with the second ones, then comes the rest of each
-    job. So no second file says of a first one what power loss may undo."""
+class Stage(msgspec.Struct, frozen=True):
+    """A part of a grouped job: `before`, then the rows are written, then all that was written below
+    the directories of `synced` is synced, then `behind`."""
 
-    __slots__ = ("disk", "rest", "stages", "writes")
+    rows: Rows
+    synced: Sequence[str]
+    before: Job | None = None
+    behind: Job | None = None
 
-    def __init__(
-        self,
-        disk: Disk,
-        writes: tuple[Job, Job],
-        stages: tuple[Sequence[str], Sequence[str]],
-        rest: Job,
-    ) -> None:
-        """`stages` are directories: what was written below them is synced."""
-        self.disk = disk
-        self.writes = writes
-        self.stages = stages
-        self.rest = rest
+
+class GroupedJob(msgspec.Struct, frozen=True):
+    """A job whose files are written and synced together with those of the jobs beside it: the first
+    stage of all, then the second one of all. So no file of a second stage says of one of a first
+    stage what power loss may undo, and the disk is waited for once a stage, however many jobs there
+    are."""
+
+    disk: Disk
+    stages: tuple[Stage, ...]
+    """With more than two it stands alone: in the group its third one would come behind the second
+    one of what follows it."""
 
 
 AnyJob = Job | GroupedJob
+STAGES = 2
 
 
 def run_all(jobs: Iterable[AnyJob]) -> None:
@@ -59,23 +63,31 @@ def run_all(jobs: Iterable[AnyJob]) -> None:
     group: list[GroupedJob] = []
     for job in jobs:
         if isinstance(job, GroupedJob):
-            group.append(job)
-            continue
-        _finish(group)
+            if len(job.stages) <= STAGES:
+                group.append(job)
+                continue
+            _finish(group)
+            _finish([job])
+        else:
+            _finish(group)
+            job()
         group = []
-        job()
     _finish(group)
 
 
 def _finish(group: list[GroupedJob]) -> None:
-    for stage in (0, 1):
-        for job in group:
-            job.writes[stage]()
-        directories = {directory: None for job in group for directory in job.stages[stage]}
-        if directories:
-            group[0].disk.sync_below(*directories)
-    for job in group:
-        job.rest()
+    for number in range(max((len(job.stages) for job in group), default=0)):
+        stages = [job.stages[number] for job in group if number < len(job.stages)]
+        for stage in stages:
+            if stage.before is not None:
+                stage.before()
+        rows = [row for stage in stages for row in stage.rows]
+        directories = {directory: None for stage in stages for directory in stage.synced}
+        if rows or directories:
+            group[0].disk.commit(rows, *directories)
+        for stage in stages:
+            if stage.behind is not None:
+                stage.behind()
 
 
 class Committer(Protocol):

@@ -86,7 +86,7 @@ class SegmentPartition:
         self._to_remove: list[str] = []
         self._to_reserve: list[str] = []
         self._new: list[tuple[SegmentFile, bytearray, int]] = []
-        self._writing_to: deque[tuple[int, list[Snapshot]]] = deque()
+        self._writing_to: deque[tuple[int, WriteJob]] = deque()
         self._unwritten = 0
         self._made = False
         opened = Opening(directory, disk, settings).run()
@@ -195,6 +195,19 @@ class SegmentPartition:
 
     def write(self) -> Callable[[bool], None] | None:
         """A job that writes what is new, and then what is known beside it."""
+        written = self.write_job()
+        if written is None:
+            return None
+        disk, directory = self._disk, self._directory
+
+        def job(sync: bool) -> None:
+            if not self.deleted:
+                written.run(directory, disk, sync)
+
+        return job
+
+    def write_job(self) -> WriteJob | None:
+        """The same in parts, for the commit of a shard to write together with others."""
         changed = self._state_changed or bool(self._to_make)
         if self._unwritten == len(self._new) and not (changed or self._unindexed or self._bad):
             return None
@@ -217,14 +230,8 @@ class SegmentPartition:
             after=self._changes() if changed else None,
         )
         self._to_reserve, self._bad, self._made = [], [], True
-        self._writing_to.append((self.end_offset, written.snapshots))
-        disk, directory = self._disk, self._directory
-
-        def job(sync: bool) -> None:
-            if not self.deleted:
-                written.run(directory, disk, sync)
-
-        return job
+        self._writing_to.append((self.end_offset, written))
+        return written
 
     def _snapshots(self) -> list[Snapshot]:
         """The indexes to be written behind what is new: those of closed files, and that of the last
@@ -277,8 +284,8 @@ class SegmentPartition:
 
     def committed(self) -> None:
         """What the oldest job has written is visible; later ones may still run."""
-        self.high_watermark, snapshots = self._writing_to.popleft()
-        for one in snapshots:
+        self.high_watermark, written = self._writing_to.popleft()
+        for one in written.snapshots:
             if one.file is not self.files[-1] and not one.file.gone:
                 CACHE.used(one.file)
         done = bisect_left([row[2] for row in self._new], self.high_watermark)
@@ -674,6 +681,8 @@ class SegmentPartition:
     def delete(self) -> Callable[[], None]:
         """Nothing is written any more; a job that removes the directory with all that is in it."""
         self.deleted = True
+        for _, written in self._writing_to:
+            written.forget()
         for file in self.files:
             file.gone = True
             CACHE.forget(file)

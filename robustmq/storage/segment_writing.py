@@ -11,7 +11,7 @@ import msgspec
 
 from robustmq.errors import BrokerError
 from robustmq.storage import segment_index
-from robustmq.storage.disk import Buffer, Disk
+from robustmq.storage.disk import Buffer, Disk, Rows
 from robustmq.storage.segment_file import SegmentFile
 from robustmq.storage.segment_index import Snapshot
 from robustmq.storage.segment_opening import quarantine
@@ -37,16 +37,27 @@ class WriteJob(msgspec.Struct, frozen=True):
 
     def run(self, directory: str, disk: Disk, sync: bool) -> None:
         """Write it; `sync` what was appended to the partition, now and before."""
+        self.begin(directory, disk)
+        disk.commit(self.rows, *([directory] if sync else []))
+        self.end(directory, disk)
+
+    @property
+    def rows(self) -> Rows:
+        """What is appended."""
+        return list(self.append.items())
+
+    def begin(self, directory: str, disk: Disk) -> None:
+        """Make room for what is appended."""
         if self.make_directory:
             disk.make_directory(directory)
         for path in self.reserve:
             disk.reserve(path, self.reserve_bytes)
-        for path, buffers in self.append.items():
-            disk.append(path, buffers)
+
+    def end(self, directory: str, disk: Disk) -> None:
+        """What stands beside it: behind its fdatasync, if it has one, so that the index of a file
+        that is full says at once that it is synced."""
         for path in self.settle:
             disk.settle(path)
-        if sync:
-            disk.sync_below(directory)
         # Of a file that cannot be read now the next start makes the index.
         for one in self.snapshots:
             with suppress(BrokerError):
@@ -58,3 +69,8 @@ class WriteJob(msgspec.Struct, frozen=True):
             quarantine(directory, disk, offset, data)
         if self.after is not None:
             self.after()
+
+    def forget(self) -> None:
+        """The partition is deleted: what was not appended yet is not wanted."""
+        for buffers in self.append.values():
+            buffers.clear()

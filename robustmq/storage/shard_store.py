@@ -9,7 +9,7 @@ the log's beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,10 +19,10 @@ from robustmq import engines
 from robustmq.core import blocks
 from robustmq.promises import Promise
 from robustmq.storage import shard_log
-from robustmq.storage.committer import Committer, GroupedJob
+from robustmq.storage.committer import Committer, GroupedJob, Job, Stage
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
-from robustmq.storage.disk import Disk
+from robustmq.storage.disk import Buffer, Disk, Rows
 from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
 from robustmq.storage.kv import Change, KeyValue
 from robustmq.storage.light_topics import LightTopics
@@ -54,6 +54,7 @@ PARTITION_ENDS = shard_log.PARTITION_ENDS
 TOLD = frozenset((BLOCK, DECLARED_MARKER, RELEASE, SHARED_BLOCK))
 """Entries that subscribers are told of."""
 
+NOTHING = Stage((), ())
 _MACHINE, _CHECKPOINT, _APPLIED = b"m", b"c", b"p"
 _MAX_SOURCES = 256
 COPY = ".copy"
@@ -148,6 +149,8 @@ class ShardStore:
         self._partition_ends: dict[str, int] = {}
         self._partition_names: dict[int, str] = {}
         self._damaged = False
+        self._log_path = ""
+        """The file of the log that was appended to last; empty: that is not known."""
         self._inherited = True
         """Until the first sync: what another process has written may not be synced."""
         self._report = corruption
@@ -318,56 +321,89 @@ class ShardStore:
         to; with `whole` all partitions."""
         pending = self.log.take_pending()
         end = self.log.end_position
-        written = [(log, log.write()) for log in self._unwritten.values()]
-        self._unwritten.clear()
-        partitions = [(log, write) for log, write in written if write is not None]
+        first, partitions = self._write_partitions(sync or self._settings.sync)
         self.light.keep_names()
         changes = self._lookups.take()
         if changes:
             changes[_APPLIED] = end.to_bytes(8, "little")
-        sync = sync or self._settings.sync
-        disk, kv, directory = self._disk, self._kv, self._directory
-        everything = directory if whole or self._inherited else ""
-        if sync:
-            self._inherited = False
-
-        log_directory = f"{directory}/log"
-        # Files of segment partitions are synced with all others; another engine does it itself.
-        files = [log.directory for log, _ in partitions if isinstance(log, SegmentPartition)]
-
-        def write_partitions() -> None:
-            for log, part in partitions:
-                part(sync and not isinstance(log, SegmentPartition))
-
-        def write_log() -> None:
-            for path, buffers in pending:
-                if sync and not disk.size(path):
-                    # A file is whole before the next one is there: a log has no holes.
-                    disk.sync_below(log_directory)
-                disk.append(path, buffers)
+        kv = self._kv
 
         def rest() -> None:
             if changes:
                 kv.write(list(changes.items()))
 
-        # Partitions before the log that names what they have; and of the log not only what this
-        # turn has written: what came before it, too.
-        stages = (files, [everything or log_directory]) if sync else ((), ())
-        job = GroupedJob(disk, (write_partitions, write_log), stages, rest)
+        stages = (first, *self._log_stages(pending, sync or self._settings.sync, whole, rest))
         size = end - self._flushed_to
         self._flushed_to = end
-        done = self._committer.submit(job, size)
+        done = self._committer.submit(GroupedJob(self._disk, stages), size)
         done.when_settled(lambda: self._flushed(end, partitions, changes))
         return done
+
+    def _write_partitions(self, sync: bool) -> tuple[Stage, list[PartitionLog]]:
+        """The first stage of a commit: what partitions have to write, before the log names it; and
+        which have. Files of segment partitions are written and synced with all others; another
+        engine does it itself."""
+        logs = self._unwritten.values()
+        segments = [
+            (log, job)
+            for log in logs
+            if isinstance(log, SegmentPartition) and (job := log.write_job()) is not None
+        ]
+        others = [
+            (log, write)
+            for log in logs
+            if not isinstance(log, SegmentPartition) and (write := log.write()) is not None
+        ]
+        self._unwritten = {}
+        if not (segments or others):
+            return NOTHING, []
+        disk = self._disk
+
+        def before() -> None:
+            for _, write in others:
+                write(sync)
+            for log, job in segments:
+                if not log.deleted:
+                    job.begin(log.directory, disk)
+
+        def behind() -> None:
+            for log, job in segments:
+                if not log.deleted:
+                    job.end(log.directory, disk)
+
+        rows = [row for _, job in segments for row in job.rows]
+        synced = [log.directory for log, _ in segments] if sync else []
+        partitions = [log for log, _ in (*segments, *others)]
+        return Stage(rows, synced, before, behind), partitions
+
+    def _log_stages(self, pending: Rows, sync: bool, whole: bool, rest: Job) -> list[Stage]:
+        """What follows it: the log, and then what is looked up. One stage, but where a file of a
+        log that is synced is full: it is whole before the next one is there, so that a log has no
+        holes."""
+        log_directory = [f"{self._directory}/log"]
+        stages: list[Stage] = []
+        rows: list[tuple[str, Sequence[Buffer]]] = []
+        for path, buffers in pending:
+            if path != self._log_path and sync:
+                stages.append(Stage(rows, log_directory))
+                rows = []
+            self._log_path = path
+            rows.append((path, buffers))
+        # Of the log not only what this turn has written: what came before it, too.
+        everything = whole or self._inherited
+        synced = ([self._directory] if everything else log_directory) if sync else []
+        if sync:
+            self._inherited = False
+        return [*stages, Stage(rows, synced, None, rest)]
 
     def _flushed(
         self,
         end: int,
-        partitions: list[tuple[PartitionLog, Callable[[bool], None]]],
+        partitions: list[PartitionLog],
         changes: dict[bytes, bytes | None],
     ) -> None:
         self.log.committed_position = max(self.log.committed_position, end)
-        for log, _ in partitions:
+        for log in partitions:
             log.committed()
         self._lookups.written(changes)
 

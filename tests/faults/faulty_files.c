@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/aio_abi.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -17,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -190,6 +193,79 @@ int fdatasync(int file) {
 int fsync(int file) {
     REAL(int, "fsync", int);
     return synced(file, real);
+}
+
+/* fdatasyncs that the kernel makes at once (io_submit, io_getevents): each is a call of its own. One
+ * that is to fail is made all the same, and its outcome is another one. */
+#define QUEUED 256
+
+static struct {
+    aio_context_t queue;
+    uint64_t data;
+    int64_t size;
+    int error, used;
+    char path[PATH_MAX];
+} queued[QUEUED];
+static pthread_mutex_t queued_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void queue_sync(aio_context_t queue, struct iocb *call) {
+    if (call->aio_lio_opcode != IOCB_CMD_FDSYNC) return;
+    char path[PATH_MAX];
+    struct stat64 state = {0};
+    int error = 0, counts = path_of((int)call->aio_fildes, path);
+    if (!counts) return;
+    error = fault_at(SYNC, path, 0);
+    fstat64((int)call->aio_fildes, &state);
+    pthread_mutex_lock(&queued_lock);
+    int at = 0;
+    while (at < QUEUED && queued[at].used) at++;
+    if (at == QUEUED) abort();
+    queued[at].queue = queue;
+    queued[at].data = call->aio_data;
+    queued[at].size = state.st_size;
+    queued[at].error = error;
+    queued[at].used = 1;
+    strcpy(queued[at].path, path);
+    pthread_mutex_unlock(&queued_lock);
+}
+
+/* The kernel has not taken it: it is asked again. */
+static void forget_sync(aio_context_t queue, uint64_t data) {
+    pthread_mutex_lock(&queued_lock);
+    for (int at = 0; at < QUEUED; at++)
+        if (queued[at].used && queued[at].queue == queue && queued[at].data == data) queued[at].used = 0;
+    pthread_mutex_unlock(&queued_lock);
+}
+
+static void end_sync(aio_context_t queue, struct io_event *event) {
+    pthread_mutex_lock(&queued_lock);
+    for (int at = 0; at < QUEUED; at++) {
+        if (!queued[at].used || queued[at].queue != queue || queued[at].data != event->data) continue;
+        queued[at].used = 0;
+        if (queued[at].error) event->res = -queued[at].error;
+        else if (!event->res) note("synced %lld %s\n", (long long)queued[at].size, queued[at].path);
+    }
+    pthread_mutex_unlock(&queued_lock);
+}
+
+long syscall(long number, ...) {
+    REAL(long, "syscall", long, ...);
+    va_list list;
+    va_start(list, number);
+    long given[6];
+    for (int at = 0; at < 6; at++) given[at] = va_arg(list, long);
+    va_end(list);
+    if (number == SYS_io_submit)
+        for (long at = 0; at < given[1]; at++)
+            queue_sync((aio_context_t)given[0], ((struct iocb **)given[2])[at]);
+    long result = real(number, given[0], given[1], given[2], given[3], given[4], given[5]);
+    if (number == SYS_io_submit)
+        for (long at = result < 0 ? 0 : result; at < given[1]; at++)
+            forget_sync((aio_context_t)given[0], ((struct iocb **)given[2])[at]->aio_data);
+    if (number == SYS_io_getevents)
+        for (long at = 0; at < result; at++)
+            end_sync((aio_context_t)given[0], (struct io_event *)given[3] + at);
+    return result;
 }
 
 int truncate64(const char *path, off64_t size) {

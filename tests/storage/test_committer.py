@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from robustmq.storage.committer import GroupedJob, ThreadCommitter
+from robustmq.storage.committer import GroupedJob, InlineCommitter, Stage, ThreadCommitter
 from robustmq.storage.disk import MemoryDisk
 from tests.broker import until
 
@@ -103,21 +103,20 @@ class CountingDisk(MemoryDisk):
 
 def test_what_comes_while_a_sync_runs_is_synced_together_and_settles_in_order() -> None:
     disk, settled = CountingDisk(), list[int]()
-    busy, done = threading.Event(), threading.Event()
+    began, busy, done = threading.Event(), threading.Event(), threading.Event()
     committer = ThreadCommitter(lambda run: run(), lambda error: None)
 
     def wait() -> None:
+        began.set()
         assert busy.wait(10)
 
     committer.submit(wait)
     committer.kick()
+    assert began.wait(10)
     for number in range(6):
         path, logs = f"/{number % 2}/log/a", [f"/{number % 2}/log"]
-
-        def write(path: str = path, number: int = number) -> None:
-            disk.append(path, [b"%d" % number])
-
-        job = GroupedJob(disk, (lambda: None, write), ([], logs), lambda: None)
+        stages = Stage((), ()), Stage([(path, [b"%d" % number])], logs)
+        job = GroupedJob(disk, stages)
         committer.submit(job).when_settled(partial(settled.append, number))
         committer.kick()
     committer.submit(lambda: None).when_settled(done.set)
@@ -128,3 +127,14 @@ def test_what_comes_while_a_sync_runs_is_synced_together_and_settles_in_order() 
     assert settled == list(range(6))
     assert disk.files["/0/log/a"] == b"024" and disk.synced["/1/log/a"] == 3
     committer.close()
+
+
+def test_a_job_with_a_third_stage_is_whole_before_what_follows_it_begins() -> None:
+    disk = CountingDisk()
+    committer = InlineCommitter()
+    for stages in (("a", "b"), ("c", "d", "e"), ("f", "g")):
+        parts = tuple(Stage([("/log", [name.encode()])], [f"/{name}"]) for name in stages)
+        committer.submit(GroupedJob(disk, parts))
+    committer.kick()
+    assert disk.files["/log"] == b"abcdefg"
+    assert disk.together == [(f"/{name}",) for name in "abcdefg"]

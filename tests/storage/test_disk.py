@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from robustmq.storage.disk import SYNCS_AT_ONCE, RealDisk
+from robustmq.storage import group_io
+from robustmq.storage.disk import SYNCS_AT_ONCE, Buffer, RealDisk
 from robustmq.storage.mapped_files import WINDOW_BYTES, MappedFiles
 
 
@@ -102,7 +104,8 @@ def test_what_is_mapped_is_bounded_and_goes_when_its_file_does(tmp_path: Path) -
 
 CUT_UNDER_A_MAP = """
 import sys
-from robustmq.storage.disk import SYNCS_AT_ONCE, RealDisk
+from robustmq.storage import group_io
+from robustmq.storage.disk import SYNCS_AT_ONCE, Buffer, RealDisk
 disk, path = RealDisk(), sys.argv[1]
 disk.append(path, [b"x" * 1_000_000])
 assert disk.view(path, 500_000, 10) == b"x" * 10
@@ -127,7 +130,15 @@ def test_each_file_is_synced_though_few_can_be_open(
     for path in (*paths, *paths[::3]):
         disk.append(str(path), [b"x"])
     synced: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", lambda file: synced.append(os.fstat(file).st_ino))
+    commit = group_io.commit
+
+    def watched(
+        queue: int, files: list[int], buffers: list[Sequence[Buffer]], syncing: list[int]
+    ) -> tuple[int, int, int]:
+        synced.extend(os.fstat(file).st_ino for file in syncing)
+        return commit(queue, files, buffers, syncing)
+
+    monkeypatch.setattr(group_io, "commit", watched)
     disk.sync_below(str(tmp_path))
     assert sorted(synced) == sorted(path.stat().st_ino for path in paths)
     disk.close()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmq.core.publish import build_entry
-from robustmq.storage.disk import Crash, MemoryDisk, RealDisk
+from robustmq.storage.disk import Buffer, Crash, MemoryDisk, RealDisk
 from robustmq.storage.engine import PartitionLog, PartitionSettings
 from robustmq.storage.shard_log import ShardLog
 from robustmq.storage.shard_store import DECLARED_MARKER, StoreSettings
@@ -21,7 +21,7 @@ TOPICS = [b"a", b"b/c"]
 TURNS = st.lists(
     st.tuples(
         st.lists(st.tuples(st.sampled_from(["a", "b/c", "p", "retained"]), st.integers(1, 3))),
-        st.sampled_from(["written", "synced", "checkpoint", "restart"]),
+        st.sampled_from(["gathered", "written", "synced", "checkpoint", "restart"]),
     ),
     max_size=14,
 )
@@ -72,6 +72,10 @@ class Loaded:
     def end_turn(self, how: str) -> None:
         """Commit the turn."""
         machine = self.machine
+        if how == "gathered":
+            # It goes to the storage thread with the next turn, as while that is busy.
+            machine.store.flush(False)
+            return
         machine.commit(sync=how == "synced")
         if how == "checkpoint":
             machine.store.checkpoint([])
@@ -174,6 +178,50 @@ def test_no_marker_is_in_the_log_before_its_records_are_on_the_disk() -> None:
     written = {path for path, data in disk.files.items() if data}
     assert any("/segments/" in path for path in written)
     assert not any("/log/" in path for path in written), "power loss may keep it and not them"
+
+
+def test_a_partition_that_is_deleted_before_its_turn_is_written_leaves_nothing() -> None:
+    machine = Machine(StoreSettings(sync=True))
+    log = machine.store.open_partition("topic-0", "segment", PartitionSettings())
+    machine.store.append_partition(log, bytearray(batch(b"1")))
+    machine.store.flush(True)
+    machine.store.drop_partition(log)
+    machine.publish(b"a", b"1")
+    machine.commit(True)
+    assert not [path for path in machine.disk.files if "/segments/" in path]
+    assert machine.values(b"a") == [b"1"]
+
+
+class Puts(MemoryDisk):
+    """Remembers what was written whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.puts: list[str] = []
+
+    def put(self, path: str, data: Buffer) -> None:
+        self.puts.append(path)
+        super().put(path, data)
+
+
+def test_the_index_of_a_full_segment_file_is_written_once_where_turns_are_synced() -> None:
+    machine = Machine(StoreSettings(sync=True))
+    machine.disk = disk = Puts()
+    machine.open()
+    settings = PartitionSettings(segment_bytes=300)
+    log = machine.store.open_partition("topic-0", "segment", settings)
+    for number in range(20):
+        machine.store.append_partition(log, bytearray(batch(b"%d" % number)))
+        machine.commit()
+    log.retain(NOW_MS)
+    machine.store.append_partition(log, bytearray(batch(b"last")))
+    machine.commit()
+    assert len(disk.puts) == len({*disk.puts}) > 3
+    machine.lose_power(0)
+    disk.puts.clear()
+    machine.store.note_end("topic-0", 21)
+    log = machine.store.open_partition("topic-0", "segment", settings)
+    assert log.end_offset == 21 and not disk.puts, "it is believed after a loss of power"
 
 
 def test_what_a_killed_process_has_written_is_synced_before_anything_stands_on_it() -> None:
