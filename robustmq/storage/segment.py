@@ -216,13 +216,31 @@ class SegmentPartition:
         by_file: dict[str, list[Buffer]] = {}
         for file, batch, _ in rows:
             by_file.setdefault(file.path, []).append(batch)
+        written = WriteJob(by_file) if self._only_grows(changed) else self._whole_job(by_file)
+        self._writing_to.append((self.end_offset, written))
+        return written
+
+    def _only_grows(self, changed: bool) -> bool:
+        """Has the last file more batches, and is there nothing else to do? So it is nearly
+        always."""
+        beside = changed or self._unindexed or self._unsynced or self._to_reserve or self._bad
+        return self._made and not beside and not self._is_index_due()
+
+    def _is_index_due(self) -> bool:
+        if not self.files:
+            return False
+        file = self.files[-1]
+        return file.size - file.covered >= max(INDEX_EVERY_BYTES, file.size // 8)
+
+    def _whole_job(self, by_file: dict[str, list[Buffer]]) -> WriteJob:
         settings = self._settings
         full = [file.path for file in self._unindexed] if settings.preallocate else []
+        changed = self._state_changed or bool(self._to_make)
         written = WriteJob(
+            append=by_file,
             make_directory=not self._made,
             reserve=self._to_reserve,
             reserve_bytes=settings.segment_bytes,
-            append=by_file,
             settle=full,
             snapshots=self._snapshots(),
             sync=self._to_sync(),
@@ -230,7 +248,6 @@ class SegmentPartition:
             after=self._changes() if changed else None,
         )
         self._to_reserve, self._bad, self._made = [], [], True
-        self._writing_to.append((self.end_offset, written))
         return written
 
     def _snapshots(self) -> list[Snapshot]:
@@ -238,10 +255,8 @@ class SegmentPartition:
         one when it has grown by enough."""
         closed, self._unindexed = self._unindexed, []
         wanted = [file for file in closed if not file.gone]
-        if self.files:
-            file = self.files[-1]
-            if file.size - file.covered >= max(INDEX_EVERY_BYTES, file.size // 8):
-                wanted.append(file)
+        if self._is_index_due():
+            wanted.append(self.files[-1])
         return [snapshot(file) for file in wanted]
 
     def _to_sync(self) -> list[SegmentFile]:

@@ -4,7 +4,7 @@ and beside them, in the order in which any prefix of it recovers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -18,21 +18,21 @@ from robustmq.storage.segment_opening import quarantine
 
 
 class WriteJob(msgspec.Struct, frozen=True):
-    """What is written, in this order."""
+    """What is written: the directory, room, what is appended, and then the rest."""
 
-    make_directory: bool
-    reserve: list[str]
-    """Files that are begun, and get `reserve_bytes` on the disk."""
-    reserve_bytes: int
     append: dict[str, list[Buffer]]
-    settle: list[str]
+    make_directory: bool = False
+    reserve: Sequence[str] = ()
+    """Files that are begun, and get `reserve_bytes` on the disk."""
+    reserve_bytes: int = 0
+    settle: Sequence[str] = ()
     """Files that are full, and give back what they do not need of that."""
-    snapshots: list[Snapshot]
-    sync: list[SegmentFile]
+    snapshots: Sequence[Snapshot] = ()
+    sync: Sequence[SegmentFile] = ()
     """Closed files that are synced by and by."""
-    bad: list[tuple[int, bytes]]
+    bad: Sequence[tuple[int, bytes]] = ()
     """What a reader has found damaged, by the first offset that it costs."""
-    after: Callable[[], None] | None
+    after: Callable[[], None] | None = None
     """The directory follows."""
 
     def run(self, directory: str, disk: Disk, sync: bool) -> None:
