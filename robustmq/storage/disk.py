@@ -26,8 +26,8 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 IOV_MAX = 512
 SYNCS_AT_ONCE = 8
-GROUP_FILES = 64
-"""Files of one group commit; what has more is written file by file."""
+GROUP_FILES = 128
+"""Files that are written and synced by one call."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 BOOT_ID_BYTES = 16
 
@@ -239,21 +239,21 @@ class RealDisk:
         self.commit((), *directories)
 
     def commit(self, rows: Rows, *directories: str) -> None:
-        """All in one call (`group_io`); with very many files, or where the disk is found full, one
-        after the other."""
+        """All in one call (`group_io`), or so many files a call; where the disk is found full, one
+        file after the other."""
         rows = [row for row in rows if row[1]]
         paths = {path: None for path, _ in rows}
         # Marked first: what fails in the middle is not synced.
         self._unsynced.update(paths)
         synced = self._unsynced_below(directories)
         most = min(GROUP_FILES, self._max_open)
-        if len(paths.keys() | synced) > most:
-            for path, buffers in rows:
-                self.append(path, buffers)
-            for first in range(0, len(synced), most):
-                self._commit_group([], synced[first : first + most])
-        else:
+        if len(paths.keys() | synced) <= most:
             self._commit_group(rows, synced)
+            return
+        for first in range(0, len(rows), most):
+            self._commit_group(rows[first : first + most], ())
+        for first in range(0, len(synced), most):
+            self._commit_group((), synced[first : first + most])
 
     def _unsynced_below(self, directories: Sequence[str]) -> Sequence[str]:
         wanted = set(directories)

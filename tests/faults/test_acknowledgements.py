@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from robustmq.mqtt.packets import PacketType, Publish
 from tests.broker import BrokerProcess
 from tests.faults.files import SYNC, WRITE, FaultyFiles
 from tests.mqtt.wire import Wire
@@ -93,3 +94,45 @@ def test_each_mode_waits_for_what_it_says_and_for_no_more(
                     produce = producing(broker, topic, "0")
                     assert not slowly(calls, produce, False), (calls, topic)
             files.clear()
+
+
+@pytest.mark.timeout(60)
+def test_an_acknowledgement_waits_for_the_file_of_its_partition_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for both: what comes at once is synced together, and none hears before its own files
+    are."""
+    files = FaultyFiles(tmp_path)
+    for name, value in files.environment.items():
+        monkeypatch.setenv(name, value)
+    with BrokerProcess(tmp_path, 1, CONFIG.format(sync="os")) as broker:
+        monkeypatch.undo()
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}"})
+        topics = [b"persistent/d%d" % number for number in range(6)]
+        declared = [NewTopic(name.decode().replace("/", "."), 1) for name in topics]
+        for made in admin.create_topics(declared).values():
+            made.result(20)
+        clients = [Wire(broker.mqtt) for _ in topics]
+        for client, topic in zip(clients, topics, strict=True):
+            client.connect(topic[-2:])
+            client.publish(topic, b"made", 1)
+        files.set(SYNC, "/segments/", wait_s=WAIT_S)
+        light = min(seconds(partial(clients[0].publish, b"persistent/l", b"x", 1)) for _ in "1234")
+        assert light < WAIT_S * 0.9, "it has no such file"
+        for path in ("/segments/", "/log/"):
+            files.clear()
+            files.set(SYNC, path, wait_s=WAIT_S)
+            began = time.monotonic()
+            for client, topic in zip(clients, topics, strict=True):
+                client.send(Publish(topic, path.encode(), 1, packet_id=900))
+            for client in clients:
+                client.expect_ack(PacketType.PUBACK, 900)
+                assert time.monotonic() - began > WAIT_S * 0.9, path
+        files.clear()
+        synced = files.synced()
+        for client in clients:
+            client.drop()
+        logs = [path for path in broker.data.rglob("*.log") if "/segments/" in str(path)]
+        assert len(logs) == len(topics)
+        for log in logs:
+            assert synced[str(log)] == log.stat().st_size > 0, "all of it was acknowledged"

@@ -53,7 +53,11 @@ def _asked() -> dict[str, int]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("calls", "error", "path"),
-    [(SYNC, errno.EIO, "/log/"), (WRITE, errno.EROFS, "/segments/")],
+    [
+        (SYNC, errno.EIO, "/log/"),
+        (SYNC, errno.EIO, "/segments/"),
+        (WRITE, errno.EROFS, "/segments/"),
+    ],
 )
 def test_a_disk_that_cannot_write_ends_the_worker_and_recovery_loses_nothing(
     tmp_path: Path, files: FaultyFiles, calls: int, error: int, path: str
