@@ -119,6 +119,11 @@ class Disk(Protocol):
         a full disk nothing: whoever reads it checks it, and can do without."""
         ...
 
+    def overwrite(self, path: str, offset: int, data: Buffer) -> bool:
+        """Change a few bytes of what `put` has written, as little certain as that; False where the
+        disk is full or the file is gone."""
+        ...
+
     def truncate(self, path: str, size: int) -> None:
         """Cut a file."""
         ...
@@ -398,6 +403,19 @@ class RealDisk:
                 raise
             self.remove(path)
 
+    def overwrite(self, path: str, offset: int, data: Buffer) -> bool:
+        """Open, pwrite, close."""
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                return os.pwrite(file, data, offset) == len(data)
+            finally:
+                os.close(file)
+        except OSError as error:
+            if error.errno not in (*FULL, errno.ENOENT):
+                raise
+            return False
+
     def truncate(self, path: str, size: int) -> None:
         """ftruncate."""
         os.truncate(path, size)
@@ -595,6 +613,16 @@ class MemoryDisk:
         self.files[path] = bytearray()
         self.synced.pop(path, None)
         self.append(path, [data])
+
+    def overwrite(self, path: str, offset: int, data: Buffer) -> bool:
+        """Nothing of the file is certain any more."""
+        self._maybe_fail()
+        file = self.files.get(path)
+        if file is None:
+            return False
+        self.synced[path] = min(offset, self.synced.get(path, 0))
+        file[offset : offset + len(data)] = data
+        return True
 
     def rename(self, path: str, to: str) -> None:
         """The file has another name."""

@@ -27,7 +27,7 @@ SYNCED = 1
 HEAD = struct.Struct("<8sIIQQQqqQIIII16s")
 """Areas and rows are counted in fields 10 and 11."""
 AREA = struct.Struct("<QQQQ")
-HEAD_CRC_FROM, _AREAS_AT, _FLAGS_AT = 12, 68, 76
+_CRC_AT, HEAD_CRC_FROM, _FLAGS_AT = 8, 12, 76
 ROW_BYTES = 24
 MAX_AREAS = 1024
 """Of a file with more it is not known where it is sound: it is scanned each time."""
@@ -192,14 +192,15 @@ def sync(disk: Disk, file: SegmentFile) -> None:
 
 def note_synced(disk: Disk, file: SegmentFile) -> None:
     """Have the index of a closed file say that it is synced, if it is."""
-    if disk.is_unsynced(file.path) or read_head(disk, file, file.size) is None:
+    head = None if disk.is_unsynced(file.path) else read_head(disk, file, file.size)
+    if head is None:
         return
-    data = bytearray(disk.read_apart(file.index_path, 0, disk.size(file.index_path)))
-    head_end = HEAD.size + AREA.size * int.from_bytes(data[_AREAS_AT : _AREAS_AT + 4], "little")
+    size = HEAD.size + AREA.size * len(head.areas)
+    data = bytearray(disk.read_apart(file.index_path, 0, size))
     data[_FLAGS_AT] |= SYNCED
-    data[8:12] = crc32c(data[HEAD_CRC_FROM:head_end]).to_bytes(4, "little")
-    disk.put(file.index_path, data)
-    file.synced = True
+    data[_CRC_AT:HEAD_CRC_FROM] = crc32c(data[HEAD_CRC_FROM:]).to_bytes(4, "little")
+    # One sector, of which a crash leaves the old bytes or the new ones, or else it does not check.
+    file.synced = disk.overwrite(file.index_path, _CRC_AT, data[_CRC_AT : _FLAGS_AT + 1])
 
 
 def _little(values: array[int]) -> bytes:

@@ -142,3 +142,13 @@ def test_each_file_is_synced_though_few_can_be_open(
     disk.sync_below(str(tmp_path))
     assert sorted(synced) == sorted(path.stat().st_ino for path in paths)
     disk.close()
+
+
+def test_a_few_bytes_of_a_file_are_changed_where_it_is_there(tmp_path: Path) -> None:
+    disk = RealDisk()
+    path = f"{tmp_path}/index"
+    assert not disk.overwrite(path, 2, b"xy") and not os.path.exists(path)
+    disk.put(path, b"123456")
+    assert disk.overwrite(path, 2, b"xy")
+    assert Path(path).read_bytes() == b"12xy56"
+    disk.close()

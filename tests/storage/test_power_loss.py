@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from robustmq.core.publish import build_entry
 from robustmq.storage.disk import Buffer, Crash, MemoryDisk, RealDisk
 from robustmq.storage.engine import PartitionLog, PartitionSettings
+from robustmq.storage.segment import SegmentPartition
+from robustmq.storage.segment_index import read_head, read_rows
 from robustmq.storage.shard_log import ShardLog
 from robustmq.storage.shard_store import DECLARED_MARKER, StoreSettings
 from tests.storage.stores import NOW_MS, Machine, batch, values_of
@@ -222,6 +224,31 @@ def test_the_index_of_a_full_segment_file_is_written_once_where_turns_are_synced
     machine.store.note_end("topic-0", 21)
     log = machine.store.open_partition("topic-0", "segment", settings)
     assert log.end_offset == 21 and not disk.puts, "it is believed after a loss of power"
+
+
+def test_the_index_of_a_full_segment_file_that_is_synced_by_and_by_is_written_once() -> None:
+    machine = Machine(StoreSettings(sync=False))
+    machine.disk = disk = Puts()
+    machine.open()
+    settings = PartitionSettings(segment_bytes=300)
+    log = machine.store.open_partition("topic-0", "segment", settings)
+    for number in range(20):
+        machine.store.append_partition(log, bytearray(batch(b"%d" % number)))
+        machine.commit()
+    # Retention sees them twice: the oldest go with each commit.
+    for number in range(20, 40):
+        log.retain(NOW_MS)
+        log.retain(NOW_MS)
+        machine.store.append_partition(log, bytearray(batch(b"%d" % number)))
+        machine.commit()
+    assert isinstance(log, SegmentPartition)
+    synced = [file for file in log.files if file.synced]
+    assert len(synced) > 5 and len(disk.puts) == len({*disk.puts})
+    for file in synced:
+        # As after a loss of power that kept what it need not.
+        disk.boots += 1
+        head = read_head(disk, file, file.size)
+        assert head is not None and head.synced and read_rows(disk, file, head) is not None
 
 
 def test_what_a_killed_process_has_written_is_synced_before_anything_stands_on_it() -> None:
