@@ -183,7 +183,14 @@ def report(clients: int, disk: float, runs: dict[str, Run]) -> float:
     print(f"one client  {1e6 / runs['one client'].rate:,.0f} us a message")
     share = statistics.median(runs[name].generator_share for name in ENGINES)
     limit = ": it is a limit itself" if share >= GENERATOR_LIMIT else ""
-    print(f"\nthe load generator takes {share:.0%} of the machine's CPU time{limit}")
+    beside = statistics.median(
+        runs[name].generator_us / (runs[name].generator_us + runs[name].broker_us)
+        for name in ENGINES
+    )
+    print(
+        f"\nthe load generator takes {share:.0%} of the machine's CPU time,"
+        f" {beside:.0%} of what it and the broker use{limit}"
+    )
     return min(runs[name].rate for name in ENGINES) / bounds["sequential"]
 
 
