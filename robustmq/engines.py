@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "robustmq.engines"
+STORED_GROUP = "robustmq.stored_partitions"
+"""How operators' commands look into what is stored (`storage.engine.StoredPartition`)."""
 SEGMENT, SHARED, MEMORY = "segment", "shared", "memory"
 BUILT_IN = (SEGMENT, SHARED)
 NO_TIER = "mode tiered needs an object store: set url in [storage.tiering]"
 
 
-def points() -> Iterable[EntryPoint]:
-    """The engines of other packages."""
+def points(group: str = ENTRY_POINT_GROUP) -> Iterable[EntryPoint]:
+    """What packages bring for engines of theirs."""
     # It takes a fifth of the start of every command, and few need it.
     from importlib.metadata import entry_points
 
-    return entry_points(group=ENTRY_POINT_GROUP)
+    return entry_points(group=group)
 
 
 def registered() -> list[str]:

@@ -17,7 +17,7 @@ CHECKED = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "p
 MODULE_LINES = 800
 FUNCTION_LINES = 60
 BANNED_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "base", "tools"})
-ENTRY_POINTS = {"robustmq.storage.rocksdb_engine"}
+ENTRY_POINTS = {"robustmq.storage.rocksdb_engine", "robustmq.storage.rocksdb_stored"}
 """What the metadata of the package names."""
 STARTED_BY_USERS = frozenset({"robustmq.cli.main"})
 """Modules that a command runs, and no module imports."""

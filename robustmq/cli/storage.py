@@ -60,6 +60,7 @@ class ShardUse(msgspec.Struct, frozen=True):
     worker: int
     log_bytes: int
     segment_bytes: int
+    engine_bytes: int
     key_value_bytes: int
     quarantine_bytes: int
     start_position: int
@@ -122,6 +123,7 @@ def _list(files: Files, options: argparse.Namespace) -> int:
                 told.worker if told is not None else -1,
                 use.log,
                 use.segments,
+                use.engines,
                 use.key_value,
                 use.quarantine,
                 use.log_start if told is None else told.start_position,
@@ -136,8 +138,8 @@ def _list(files: Files, options: argparse.Namespace) -> int:
         print_rows(rows)
         return 0
     headings = (
-        "shard", "worker", "log", "dead", "segments", "look-ups", "quarantine", "begins", "ends",
-        "not checkpointed", "light topics", "partitions",
+        "shard", "worker", "log", "dead", "segments", "engines", "look-ups", "quarantine",
+        "begins", "ends", "not checkpointed", "light topics", "partitions",
     )  # fmt: skip
     print_table([Column(name, True) for name in headings], map(_shard_cells, rows))
     return 0
@@ -150,6 +152,7 @@ def _shard_cells(row: ShardUse) -> tuple[object, ...]:
         sized(row.log_bytes),
         sized(row.dead_bytes) if row.dead_bytes >= 0 else None,
         sized(row.segment_bytes),
+        sized(row.engine_bytes),
         sized(row.key_value_bytes),
         sized(row.quarantine_bytes),
         row.start_position,

@@ -12,8 +12,17 @@ import msgspec
 
 from robustmq.cli.node import Node, NodeError
 from robustmq.core.hashing import set_topic_secret
+from robustmq.errors import BrokerError
 from robustmq.storage.data_directory import DataDirectoryError, read_identity
-from robustmq.storage.inspection import Damage, Tail, segment_batches, shard_directories
+from robustmq.storage.inspection import (
+    Damage,
+    EnginePartition,
+    Tail,
+    engine_partitions,
+    opened,
+    segment_batches,
+    shard_directories,
+)
 from robustmq.storage.kv import STORES, KeyValue, KeyValueSettings, open_key_value
 from robustmq.storage.topic_sizes import TopicSizes
 from robustmq.storage.verification import readable
@@ -168,6 +177,11 @@ def declared_sizes(files: Files, fits: Callable[[str], bool]) -> list[SizeRow]:
     cluster's state, which a broker is needed for."""
     rows = []
     for shard, directory in files.shards().items():
+        for stored in engine_partitions(directory):
+            topic_id, _, partition = stored.path.name.partition("-")
+            if fits(topic_id):
+                sizes = _engine_sizes(stored)
+                rows.append(SizeRow(topic_id, int(partition), shard, stored.engine, "", *sizes))
         for folder in sorted((directory / "segments").glob("*-*")):
             topic_id, _, partition = folder.name.partition("-")
             paths = sorted(folder.glob("*.log"))
@@ -186,6 +200,19 @@ def declared_sizes(files: Files, fits: Callable[[str], bool]) -> list[SizeRow]:
                 )
             )  # fmt: skip
     return rows
+
+
+def _engine_sizes(partition: EnginePartition) -> tuple[int, int, int, int, int]:
+    """Bytes, records, first and next offset, last time of a partition in another engine."""
+    try:
+        with opened(partition) as stored:
+            if stored is None:
+                return partition.size, -1, -1, -1, -1
+            first, following = stored.start_offset, stored.end_offset
+            last_ms = max((info.max_timestamp for info in stored.last_batches(1)), default=-1)
+            return stored.size, following - first, first, following, last_ms
+    except (BrokerError, FileNotFoundError):
+        return partition.size, -1, -1, -1, -1
 
 
 def sorted_rows(rows: list[SizeRow], by: str, limit: int) -> list[SizeRow]:

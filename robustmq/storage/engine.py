@@ -10,13 +10,15 @@ or damage has left out; none is given twice.
 Further engines come from packages that register the function that opens a partition under the entry
 point group `robustmq.engines`; a topic chooses one by its setting `robustmq.storage.engine`. What
 is promised here is tested of every engine by tests/storage/test_engine_contract.py, where a further
-one is one row; tests/third_party_engine is such a package.
+one is one row; tests/third_party_engine is such a package. An engine may also say how the commands
+of operators look into what it has stored: a function under the same name in the group
+`robustmq.stored_partitions`, which opens a directory as a `StoredPartition`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -208,7 +210,51 @@ class PartitionLog(Protocol):
         ...
 
 
+class Unsound(NamedTuple):
+    """Something in a partition's directory that is not as its engine has written it."""
+
+    what: str
+    offset: int = -1
+    """Where it begins, if that is known."""
+
+
+class StoredPartition(Protocol):
+    """What lies in a partition's directory, as the commands of operators read it: beside the broker
+    that has the partition, which goes on writing, or of one that is stopped. Nothing is written.
+    What was committed after it was opened may be missing. Where the partition goes meanwhile, and
+    when it is opened where there is none, FileNotFoundError is raised."""
+
+    @property
+    def start_offset(self) -> int:
+        """The first offset that is kept."""
+        ...
+
+    @property
+    def end_offset(self) -> int:
+        """The offset behind the last one that is stored."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """As of the log: bytes of all batches that are not wholly below the start, or more."""
+        ...
+
+    def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:
+        """As of the log: the headers of the last batches, oldest first."""
+        ...
+
+    def batches(self) -> Iterator[bytes | memoryview | Unsound]:
+        """Every batch from the one on that holds the start, in order, and what is wrong with them
+        or beside them. Who asks checks the batches' checksums and that their offsets rise."""
+        ...
+
+    def close(self) -> None:
+        """It is not asked any more."""
+        ...
+
+
 OpenPartition = Callable[[str, Disk, PartitionSettings], PartitionLog]
+OpenStored = Callable[[str], StoredPartition]
 ENGINES: dict[str, OpenPartition] = {}
 
 
@@ -220,3 +266,16 @@ def engine(name: str) -> OpenPartition:
             if point.name == name:
                 ENGINES[name] = point.load()
     return ENGINES[name]
+
+
+def stored_opener(name: str) -> OpenStored | None:
+    """The function that opens what an engine has stored in a directory; None where the engine does
+    not say how, or is not installed here."""
+    for point in engines.points(engines.STORED_GROUP):
+        if point.name == name:
+            try:
+                opened: OpenStored = point.load()
+            except ImportError:
+                return None
+            return opened
+    return None

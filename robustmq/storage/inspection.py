@@ -8,6 +8,7 @@ last sound entry of the last file there may be one that is just being written: `
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError
 from robustmq.storage import cleaned_log
 from robustmq.storage.disk import RealDisk
+from robustmq.storage.engine import StoredPartition, stored_opener
 from robustmq.storage.segment_file import HEADER_BYTES, claimed_length, next_sound
 from robustmq.storage.shard_log import HEAD, MAX_ENTRY_BYTES, NEEDLE, NEEDLE_AT, parsed
 
@@ -296,6 +298,43 @@ def _only_zeros(source: Source, at: int) -> bool:
     return True
 
 
+# -- partitions of other engines -------------------------------------------------------------------
+
+
+class EnginePartition(msgspec.Struct, frozen=True, gc=False):
+    """The directory of a partition in an engine that a package brings."""
+
+    engine: str
+    path: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(_size(path) for path in self.path.rglob("*") if path.is_file())
+
+
+def engine_partitions(shard: Path) -> list[EnginePartition]:
+    """All that a shard has of those."""
+    found = sorted(path for path in (shard / "engines").glob("*/*") if path.is_dir())
+    return [EnginePartition(path.parent.name, path) for path in found]
+
+
+@contextlib.contextmanager
+def opened(partition: EnginePartition) -> Iterator[StoredPartition | None]:
+    """What is stored there; None where the engine does not say how it is read, or is not installed
+    here. Raises FileNotFoundError where the partition has gone, BrokerError where it cannot be
+    read."""
+    opener = stored_opener(partition.engine)
+    if opener is None:
+        yield None
+        return
+    stored = opener(str(partition.path))
+    try:
+        yield stored
+    finally:
+        stored.close()
+
+
 # -- sizes -----------------------------------------------------------------------------------------
 
 
@@ -316,6 +355,8 @@ class DiskUse(msgspec.Struct, frozen=True, gc=False):
     log_end: int
     key_value: int
     segments: int
+    engines: int
+    """Of partitions in engines that packages bring."""
     quarantine: int
     checkpoint: int
 
@@ -335,6 +376,7 @@ def disk_use(shard: Path) -> DiskUse:
         files[-1].end if files else 0,
         sum(_size(path) for kind in ("leveldb", "rocksdb") for path in shard.glob(f"{kind}/*")),
         sum(_size(path) for path in shard.glob("segments/*/*") if path.is_file()),
+        sum(partition.size for partition in engine_partitions(shard)),
         bad,
         max(points, default=0),
     )

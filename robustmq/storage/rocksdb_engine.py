@@ -11,7 +11,7 @@ start offset, end offset, end position]`. A commit is one write batch, so a cras
 or nothing; the write-ahead log is synced where the commit is.
 
 Written by the storage thread alone, read by the loop. RocksDB checks what it reads: what is damaged
-is answered with STORAGE_FAILED, and told by no offsets.
+is answered with STORAGE_FAILED, and told by no offsets but to operators (`rocksdb_stored`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OPEN_FILES = 64
 RETAIN_LOOKS = 256
 """Batches that one call of `retain` looks at."""
 _BATCH, _TIME, _META = b"b", b"t", b"m"
-_POSITION_BYTES = 8
+POSITION_BYTES = 8
 
 Row = tuple[int, bytearray, int]
 """Base offset, batch, position."""
@@ -46,12 +46,15 @@ Row = tuple[int, bytearray, int]
 class RocksDbPartition:
     """A partition in a RocksDB."""
 
-    def __init__(self, directory: str, disk: Disk, settings: PartitionSettings) -> None:
+    def __init__(
+        self, directory: str, disk: Disk, settings: PartitionSettings, opened: Any = None
+    ) -> None:
+        """`opened`: its database, which is opened elsewhere."""
         self._directory = directory
         self._disk = disk
         self._settings = settings
         # Any: with raw_mode keys and values are bytes, which the types of the package cannot say.
-        self._db: Any = None
+        self._db: Any = opened
         self._new: deque[Row] = deque()
         self._unwritten = 0
         self._writing_to: deque[int] = deque()
@@ -76,7 +79,8 @@ class RocksDbPartition:
         self._db = Rdict(self._directory, options)
 
     def _recover(self) -> None:
-        self._open()
+        if self._db is None:
+            self._open()
         raw = self._db.get(_META)
         if raw is None:
             return
@@ -100,7 +104,7 @@ class RocksDbPartition:
     def _position_of(self, offset: int) -> int:
         """The position of the batch that holds an offset, or of the next one."""
         for _, value in self._rows(offset):
-            return int.from_bytes(value[:_POSITION_BYTES], "little")
+            return int.from_bytes(value[:POSITION_BYTES], "little")
         return self._new[0][2] if self._new else self._end_position
 
     def resume_at(self, end_offset: int) -> None:
@@ -117,7 +121,7 @@ class RocksDbPartition:
             info = _info(value)
             if base_offset + info.last_offset_delta >= end_offset:
                 stop = base_offset
-                self._end_position = int.from_bytes(value[:_POSITION_BYTES], "little")
+                self._end_position = int.from_bytes(value[:POSITION_BYTES], "little")
                 break
         self.end_offset = self.high_watermark = max(min(stop, end_offset), self.start_offset)
         gone = WriteBatch(raw_mode=True)
@@ -201,20 +205,8 @@ class RocksDbPartition:
     # -- reading -----------------------------------------------------------------------------------
 
     def _rows(self, offset: int) -> Iterator[tuple[int, bytes]]:
-        """(base offset, position and batch) of what is written, from the batch on that holds an
-        offset, or the next one."""
-        if self._db is None:
-            return
-        found = self._db.iter(ReadOptions())
-        found.seek_for_prev(_key(offset))
-        if not found.valid() or found.key()[:1] != _BATCH:
-            found.seek(_key(offset))
-        while found.valid() and found.key()[:1] == _BATCH:
-            base_offset = int.from_bytes(found.key()[1:], "big")
-            value: bytes = found.value()
-            if base_offset + _info(value).last_offset_delta >= offset:
-                yield base_offset, value
-            found.next()
+        """What is written, as `rows` says, up to the first that cannot be read."""
+        return rows(self._db, offset, False) if self._db is not None else iter(())
 
     def read(self, offset: int, max_bytes: int, committed: bool = True) -> ReadResult:
         """Whole batches from an offset on."""
@@ -226,24 +218,25 @@ class RocksDbPartition:
         if offset >= end or max_bytes <= 0:
             return ReadResult(self.high_watermark, self.start_offset)
         try:
-            for base_offset, batch in self._kept(offset):
+            for base_offset, batch in self._kept(offset, True):
                 if base_offset >= end or (found and size + len(batch) > max_bytes):
                     break
                 found.append(batch)
                 size += len(batch)
         except Exception:  # noqa: BLE001 (rocksdict knows no other)
-            fault = Fault.STORAGE_FAILED
-            return ReadResult(self.high_watermark, self.start_offset, error=fault.kafka)
+            if not found:
+                fault = Fault.STORAGE_FAILED
+                return ReadResult(self.high_watermark, self.start_offset, error=fault.kafka)
         return ReadResult(self.high_watermark, self.start_offset, found)
 
-    def _kept(self, offset: int) -> Iterator[tuple[int, memoryview]]:
+    def _kept(self, offset: int, strict: bool = False) -> Iterator[tuple[int, memoryview]]:
         """Base offsets and batches from an offset on, written or not."""
         first_new = self._new[0][0] if self._new else self.end_offset
-        if offset < first_new:
-            for base_offset, value in self._rows(offset):
+        if offset < first_new and self._db is not None:
+            for base_offset, value in rows(self._db, offset, strict):
                 if base_offset >= first_new:
                     break
-                yield base_offset, memoryview(value)[_POSITION_BYTES:]
+                yield base_offset, memoryview(value)[POSITION_BYTES:]
         for number, (base_offset, batch, _) in enumerate(self._new):
             last = number + 1 == len(self._new)
             following = self.end_offset if last else self._new[number + 1][0]
@@ -302,7 +295,7 @@ class RocksDbPartition:
             found.seek_for_prev(_key(offset - 1))
             while size < max_bytes and found.valid() and found.key()[:1] == _BATCH:
                 offset = int.from_bytes(found.key()[1:], "big")
-                size += len(found.value()) - _POSITION_BYTES
+                size += len(found.value()) - POSITION_BYTES
                 found.prev()
         return max(offset, self.start_offset)
 
@@ -310,6 +303,11 @@ class RocksDbPartition:
     def size(self) -> int:
         """Bytes of the batches."""
         return self._end_position - self._first_position
+
+    @property
+    def end_position(self) -> int:
+        """Bytes of all batches ever written."""
+        return self._end_position
 
     # -- what goes, and what comes from elsewhere --------------------------------------------------
 
@@ -401,6 +399,36 @@ class RocksDbPartition:
             self._db = None
 
 
+def rows(db: Any, offset: int, strict: bool) -> Iterator[tuple[int, bytes]]:
+    """(base offset, position and batch) of a database, from the batch on that holds an offset, or
+    the next one. Where a block is damaged RocksDB's iterators end as they do at the end: `strict`
+    raises then what rocksdict raises."""
+    found = db.iter(ReadOptions())
+    found.seek_for_prev(_key(offset))
+    if not found.valid() or found.key()[:1] != _BATCH:
+        if strict:
+            found.status()
+        found.seek(_key(offset))
+    while found.valid() and found.key()[:1] == _BATCH:
+        base_offset = int.from_bytes(found.key()[1:], "big")
+        value: bytes = found.value()
+        if base_offset + _info(value).last_offset_delta >= offset:
+            yield base_offset, value
+        found.next()
+    if strict:
+        found.status()
+
+
+def times(db: Any) -> Iterator[tuple[int, int]]:
+    """(time stamp, offset) of the rows of times, both rising."""
+    found = db.iter(ReadOptions())
+    found.seek(_TIME)
+    while found.valid() and found.key()[:1] == _TIME:
+        yield _time_row(found.key())
+        found.next()
+    found.status()
+
+
 def _u64(number: int) -> bytes:
     return number.to_bytes(8, "big")
 
@@ -414,7 +442,7 @@ def _time_row(key: bytes) -> tuple[int, int]:
 
 
 def _info(value: bytes) -> BatchInfo:
-    return batches.validate(value, _POSITION_BYTES, len(value), False)
+    return batches.validate(value, POSITION_BYTES, len(value), False)
 
 
 def open_partition(directory: str, disk: Disk, settings: PartitionSettings) -> PartitionLog:

@@ -2,8 +2,9 @@
 
 Checked: every entry of the log and every batch in it by their checksums; that the entries of a
 topic are a chain (each names the one before it, and its offsets follow on); every batch of the
-segment files by its checksum, that their offsets rise, and the index beside them; that the index of
-the last checkpoint is whole; and, where the look-ups can be opened because no broker has them, that
+segment files by its checksum, that their offsets rise, and the index beside them; the same of the
+partitions of other engines, as far as these say how they are read; that the index of the last
+checkpoint is whole; and, where the look-ups can be opened because no broker has them, that
 they know every topic. Nothing is written or mended.
 
 A generator of steps, so that whoever drives it may wait between them: what it yields is the number
@@ -23,13 +24,17 @@ from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.errors import BrokerError
 from robustmq.storage import segment_index, shard_log, shared
 from robustmq.storage.disk import RealDisk
+from robustmq.storage.engine import StoredPartition, Unsound
 from robustmq.storage.inspection import (
     Batch,
     Damage,
+    EnginePartition,
     Entry,
     Tail,
+    engine_partitions,
     log_entries,
     log_files,
+    opened,
     segment_batches,
     segment_files,
 )
@@ -74,6 +79,8 @@ class Verification:
         yield from self._log()
         for path in segment_files(self._directory):
             yield from self._segment(path)
+        for partition in engine_partitions(self._directory):
+            yield from self._stored(partition)
         yield from self._checkpoint()
         if self._kv is not None:
             yield from self._names(self._kv)
@@ -210,6 +217,44 @@ class Verification:
             position=position,
             offset=offset,
         )
+
+    # -- partitions of other engines ---------------------------------------------------------------
+
+    def _stored(self, partition: EnginePartition) -> Iterator[int | Fault]:
+        where = f"{partition.engine}/{partition.path.name}"
+        try:
+            with opened(partition) as stored:
+                if stored is None:
+                    what = (
+                        f"nobody here can read what the engine has stored: {partition.size} bytes"
+                    )
+                    yield self._fault(where, what, serious=False)
+                    return
+                yield from self._stored_batches(where, stored)
+        except FileNotFoundError:
+            return
+        except BrokerError as error:
+            yield self._fault(where, str(error))
+
+    def _stored_batches(self, where: str, stored: StoredPartition) -> Iterator[int | Fault]:
+        next_offset = 0
+        for found in stored.batches():
+            if isinstance(found, Unsound):
+                yield self._fault(where, found.what, offset=found.offset)
+                continue
+            self.batches += 1
+            data = bytes(found)
+            info = batches.validate(data, 0, len(data))
+            what = "" if info.crc_ok else "the checksum of a batch is wrong"
+            if not what and info.base_offset < next_offset:
+                what = f"its offset should be {next_offset} or more"
+            if what:
+                yield self._fault(where, what, offset=info.base_offset, length=len(data))
+            next_offset = info.base_offset + info.last_offset_delta + 1
+            yield len(data)
+        if next_offset > stored.end_offset:
+            what = f"its batches end at {next_offset}, the partition at {stored.end_offset}"
+            yield self._fault(where, what)
 
     # -- beside the log ----------------------------------------------------------------------------
 

@@ -3,11 +3,14 @@ brings which was installed as a user installs it."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -69,6 +72,63 @@ def consume(broker: BrokerProcess, topic: str, count: int) -> list[int]:
     until(more, 30, f"{count} records of {topic}")
     consumer.close()
     return sorted(found)
+
+
+def storage(broker: BrokerProcess, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+    """`robustmq storage`, in a process that finds the package, too: exit code, rows, and the rest
+    that it said."""
+    command = [sys.executable, "-m", "robustmq.cli.main", "storage", *arguments, "--json"]
+    done = subprocess.run(
+        [*command, "--data-dir", str(broker.data)], capture_output=True, text=True, check=False
+    )
+    return done.returncode, [json.loads(row) for row in done.stdout.splitlines()], done.stderr
+
+
+def test_operators_look_into_engines_as_they_do_into_files(tmp_path: Path, site: Path) -> None:
+    with BrokerProcess(tmp_path, 2) as broker:
+        client = admin(broker)
+        for name in ENGINES:
+            settings = {"robustmq.storage.engine": name}
+            (made,) = client.create_topics([NewTopic(name, 1, config=settings)]).values()
+            made.result(30)
+            producer = Producer({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "acks": "all"})
+            for number in range(100):
+                producer.produce(name, Random(number).randbytes(400))
+                producer.flush(30)
+        assert sum(row["engine_bytes"] for row in storage(broker, "list")[1]) > 80_000
+        sizes = {row["topic"]: row for row in storage(broker, "topics")[1]}
+        assert [(sizes[name]["engine"], sizes[name]["records"]) for name in ENGINES] == [
+            ("plain", 100),
+            ("rocksdb", 100),
+        ]
+        code, _, said = storage(broker, "verify")
+        assert code == 0 and "200 batches" in said and "nothing is damaged" in said
+        assert broker.stop() == 0
+    sizes = {row["engine"]: row for row in storage(broker, "topics", "--offline")[1]}
+    assert {(name, sizes[name]["next_offset"]) for name in ENGINES} == {
+        ("plain", 100),
+        ("rocksdb", 100),
+    }
+    assert all(sizes[name]["bytes"] > 40_000 < sizes[name]["last_ms"] for name in ENGINES)
+    [plain] = broker.data.glob("*/engines/plain/*/batches")
+    [table] = broker.data.glob("*/engines/rocksdb/*/*.sst")
+    for path in (plain, table):
+        data = bytearray(path.read_bytes())
+        data[data.index(Random(50).randbytes(400))] ^= 1
+        path.write_bytes(data)
+    code, faults, said = storage(broker, "verify", "--offline")
+    assert code == 1 and "2 DAMAGED" in said
+    lost = {row["where"].partition("/")[0]: row["offset"] for row in faults}
+    assert lost["plain"] == 50
+    assert 40 < lost["rocksdb"] <= 50, "the block of the table that holds it"
+    # Whoever has not the package is told that this was not read, and it is no damage.
+    os.environ["PYTHONPATH"], kept = "", os.environ["PYTHONPATH"]
+    code, faults, said = storage(broker, "verify", "--offline")
+    os.environ["PYTHONPATH"] = kept
+    assert code == 1 and "1 DAMAGED" in said
+    assert [row["what"].partition(":")[0] for row in faults if not row["serious"]] == [
+        "nobody here can read what the engine has stored"
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 2] if os.environ.get("ROBUSTMQ_TEST_ALL") else [2])

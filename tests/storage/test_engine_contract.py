@@ -14,6 +14,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -31,8 +32,17 @@ from hypothesis.stateful import (
 from robustmq.core import batches
 from robustmq.records import Record
 from robustmq.storage.disk import Disk, MemoryDisk, RealDisk
-from robustmq.storage.engine import OpenPartition, PartitionLog, PartitionSettings, engine
+from robustmq.storage.engine import (
+    OpenPartition,
+    OpenStored,
+    PartitionLog,
+    PartitionSettings,
+    StoredPartition,
+    Unsound,
+    engine,
+)
 from robustmq.storage.rocksdb_engine import open_partition as open_rocksdb
+from robustmq.storage.rocksdb_stored import open_stored as open_stored_rocksdb
 from tests.storage.stores import Machine
 
 NOW_MS = 1_700_000_000_000
@@ -46,6 +56,8 @@ class Harness(Protocol):
     log: PartitionLog
     lasts: bool
     """Its records outlive the process."""
+    stored: Callable[[], StoredPartition] | None
+    """What operators' commands see of it, where the engine says how."""
 
     def commit(self, done: bool = True) -> None:
         """Write what is new; `done`: and hear that it is written."""
@@ -63,8 +75,18 @@ class Harness(Protocol):
 class OwnFiles:
     """An engine with a directory of its own."""
 
-    def __init__(self, open_partition: OpenPartition, disk: Disk, path: str, lasts: bool) -> None:
+    def __init__(
+        self,
+        open_partition: OpenPartition,
+        disk: Disk,
+        path: str,
+        lasts: bool,
+        open_stored: OpenStored | None = None,
+    ) -> None:
         self._open, self._disk, self._path, self.lasts = open_partition, disk, path, lasts
+        self.stored: Callable[[], StoredPartition] | None = None
+        if open_stored is not None:
+            self.stored = partial(open_stored, path)
         self.log = open_partition(path, disk, SETTINGS)
 
     def commit(self, done: bool = True) -> None:
@@ -92,6 +114,7 @@ class InShardLog:
     """A partition in the log of a shard."""
 
     lasts = True
+    stored: Callable[[], StoredPartition] | None = None
 
     def __init__(self) -> None:
         self.machine = Machine()
@@ -111,13 +134,13 @@ class InShardLog:
         """All of it is memory."""
 
 
-def third_party() -> OpenPartition:
+def third_party() -> tuple[OpenPartition, OpenStored]:
     """The engine of the example package, from its sources."""
     place = str(Path(__file__).parent.parent / "third_party_engine")
     if place not in sys.path:
         sys.path.append(place)
-    opened: OpenPartition = importlib.import_module("robustmq_plain_engine").open_partition
-    return opened
+    package = importlib.import_module("robustmq_plain_engine")
+    return package.open_partition, package.open_stored
 
 
 def _path(directory: Path) -> str:
@@ -131,9 +154,22 @@ ENGINES: dict[str, Callable[[Path], Harness]] = {
         engine("segment"), RealDisk(), _path(directory), True
     ),
     "shared": lambda directory: InShardLog(),
-    "rocksdb": lambda directory: OwnFiles(open_rocksdb, RealDisk(), _path(directory), True),
-    "a package": lambda directory: OwnFiles(third_party(), RealDisk(), _path(directory), True),
+    "rocksdb": lambda directory: OwnFiles(
+        open_rocksdb, RealDisk(), _path(directory), True, open_stored_rocksdb
+    ),
+    "a package": lambda directory: OwnFiles(
+        third_party()[0], RealDisk(), _path(directory), True, third_party()[1]
+    ),
 }
+
+
+def _content(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def _bytes(found: bytes | memoryview | Unsound) -> bytes:
+    assert not isinstance(found, Unsound), found
+    return bytes(found)
 
 
 class Row(NamedTuple):
@@ -317,6 +353,26 @@ class Contract(RuleBasedStateMachine):
         assert (found is None) == (first is None)
         if isinstance(found, tuple) and first is not None:
             assert found[0] == first.base_offset and NOW_MS + time <= found[1] <= first.max_time
+
+    @precondition(lambda self: self.harness.stored is not None)
+    @rule()
+    def look_into_it(self) -> None:
+        """As operators do, beside the partition that is open: nothing is wrong, all is there."""
+        self.commit()
+        assert self.harness.stored is not None
+        before = _content(self.directory)
+        try:
+            stored = self.harness.stored()
+        except FileNotFoundError:
+            assert not self.rows, "a partition with records is there"
+            return
+        assert (stored.start_offset, stored.end_offset) == (self.start, self.end)
+        assert stored.size == self.log.size
+        assert list(map(_bytes, stored.batches())) == [row.data for row in self.kept()]
+        last = [info.base_offset for info in stored.last_batches(1)]
+        assert last == [row.base_offset for row in self.kept()[-1:]]
+        stored.close()
+        assert _content(self.directory) == before, "nothing is written"
 
     def check(self) -> None:
         """What is true at any time."""

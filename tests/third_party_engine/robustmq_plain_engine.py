@@ -7,14 +7,22 @@ file until the partition is deleted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
 from robustmq.errors import BrokerError
 from robustmq.storage.disk import Disk
-from robustmq.storage.engine import PartitionLog, PartitionSettings, ReadResult
+from robustmq.storage.engine import (
+    PartitionLog,
+    PartitionSettings,
+    ReadResult,
+    StoredPartition,
+    Unsound,
+)
 
 
 class Row(NamedTuple):
@@ -79,10 +87,10 @@ class PlainPartition:
         if end_offset >= self.end_offset:
             return
         while self._rows and self._rows[-1].next_offset > end_offset:
-            self._size = self._rows.pop().position
+            gone = self._rows.pop()
+            self._size, end_offset = gone.position, min(end_offset, gone.info.base_offset)
             self._disk.truncate(self._file, self._size)
-        last = self._rows[-1].next_offset if self._rows else self.start_offset
-        self.end_offset = self.high_watermark = last
+        self.end_offset = self.high_watermark = end_offset
         self._keep_bounds()
 
     def append(self, batch: bytearray, leader_epoch: int) -> int:
@@ -232,3 +240,51 @@ class PlainPartition:
 def open_partition(directory: str, disk: Disk, settings: PartitionSettings) -> PartitionLog:
     """What the entry point names."""
     return PlainPartition(directory, disk, settings)
+
+
+class StoredPlain:
+    """What operators' commands see of a partition: its file as it is now."""
+
+    def __init__(self, directory: str) -> None:
+        path = Path(directory)
+        if not path.is_dir():
+            raise FileNotFoundError(directory)
+        bounds = _content(path / "start")
+        self.start_offset = int.from_bytes(bounds[:8], "big")
+        self.end_offset = int.from_bytes(bounds[8:], "big")
+        self._data = _content(path / "batches")
+        self._infos: list[tuple[int, BatchInfo]] = []
+        self._behind = 0
+        try:
+            for begin, info in batches.headers(self._data, 0, len(self._data), False):
+                self._behind = begin + info.length
+                following = info.base_offset + info.last_offset_delta + 1
+                self.end_offset = max(self.end_offset, following)
+                if following > self.start_offset:
+                    self._infos.append((begin, info))
+        except BrokerError:
+            pass
+        self.size = sum(info.length for _, info in self._infos)
+
+    def last_batches(self, max_bytes: int) -> Iterable[BatchInfo]:
+        """The last one."""
+        return [info for _, info in self._infos[-1:]]
+
+    def batches(self) -> Iterator[bytes | Unsound]:
+        """One after the other."""
+        for begin, info in self._infos:
+            yield self._data[begin : begin + info.length]
+        if self._behind < len(self._data):
+            yield Unsound("no batch follows", self.end_offset)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if os.path.exists(path) else b""
+
+
+def open_stored(directory: str) -> StoredPartition:
+    """What the entry point of the second group names."""
+    return StoredPlain(directory)
