@@ -204,15 +204,12 @@ def declared_sizes(files: Files, fits: Callable[[str], bool]) -> list[SizeRow]:
 
 def _engine_sizes(partition: EnginePartition) -> tuple[int, int, int, int, int]:
     """Bytes, records, first and next offset, last time of a partition in another engine."""
-    try:
-        with opened(partition) as stored:
-            if stored is None:
-                return partition.size, -1, -1, -1, -1
+    with contextlib.suppress(BrokerError, FileNotFoundError), opened(partition) as stored:
+        if stored is not None:
             first, following = stored.start_offset, stored.end_offset
             last_ms = max((info.max_timestamp for info in stored.last_batches(1)), default=-1)
             return stored.size, following - first, first, following, last_ms
-    except (BrokerError, FileNotFoundError):
-        return partition.size, -1, -1, -1, -1
+    return partition.size, -1, -1, -1, -1
 
 
 def sorted_rows(rows: list[SizeRow], by: str, limit: int) -> list[SizeRow]:

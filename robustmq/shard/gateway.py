@@ -190,10 +190,9 @@ class KafkaGateway(Directory):
             return self._logs.produce(
                 topic, partition, batch, acks, info, transactional_id, transactions
             )
-        if self._refusals:
-            refused = self._refusals.behind(topic, partition, info)
-            if refused is not None:
-                return resolved(refused)
+        refused = self._refusals.behind(topic, partition, info)
+        if refused is not None:
+            return resolved(refused)
         call = wire.ProduceCall(
             topic, partition, batch, acks, transactional_id, transactions, info.headers
         )
@@ -204,12 +203,12 @@ class KafkaGateway(Directory):
     ) -> ProduceResult:
         """The owner's answer. When it went away with it, nobody knows if it took the batch."""
         try:
-            result = msgspec.convert(await promise, ProduceResult)
+            result: ProduceResult = await self._converted(promise, ProduceResult)
         except BrokerError as error:
             result = ProduceResult(error.fault.kafka, message=error.detail or None)
             self._refusals.refused(topic, partition, info, result)
             raise
-        if self._refusals and not result.error:
+        if not result.error:
             self._refusals.taken(topic, partition, info)
         return result
 

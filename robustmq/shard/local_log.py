@@ -112,9 +112,11 @@ class LocalLogs:
         shard = self._placement.shard(topic, partition)
         store = self._stores.get(shard)
         if store is None:
-            return self._refused(topic, partition, info, KafkaCode.NOT_LEADER_OR_FOLLOWER)
+            code = KafkaCode.NOT_LEADER_OR_FOLLOWER
+            return resolved(self._refused(topic, partition, info, code))
         if not self._is_here(store, topic, partition):
-            return self._refused(topic, partition, info, KafkaCode.UNKNOWN_TOPIC_OR_PARTITION)
+            code = KafkaCode.UNKNOWN_TOPIC_OR_PARTITION
+            return resolved(self._refused(topic, partition, info, code))
         limit = self._placement.max_message_bytes.get(topic, self.max_message_bytes)
         if len(batch) > limit:
             return resolved(
@@ -136,10 +138,10 @@ class LocalLogs:
 
     def _refused(
         self, topic: bytes, partition: int, info: BatchInfo, error: int, message: str | None = None
-    ) -> Promise[ProduceResult]:
+    ) -> ProduceResult:
         """A batch is not taken; what follows it is not, either, if its producer sends it again."""
         result = ProduceResult(error, message=message)
-        return resolved(self._refusals.refused(topic, partition, info, result))
+        return self._refusals.refused(topic, partition, info, result)
 
     def _verified(
         self,
@@ -159,13 +161,13 @@ class LocalLogs:
         def go(error: int) -> None:
             if error:
                 code, message = produce_error(error, transactions)
-                done.resolve(self._refused(topic, partition, info, code, message).result())
+                done.resolve(self._refused(topic, partition, info, code, message))
                 return
             shard = self._placement.shard(topic, partition)
             store = self._stores[shard]
             if not self._is_here(store, topic, partition):
                 code = KafkaCode.UNKNOWN_TOPIC_OR_PARTITION
-                done.resolve(self._refused(topic, partition, info, code).result())
+                done.resolve(self._refused(topic, partition, info, code))
                 return
             table = self.producers.table(topic, partition)
             strict = transactions >= ADDS
@@ -206,7 +208,7 @@ class LocalLogs:
     ) -> Promise[ProduceResult]:
         """Append a batch of a producer with an id, if its turn has come."""
         verdict = table.check(info, strict)
-        if self._refusals and verdict.repeated is None:
+        if verdict.repeated is None:
             refused = self._refusals.behind(topic, partition, info)
             if refused is not None:
                 return resolved(refused)
@@ -271,11 +273,10 @@ class LocalLogs:
             )
         except BrokerError as error:
             code, message = error.fault.kafka, error.detail or None
-            return self._refused(topic, partition, info, code, message)
+            return resolved(self._refused(topic, partition, info, code, message))
         result = ProduceResult(0, base_offset, appended_ms, self._start(store, topic, partition))
         if table is not None:
-            if self._refusals:
-                self._refusals.taken(topic, partition, info)
+            self._refusals.taken(topic, partition, info)
             table.record(info, base_offset, self._wall_ms())
             compacted = topic in self._placement.compacted
             if info.attributes & batches.TRANSACTIONAL and may_retain(batch, compacted):

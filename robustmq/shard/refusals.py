@@ -84,6 +84,8 @@ class Refusals:
 
     def behind(self, topic: bytes, partition: int, info: BatchInfo) -> ProduceResult | None:
         """The answer to a batch that follows one that was refused and is not here again."""
+        if not self._refused:
+            return None
         key = (topic, partition, info.producer_id)
         known = self._refused.get(key)
         if known is None:
@@ -95,6 +97,8 @@ class Refusals:
 
     def taken(self, topic: bytes, partition: int, info: BatchInfo) -> None:
         """A batch is in the log: if it is the one that was refused, what follows it is taken."""
+        if not self._refused:
+            return
         key = (topic, partition, info.producer_id)
         known = self._refused.get(key)
         if known is not None and (known.epoch, known.sequence) == (

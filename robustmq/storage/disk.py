@@ -506,10 +506,7 @@ def _write_all(file: int, buffers: list[Buffer], wait_for_room: Callable[[OSErro
                 raise
             wait_for_room(error)
             continue
-        while buffers and written >= len(buffers[0]):
-            written -= len(buffers.pop(0))
-        if buffers and written:
-            buffers[0] = memoryview(buffers[0])[written:]
+        buffers = _behind(buffers, written)
 
 
 class Crash(Exception):

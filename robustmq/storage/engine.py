@@ -18,6 +18,7 @@ of operators look into what it has stored: a function under the same name in the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -268,6 +269,7 @@ def engine(name: str) -> OpenPartition:
     return ENGINES[name]
 
 
+@cache
 def stored_opener(name: str) -> OpenStored | None:
     """The function that opens what an engine has stored in a directory; None where the engine does
     not say how, or is not installed here."""

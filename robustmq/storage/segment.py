@@ -216,7 +216,8 @@ class SegmentPartition:
         by_file: dict[str, list[Buffer]] = {}
         for file, batch, _ in rows:
             by_file.setdefault(file.path, []).append(batch)
-        written = WriteJob(by_file) if self._only_grows(changed) else self._whole_job(by_file)
+        only_grows = self._only_grows(changed)
+        written = WriteJob(by_file) if only_grows else self._whole_job(by_file, changed)
         self._writing_to.append((self.end_offset, written))
         return written
 
@@ -232,10 +233,9 @@ class SegmentPartition:
         file = self.files[-1]
         return file.size - file.covered >= max(INDEX_EVERY_BYTES, file.size // 8)
 
-    def _whole_job(self, by_file: dict[str, list[Buffer]]) -> WriteJob:
+    def _whole_job(self, by_file: dict[str, list[Buffer]], changed: bool) -> WriteJob:
         settings = self._settings
         full = [file.path for file in self._unindexed] if settings.preallocate else []
-        changed = self._state_changed or bool(self._to_make)
         written = WriteJob(
             append=by_file,
             make_directory=not self._made,

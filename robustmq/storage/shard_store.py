@@ -321,7 +321,8 @@ class ShardStore:
         to; with `whole` all partitions."""
         pending = self.log.take_pending()
         end = self.log.end_position
-        first, partitions = self._write_partitions(sync or self._settings.sync)
+        sync = sync or self._settings.sync
+        first, partitions = self._write_partitions(sync)
         self.light.keep_names()
         changes = self._lookups.take()
         if changes:
@@ -332,7 +333,7 @@ class ShardStore:
             if changes:
                 kv.write(list(changes.items()))
 
-        stages = (first, *self._log_stages(pending, sync or self._settings.sync, whole, rest))
+        stages = (first, *self._log_stages(pending, sync, whole, rest))
         size = end - self._flushed_to
         self._flushed_to = end
         done = self._committer.submit(GroupedJob(self._disk, stages), size)

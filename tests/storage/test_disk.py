@@ -104,8 +104,7 @@ def test_what_is_mapped_is_bounded_and_goes_when_its_file_does(tmp_path: Path) -
 
 CUT_UNDER_A_MAP = """
 import sys
-from robustmq.storage import group_io
-from robustmq.storage.disk import SYNCS_AT_ONCE, Buffer, RealDisk
+from robustmq.storage.disk import SYNCS_AT_ONCE, RealDisk
 disk, path = RealDisk(), sys.argv[1]
 disk.append(path, [b"x" * 1_000_000])
 assert disk.view(path, 500_000, 10) == b"x" * 10

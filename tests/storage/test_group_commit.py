@@ -31,6 +31,14 @@ disk = RealDisk(max_open=200, wait_for_room=lambda error: wait_for_room(error))
 paths = [f"{where}/log/{number:03d}" for number in range(COUNT)]
 rows = [(path, [bytes(10), bytearray(b"abc"), memoryview(path.encode())[-3:]]) for path in paths]
 """
+FAILS = """
+try:
+    disk.commit(rows, where + "/log")
+except OSError as error:
+    assert error.errno == errno.EIO, error
+else:
+    raise AssertionError("it went on")
+"""
 SOURCE = Path(disk.__file__).with_name("group_io.py")
 KINDS = ("queue", "threads", "interpreted")
 
@@ -82,15 +90,7 @@ assert disk.syncs == len(paths)
 def test_one_fdatasync_of_a_group_that_fails_fails_the_commit(tmp_path: Path, kind: str) -> None:
     files = FaultyFiles(tmp_path)
     files.set(SYNC, "/log/004", errno.EIO)
-    script = """
-try:
-    disk.commit(rows, where + "/log")
-except OSError as error:
-    assert error.errno == errno.EIO, error
-else:
-    raise AssertionError("it went on")
-assert disk.is_unsynced(paths[4])
-"""
+    script = FAILS + "assert disk.is_unsynced(paths[4])"
     run(files, tmp_path, kind, script)
     assert files.hits() == 1
     assert str(tmp_path / "log" / "004") not in files.synced()
@@ -102,15 +102,7 @@ def test_a_write_of_a_group_that_fails_fails_the_commit_and_nothing_is_synced(
 ) -> None:
     files = FaultyFiles(tmp_path)
     files.set(WRITE, "/log/004", errno.EIO)
-    script = """
-try:
-    disk.commit(rows, where + "/log")
-except OSError as error:
-    assert error.errno == errno.EIO, error
-else:
-    raise AssertionError("it went on")
-assert all(map(disk.is_unsynced, paths))
-"""
+    script = FAILS + "assert all(map(disk.is_unsynced, paths))"
     run(files, tmp_path, kind, script)
     assert not files.journal.read_text()
     sizes = [path.stat().st_size for path in sorted((tmp_path / "log").iterdir())]

@@ -206,15 +206,23 @@ class Puts(MemoryDisk):
         super().put(path, data)
 
 
-def test_the_index_of_a_full_segment_file_is_written_once_where_turns_are_synced() -> None:
-    machine = Machine(StoreSettings(sync=True))
+SMALL_FILES = PartitionSettings(segment_bytes=300)
+
+
+def twenty_turns(sync: bool) -> tuple[Machine, Puts, PartitionLog]:
+    """Of one batch each, in small segment files."""
+    machine = Machine(StoreSettings(sync=sync))
     machine.disk = disk = Puts()
     machine.open()
-    settings = PartitionSettings(segment_bytes=300)
-    log = machine.store.open_partition("topic-0", "segment", settings)
+    log = machine.store.open_partition("topic-0", "segment", SMALL_FILES)
     for number in range(20):
         machine.store.append_partition(log, bytearray(batch(b"%d" % number)))
         machine.commit()
+    return machine, disk, log
+
+
+def test_the_index_of_a_full_segment_file_is_written_once_where_turns_are_synced() -> None:
+    machine, disk, log = twenty_turns(sync=True)
     log.retain(NOW_MS)
     machine.store.append_partition(log, bytearray(batch(b"last")))
     machine.commit()
@@ -222,19 +230,12 @@ def test_the_index_of_a_full_segment_file_is_written_once_where_turns_are_synced
     machine.lose_power(0)
     disk.puts.clear()
     machine.store.note_end("topic-0", 21)
-    log = machine.store.open_partition("topic-0", "segment", settings)
+    log = machine.store.open_partition("topic-0", "segment", SMALL_FILES)
     assert log.end_offset == 21 and not disk.puts, "it is believed after a loss of power"
 
 
 def test_the_index_of_a_full_segment_file_that_is_synced_by_and_by_is_written_once() -> None:
-    machine = Machine(StoreSettings(sync=False))
-    machine.disk = disk = Puts()
-    machine.open()
-    settings = PartitionSettings(segment_bytes=300)
-    log = machine.store.open_partition("topic-0", "segment", settings)
-    for number in range(20):
-        machine.store.append_partition(log, bytearray(batch(b"%d" % number)))
-        machine.commit()
+    machine, disk, log = twenty_turns(sync=False)
     # Retention sees them twice: the oldest go with each commit.
     for number in range(20, 40):
         log.retain(NOW_MS)
