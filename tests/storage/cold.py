@@ -89,8 +89,9 @@ class Loop:
         """Run what is ready."""
         while not self._ready.empty():
             self._ready.get()()
-        due = [run for when, run in self._later if when <= self.now_ms()]
-        self._later = [row for row in self._later if row[0] > self.now_ms()]
+        now_ms = self.now_ms()
+        due = [run for when, run in self._later if when <= now_ms]
+        self._later = [row for row in self._later if row[0] > now_ms]
         for run in due:
             run()
 
