@@ -20,6 +20,7 @@ from robustmq.tiering_settings import TieringSettings
 from tests.broker import BrokerProcess, until
 from tests.faults.tiering import (
     PATIENCE_S,
+    SEGMENT_BYTES,
     admin,
     check_store,
     consume,
@@ -223,6 +224,33 @@ def test_a_store_that_is_away_holds_nobody_up(tmp_path: Path) -> None:
             wait_uploaded(broker, 5)
             assert [number for _, number in consume(broker, "t")] == list(range(300))
             assert check_store(opened(server, url)) == uploaded(broker)
+
+
+def test_uploads_take_no_more_of_the_network_than_they_may(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    rate, uploads = 1_000_000, 2
+    settings = s3_server.settings(s3_server.fresh_url()) | {
+        "STORAGE__TIERING__UPLOADS": str(uploads),
+        "STORAGE__TIERING__UPLOAD_BYTES_PER_SECOND": str(rate),
+    }
+    with BrokerProcess(tmp_path, 1, **settings) as broker:
+        make_topic(broker, "t", 2)
+        begin = time.monotonic()
+        for partition in range(2):
+            produce(broker, "t", range(200), partition)
+        done = 0
+
+        def all_there() -> bool:
+            nonlocal done
+            done = broker.metric("robustmq_storage_tier_bytes_uploaded_total")
+            allowed = rate * (time.monotonic() - begin) + uploads * SEGMENT_BYTES
+            assert done <= allowed, "what is on its way when the bound is met may end"
+            return uploaded(broker) >= 6 and not lag(broker)
+
+        until(all_there, PATIENCE_S, "the last upload")
+        assert time.monotonic() - begin > (done - uploads * SEGMENT_BYTES) / rate
+        assert [number for _, number in consume(broker, "t")] == list(range(200))
 
 
 def test_what_is_deleted_leaves_the_store(tmp_path: Path) -> None:
