@@ -297,9 +297,10 @@ class World:
         settings: Settings | None = None,
         cleaned: bool = False,
         tier: Callable[[World, int, int], TierAround] | None = None,
+        disk: Callable[[], MemoryDisk] = MemoryDisk,
     ) -> None:
         """`cleaned`: the logs of shards are small files, and cleaned all the time. `tier` gives a
-        worker, in each of its lives, its object store."""
+        worker, in each of its lives, its object store; `disk` makes what a worker writes to."""
         self._tier = tier
         self.cleaned = cleaned
         self.scheduler = Scheduler(seed)
@@ -308,7 +309,7 @@ class World:
         self.worker_count = workers
         shards = self.settings.node.shards
         self.cluster = SimCluster(shards, workers)
-        self.disks = [MemoryDisk() for _ in range(workers)]
+        self.disks = [disk() for _ in range(workers)]
         self.kvs: dict[int, MemoryKeyValue] = {shard: MemoryKeyValue() for shard in range(shards)}
         self.brokers: list[Broker | None] = [None] * workers
         self.incarnations = [0] * workers
