@@ -6,16 +6,16 @@ ask again then, and `failure` says why not. `ahead` does the same for what will 
 far as there is room. Nothing here knows what the objects hold.
 
 - One flight: a block that is on its way is not asked for again, however many want it.
-- A block that nobody has looked at yet stands apart from the others and is not evicted by them, so
-  that what was wanted is there when its reader comes back. What stands apart is bounded by
-  `prefetch_bytes`; the oldest then takes its chance with the rest.
+- What was wanted is there when its reader comes back (`block_memory` says how that is bounded).
 - Memory and folder both evict by S3-FIFO (`s3_fifo`), so a long scan does not push out what is
   asked for again and again.
 - The folder is written behind the readers' backs, by one thread; when that does not keep up, blocks
   are left out. So a store that is faster than the disk is not slowed down by it.
 
 Memory is bounded by `memory_bytes` + `prefetch_bytes`, what waits to be written by `_WRITING_BYTES`
-more. All state belongs to the loop; the threads of the tier read, write, and hand back.
+more, with all of the answers of which a part waits; beside that there are what is on its way,
+`get_bytes` a thread, and a few free buffers. All state belongs to the loop; the threads of the tier
+read, write, and hand back.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from robustmq.storage.block_fetcher import (
     Outcome,
     StoreDownError,
 )
-from robustmq.storage.cache_folder import BlockBuffer, BufferPool, CacheFolder, file_size
+from robustmq.storage.block_memory import Answer, Block, BlockMemory, Piece
+from robustmq.storage.cache_folder import BufferPool, CacheFolder, file_size
 from robustmq.storage.object_store import ObjectStore
 from robustmq.storage.s3_fifo import S3Fifo
 from robustmq.storage.tier_threads import TierThreads
@@ -42,9 +43,6 @@ from robustmq.storage.tier_threads import TierThreads
 FAILED_MS = 500
 """So long what failed is not asked for again."""
 MAX_FAILURES = 4096
-UNUSED_MS = 2_000
-"""A block that was fetched ahead and not looked at for so long makes room for others of its kind.
-"""
 WRITE_PAUSE_MS = 10_000
 """The folder's disk failed: no block is written for so long."""
 WRITE_REST = 7
@@ -73,23 +71,6 @@ class CacheSettings(msgspec.Struct, frozen=True):
     """One of them is for what somebody waits for."""
 
 
-class Block:
-    """Some bytes of an object, in memory. What is checked or made of them once stays with them."""
-
-    __slots__ = ("ahead", "buffer", "checked", "data", "origin", "parsed", "used")
-
-    def __init__(self, buffer: BlockBuffer, origin: str, ahead: bool) -> None:
-        self.buffer = buffer
-        self.data = buffer.data
-        self.origin = origin
-        """Where it came from, until it is used for the first time; then it is memory."""
-        self.ahead = ahead
-        self.used = False
-        self.checked = (0, 0)
-        """The area that its user has found sound."""
-        self.parsed: object = None
-
-
 class _Failure(msgspec.Struct, frozen=True, gc=False):
     error: Exception
     until_ms: int
@@ -115,16 +96,13 @@ class BlockCache:
         self._now_us = now_us
         self._count = count
         self._log = log
-        self._pool = BufferPool(settings.block_bytes, FREE_BUFFERS)
-        self._folder = None
-        if settings.directory:
-            self._folder = CacheFolder(settings.directory, self._pool)
+        pool = BufferPool(settings.block_bytes, FREE_BUFFERS)
+        self._folder = CacheFolder(settings.directory, pool) if settings.directory else None
         self._threads = TierThreads("tier", settings.threads, notify)
         self._writer = TierThreads("tier-cache", 1, notify)
         self._fetcher = BlockFetcher(
             store,
             self._folder,
-            self._pool,
             settings.block_bytes,
             self._threads,
             later,
@@ -135,12 +113,9 @@ class BlockCache:
             self._landed,
             self._on_disk_no_more,
         )
-        self._blocks: dict[int, Block] = {}
-        self._order = S3Fifo(settings.memory_bytes)
-        # Blocks that nobody has looked at: when they came. They are not in `_order`.
-        self._fresh: OrderedDict[int, int] = OrderedDict()
-        self._fresh_bytes = 0
-        self._ahead_blocks = 0
+        self._memory = BlockMemory(
+            settings.memory_bytes, settings.prefetch_bytes, pool, now_ms, count
+        )
         self._on_disk = S3Fifo(settings.disk_bytes)
         self._writing: dict[int, int] = {}
         self._writing_bytes = 0
@@ -179,8 +154,8 @@ class BlockCache:
 
     @property
     def memory_bytes(self) -> int:
-        """What is held in memory."""
-        return self._order.size + self._fresh_bytes
+        """What is held in memory, by blocks here and by readers who are not done with them."""
+        return self._memory.held_bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -199,21 +174,16 @@ class BlockCache:
 
     # -- asking ------------------------------------------------------------------------------------
 
-    def block(self, source: CachedObject, number: int) -> Block | None:
-        """A block if it is in memory."""
-        key = source.key + number
-        block = self._blocks.get(key)
-        if block is None:
-            return None
-        if block.used:
-            block.origin = "memory"
-            if key in self._order:
-                self._order.hit(key)
-        else:
-            block.used = True
-            self._take_in(key)
-        self._count_read(block.origin)
+    def block(self, source: CachedObject, number: int, goes_on: bool = False) -> Block | None:
+        """A block if it is in memory; `goes_on`: for who has looked at it right before."""
+        block = self._memory.use(source.key + number, goes_on)
+        if block is not None:
+            self._count_read(block.origin)
         return block
+
+    def asked_again(self, source: CachedObject, number: int) -> None:
+        """Who looks at a block that is in memory does not go on there."""
+        self._memory.hit(source.key + number)
 
     def _count_read(self, origin: str) -> None:
         if origin == "memory":
@@ -225,7 +195,7 @@ class BlockCache:
 
     def has(self, source: CachedObject, number: int) -> bool:
         """Is a block in memory? This does not count as using it."""
-        return source.key + number in self._blocks
+        return source.key + number in self._memory
 
     def failure(self, source: CachedObject, number: int) -> Exception | None:
         """Why a block could not be had a moment ago; None: nothing is known against it."""
@@ -268,21 +238,13 @@ class BlockCache:
         most = self.settings.prefetch_bytes // self.settings.block_bytes
         last = min(last, first + most - 1)
         number = first
-        while number <= last and self._has_room_ahead(most):
-            stop = min(last, number + most - self._ahead_blocks - 1)
+        memory = self._memory
+        while number <= last and memory.has_room_ahead(most):
+            stop = min(last, number + most - memory.ahead_blocks - 1)
             self._flights_for(source, number, stop, reader, False)
             number = stop + 1
         self._fetcher.go_on()
         return number
-
-    def _has_room_ahead(self, most: int) -> bool:
-        """Is there room for a block that is fetched ahead? Those that nobody came for make some."""
-        while self._ahead_blocks >= most and self._fresh:
-            key, came_ms = next(iter(self._fresh.items()))
-            if self._now_ms() - came_ms < UNUSED_MS:
-                return False
-            self._take_in(key)
-        return self._ahead_blocks < most
 
     def served(self, size: int) -> None:
         """So many bytes of blocks were given to a reader."""
@@ -292,9 +254,7 @@ class BlockCache:
         """What a block says is wrong: it is fetched anew when it is wanted again."""
         key = source.key + number
         self._count("storage_tier_damaged_blocks", 1)
-        self._leave_fresh(key)
-        self._order.remove(key)
-        self._blocks.pop(key, None)
+        self._memory.remove(key)
         if key in self._on_disk:
             self._on_disk.remove(key)
             self._remove([key])
@@ -308,10 +268,11 @@ class BlockCache:
         flights: dict[Flight, None] = {}
         begun: list[Flight] = []
         now_ms = self._now_ms()
-        most = max(self.settings.get_bytes // self.settings.block_bytes, 1)
+        bounds = self.settings
+        most = max(min(bounds.get_bytes, bounds.prefetch_bytes) // bounds.block_bytes, 1)
         for number in range(first, last + 1):
             key = source.key + number
-            if key in self._blocks:
+            if key in self._memory:
                 continue
             flight = self._flights.get(key)
             if flight is None:
@@ -330,7 +291,7 @@ class BlockCache:
                     flight = before
                     flight.count += 1
                 self._flights[key] = flight
-                self._ahead_blocks += flight.ahead
+                self._memory.ahead_blocks += flight.ahead
             flight.wanted_ms = now_ms
             flights[flight] = None
         for flight in begun:
@@ -344,70 +305,63 @@ class BlockCache:
         if isinstance(outcome, Exception):
             for key in flight.block_keys():
                 del self._flights[key]
-                self._ahead_blocks -= flight.ahead
+                self._memory.ahead_blocks -= flight.ahead
                 if flight.wanted:
                     self._failures[key] = _Failure(outcome, now_ms + FAILED_MS)
             while len(self._failures) > MAX_FAILURES:
                 self._failures.popitem(last=False)
         else:
             origin = "folder" if flight.from_folder else "store"
-            size = sum(buffer.length for buffer in outcome)
+            size = sum(len(piece.data) for piece in outcome)
             if flight.from_folder:
                 self._count("storage_tier_bytes_disk", size)
             else:
                 self._count("storage_tier_bytes_store", size)
-            for key, buffer in zip(flight.block_keys(), outcome, strict=True):
+            for key, piece in zip(flight.block_keys(), outcome, strict=True):
                 del self._flights[key]
-                self._blocks[key] = Block(buffer, origin, flight.ahead)
-                self._fresh[key] = now_ms
-                self._fresh_bytes += buffer.length
-                if not flight.from_folder:
-                    self._keep(key, flight.source.name, buffer)
-            while self._fresh_bytes > self.settings.prefetch_bytes:
-                self._take_in(next(iter(self._fresh)))
+                self._memory.add(key, Block(piece, origin, flight.ahead))
+            if not flight.from_folder:
+                self._keep(flight, outcome)
+            self._memory.added()
         waiters, flight.waiters = flight.waiters, []
         for waiter in waiters:
             waiter()
 
-    # -- memory ------------------------------------------------------------------------------------
-
-    def _leave_fresh(self, key: int) -> None:
-        if self._fresh.pop(key, None) is not None:
-            block = self._blocks[key]
-            self._fresh_bytes -= len(block.data)
-            self._ahead_blocks -= block.ahead
-
-    def _take_in(self, key: int) -> None:
-        """A block that stood apart joins the others, and some of those go."""
-        if key not in self._fresh:
-            return
-        self._leave_fresh(key)
-        for gone in self._order.add(key, len(self._blocks[key].data)):
-            block = self._blocks.pop(gone)
-            self._pool.give(block.buffer)
-            self._count("storage_tier_evictions_memory", 1)
-            if block.ahead and not block.used:
-                self._count("storage_tier_prefetch_wasted_bytes", len(block.data))
-
     # -- the folder --------------------------------------------------------------------------------
 
-    def _keep(self, key: int, name: bytes, buffer: BlockBuffer) -> None:
-        """Have a block written to the folder, if there is one and its disk keeps up."""
-        folder = self._folder
-        if folder is None or key in self._on_disk or not buffer.length:
+    def _keep(self, flight: Flight, pieces: list[Piece]) -> None:
+        """Have the blocks of an answer written to the folder, if there is one and its disk keeps
+        up."""
+        answer = pieces[0].memory
+        assert isinstance(answer, Answer), "what is kept came from the store"
+        if self._folder is None or self._now_ms() < self._no_writes_until_ms:
             return
-        size = file_size(buffer.length)
-        if size > self._on_disk.capacity or self._now_ms() < self._no_writes_until_ms:
-            return
-        if self._writing_bytes + size > _WRITING_BYTES:
-            self._count("storage_tier_disk_writes_skipped", 1)
-            return
-        self._remove(self._on_disk.add(key, size))
+        rows = [
+            (key, piece.data)
+            for key, piece in zip(flight.block_keys(), pieces, strict=True)
+            if piece.data
+            and key not in self._on_disk
+            and file_size(len(piece.data)) <= self._on_disk.capacity
+        ]
+        # One block that waits pins the answer, and the others cost nothing more.
+        if self._writing_bytes + answer.size > _WRITING_BYTES:
+            self._count("storage_tier_disk_writes_skipped", len(rows))
+        elif rows:
+            self._writing_bytes += answer.size
+            for key, data in rows:
+                self._write(self._folder, key, flight.source.name, data, answer)
+
+    def _write(
+        self, folder: CacheFolder, key: int, name: bytes, data: memoryview, answer: Answer
+    ) -> None:
+        self._remove(self._on_disk.add(key, file_size(len(data))))
         self._writing[key] = self._writing.get(key, 0) + 1
-        self._writing_bytes += size
+        answer.writes += 1
 
         def done(error: Exception | None) -> None:
-            self._writing_bytes -= size
+            answer.writes -= 1
+            if not answer.writes:
+                self._writing_bytes -= answer.size
             self._writing[key] -= 1
             if not self._writing[key]:
                 del self._writing[key]
@@ -415,11 +369,9 @@ class BlockCache:
                 self._on_disk.remove(key)
                 self._disk_failed(error)
 
-        whole, length = buffer.whole, buffer.length
-
         def job() -> None:
             begin_us = self._now_us()
-            folder.write(key, name, whole, length)
+            folder.write(key, name, data)
             if self._fetcher.in_flight:
                 time.sleep(min(WRITE_REST * (self._now_us() - begin_us) / 1e6, WRITE_REST_MAX_S))
 

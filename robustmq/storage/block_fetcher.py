@@ -14,7 +14,8 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
-from robustmq.storage.cache_folder import NUMBER_BITS, BlockBuffer, BufferPool, CacheFolder
+from robustmq.storage.block_memory import Answer, Piece
+from robustmq.storage.cache_folder import NUMBER_BITS, BlockBuffer, CacheFolder
 from robustmq.storage.circuit_breaker import CircuitBreaker
 from robustmq.storage.object_store import (
     ObjectMissingError,
@@ -104,11 +105,11 @@ class Flight:
         return range(first, first + self.count)
 
 
-Outcome = list[BlockBuffer] | Exception
+Outcome = list[Piece] | Exception
 
 
 class _Got(NamedTuple):
-    blocks: list[BlockBuffer]
+    pieces: list[Piece]
     took_us: int
 
 
@@ -147,7 +148,6 @@ class BlockFetcher:
         self,
         store: ObjectStore,
         folder: CacheFolder | None,
-        pool: BufferPool,
         block_bytes: int,
         threads: TierThreads,
         later: Callable[[int, Callable[[], None]], object],
@@ -162,7 +162,6 @@ class BlockFetcher:
         for there in vain."""
         self._store = store
         self._folder = folder
-        self._pool = pool
         self._block_bytes = block_bytes
         self._threads = threads
         self._later = later
@@ -267,21 +266,16 @@ class BlockFetcher:
         begin_us = self._now_us()
         data = self._store.get_range(flight.source.path, flight.first * size, flight.count * size)
         took_us = self._now_us() - begin_us
-        blocks = []
-        # Each has memory of its own, so that one can go without the others.
-        for begin in range(0, flight.count * size, size):
-            part = data[begin : begin + size]
-            block = self._pool.take(len(part))
-            block.data[:] = part
-            blocks.append(block)
-        return _Got(blocks, took_us)
+        answer = Answer(data)
+        begins = range(0, flight.count * size, size)
+        return _Got([Piece(data[begin : begin + size], answer) for begin in begins], took_us)
 
     # -- back on the loop --------------------------------------------------------------------------
 
     def _has_read(self, flight: Flight, got: BlockBuffer | Exception | None) -> None:
         del self._running[flight]
         if isinstance(got, BlockBuffer):
-            self._landed(flight, [got])
+            self._landed(flight, [Piece(got.data, got)])
         else:
             if isinstance(got, Exception):
                 self._count("storage_tier_disk_errors", 1)
@@ -296,7 +290,7 @@ class BlockFetcher:
         if isinstance(got, _Got):
             self._note_time(got.took_us)
             self._answered()
-            self._landed(flight, got.blocks)
+            self._landed(flight, got.pieces)
         elif isinstance(got, ObjectMissingError):
             self._answered()
             self._landed(flight, got)

@@ -26,8 +26,9 @@ from crc32c import crc32c
 
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.promises import Promise
-from robustmq.storage.block_cache import Block, BlockCache
+from robustmq.storage.block_cache import BlockCache
 from robustmq.storage.block_fetcher import CachedObject
+from robustmq.storage.block_memory import Block
 from robustmq.storage.cold_index import ColdIndex, index_size, parse
 from robustmq.storage.cold_segments import ColdSegment, ColdSegments
 from robustmq.storage.engine import ReadResult
@@ -77,11 +78,12 @@ class _Batch(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Stream(msgspec.Struct):
-    """A reader that goes on: how far ahead of it is fetched, in blocks, and up to which block (not
-    included) that was done."""
+    """A reader that goes on: how far ahead of it is fetched, in blocks, up to which block (not
+    included) that was done, and at which position it stopped."""
 
     window: int = 0
     fetched: int = 0
+    stopped: int = -1
 
 
 class _Segment:
@@ -94,17 +96,27 @@ class _Segment:
         self._cache = cache
         self._size = cache.settings.block_bytes
         self._blocks: dict[int, Block] = {}
+        self.stopped = -1
+        """Where somebody stopped that may be this reader, who has looked at that block then."""
         self._checks_left = CHECKED_AT_ONCE
 
     def block(self, number: int) -> Block:
         """A block, which is in memory."""
         block = self._blocks.get(number)
         if block is None:
-            block = self._cache.block(self.source, number)
+            goes_on = number * self._size <= self.stopped
+            block = self._cache.block(self.source, number, goes_on)
             if block is None:
                 raise _NotHere(self.source, number, number)
             self._blocks[number] = block
         return block
+
+    def begins_at(self, position: int) -> None:
+        """It is known where the reader begins: before the other stopped, so it is another."""
+        if position < self.stopped:
+            for number in self._blocks:
+                self._cache.asked_again(self.source, number)
+            self.stopped = -1
 
     def area(self, begin: int, end: int) -> bytes | memoryview:
         """Bytes of the segment; joined where they cross from one block into the next."""
@@ -345,11 +357,13 @@ class ColdReader:
         at = bisect_right(view.rows.offsets, offset) - 1
         position = view.rows.positions[max(at, 0)]
         stream = self._stream(row, position)
+        view.stopped = stream.stopped
         try:
             first = self._first(view, position, offset)
             if first is None or first.base_offset >= end:
                 return []
             position = first.begin
+            view.begins_at(position)
             view.area(first.begin, first.end)
             stop = self._stop(view, first, max_bytes, end)
             found = view.pieces(first.begin, stop)
@@ -492,6 +506,7 @@ class ColdReader:
 
     def _keep_stream(self, row: int, position: int, stream: _Stream) -> None:
         block = position // self._cache.settings.block_bytes
+        stream.stopped = position
         self._streams[self._cold[row].base_offset, block] = stream
         if len(self._streams) > MAX_STREAMS:
             self._streams.popitem(last=False)

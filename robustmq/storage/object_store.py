@@ -45,8 +45,8 @@ class ObjectStore(Protocol):
         ...
 
     def get_range(self, path: str, start: int, length: int) -> memoryview:
-        """Bytes of an object; fewer at its end. Raises ObjectMissingError, also when it has none
-        there."""
+        """Bytes of an object, in memory that nobody else has; fewer at its end. Raises
+        ObjectMissingError, also when it has none there."""
         ...
 
     def list(self, prefix: str, after: str = "") -> Sequence[tuple[str, int]]:

@@ -60,7 +60,7 @@ class S3Fifo:
         returns = key in self._ghosts
         self._ghosts.pop(key, None)
         while self.size + size > self.capacity:
-            gone.append(self._make_way())
+            gone.append(self.make_way())
         if known or returns:
             self._main[key] = size
         else:
@@ -80,9 +80,23 @@ class S3Fifo:
         self._frequency.pop(key, None)
         self._ghosts.pop(key, None)
 
-    def _make_way(self) -> int:
-        """One key goes. Each step takes one turn off a frequency or moves a key on, so this ends;
-        a step costs the same however much is in."""
+    def stays(self, key: int) -> bool:
+        """Was a key that is in asked for again, now or when it was in before?"""
+        return key in self._main or key in self._frequency
+
+    def evict(self, key: int) -> None:
+        """A key that is in goes before its turn; its name stays."""
+        self.remove(key)
+        self._remember(key)
+
+    def _remember(self, key: int) -> None:
+        self._ghosts[key] = None
+        while len(self._ghosts) > len(self) + 1:
+            self._ghosts.popitem(last=False)
+
+    def make_way(self) -> int:
+        """One key goes, of those that are in. Each step takes one turn off a frequency or moves a
+        key on, so this ends; a step costs the same however much is in."""
         while True:
             if self._small and (not self._main or self._small_size * SMALL_PART >= self.capacity):
                 key, size = self._small.popitem(last=False)
@@ -90,9 +104,7 @@ class S3Fifo:
                 if self._frequency.pop(key, 0):
                     self._main[key] = size
                     continue
-                self._ghosts[key] = None
-                while len(self._ghosts) > len(self) + 1:
-                    self._ghosts.popitem(last=False)
+                self._remember(key)
                 self.size -= size
                 return key
             key, size = self._main.popitem(last=False)

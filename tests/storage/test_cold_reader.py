@@ -106,6 +106,20 @@ def test_a_read_gives_views_of_blocks_and_joins_only_what_crosses_them(tmp_path:
     world.cache.close()
 
 
+def test_a_reader_that_goes_on_does_not_push_out_what_others_ask_for_again(tmp_path: Path) -> None:
+    """It looks at each block twice: where a read ends in it, and where the next one begins."""
+    world = World(tmp_path, [[5_000] * 40, [5_000] * 1_200])
+    for _ in range(4):
+        world.read(20)
+    hot = world.reader._object(world.partition.cold[0], LOG, 0)
+    offset, evicted = 40, world.loop.counted["storage_tier_evictions_memory"]
+    while offset < world.partition.end:
+        offset = world.offsets(world.read(offset, BLOCK))[-1] + 1
+    assert world.loop.counted["storage_tier_evictions_memory"] - evicted > 60
+    assert world.cache.has(hot, 20 * 5_000 // BLOCK)
+    world.cache.close()
+
+
 def test_of_many_small_batches_no_read_checks_more_than_some(tmp_path: Path) -> None:
     world = World(tmp_path, [[90] * 6_000])
     world.loop.wait(

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from robustmq.storage.s3_fifo import S3Fifo
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["use", "use", "use", "remove"]), st.integers(0, 30)), max_size=300
+    st.tuples(
+        st.sampled_from(["use", "use", "use", "remove", "evict", "make way"]), st.integers(0, 30)
+    ),
+    max_size=300,
 )
 
 
@@ -24,8 +27,16 @@ def test_what_is_in_is_what_came_and_did_not_go(
         if step == "remove":
             order.remove(key)
             model.pop(key, None)
+        elif step == "make way":
+            if model:
+                del model[order.make_way()]
         elif key in order:
-            order.hit(key)
+            if step == "evict":
+                order.evict(key)
+                del model[key]
+            else:
+                order.hit(key)
+                assert order.stays(key)
         else:
             size = data.draw(st.integers(1, 5))
             gone = order.add(key, size)
