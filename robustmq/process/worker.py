@@ -14,6 +14,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -461,7 +462,10 @@ class Worker:
         for store in self._broker.stores.values():
             store.close()
         unregistered = self._meta.propose(UnregisterWorker(context.worker_id, context.incarnation))
-        await _arrived(unregistered, 1.0)
+        # Meta may be gone before it answers, where all processes were told to end at once. It
+        # learns from the next incarnation then.
+        with suppress(TimeoutError):
+            await _arrived(unregistered, 1.0)
         self._meta.stop()
         await self._bus.close()
         log.info("worker stopped", worker=context.worker_id)

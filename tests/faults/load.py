@@ -113,7 +113,7 @@ class MqttPublisher(_Client):
         self._stopped = threading.Event()
         super().__init__(broker, name, MQTTProtocolVersion(version))
         self.client.on_publish = self._on_publish
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -222,7 +222,7 @@ class Roamer(MqttSubscriber):
         self._port = broker.mqtt
         self._choose = choose
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._roam, name=name)
+        self._thread = threading.Thread(target=self._roam, name=name, daemon=True)
         self._thread.start()
 
     def _roam(self) -> None:
@@ -261,7 +261,7 @@ class Mortal:
         self._port = broker.mqtt
         self._topic = topic
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mortal")
+        self._thread = threading.Thread(target=self._run, name="mortal", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -308,7 +308,7 @@ class KafkaReader:
         )
         self._consumer.subscribe([topic])
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=topic)
+        self._thread = threading.Thread(target=self._run, name=topic, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -358,7 +358,7 @@ class KafkaProducer:
             }
         )
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

@@ -3,6 +3,8 @@ profile."""
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
 import time
 from pathlib import Path
@@ -45,6 +47,25 @@ def test_sigterm_under_load_drains_within_ten_seconds_and_loses_nothing(tmp_path
         producer.finish()
         check(broker, publisher, subscriber)
         assert read_log(broker, "drained") == [producer.sent[0]]
+        subscriber.close()
+
+
+@pytest.mark.timeout(120)
+def test_sigterm_to_all_processes_at_once_is_a_clean_end_too(tmp_path: Path) -> None:
+    """As a service manager does it that knows of no order."""
+    with BrokerProcess(tmp_path, 2) as broker:
+        subscriber = MqttSubscriber(broker, "reader", {"e/+": 2}, 5)
+        publisher = MqttPublisher(broker, "writer", TOPICS, 2, 5)
+        for _ in range(2):
+            some = len(publisher.acked)
+            until(lambda some=some: len(publisher.acked) > some + 100)
+            for pid in broker.processes().values():
+                os.kill(pid, signal.SIGTERM)
+            assert broker.stop() == 0, "a clean end"
+            assert '"error"' not in broker.log
+            broker.start()
+        publisher.finish()
+        check(broker, publisher, subscriber)
         subscriber.close()
 
 
