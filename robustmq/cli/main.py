@@ -71,7 +71,7 @@ def config_path(given: str | None) -> Path | None:
 
 
 def topics(arguments: list[str]) -> int:
-    """Show how many messages of chosen topics came, went, and were dropped."""
+    """Say how topics are kept, change it, and count messages of some."""
     from robustmq.cli.topics import run_topics
 
     return run_topics(arguments)

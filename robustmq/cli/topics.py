@@ -32,11 +32,11 @@ OPTIONS = {
 
 
 def run_topics(arguments: list[str]) -> int:
-    """`robustmq topics`."""
-    if arguments and arguments[0] in VERBS:
-        about = "Topics that were declared, and how they are kept."
+    """`robustmq topics VERB`; without a verb, `metrics`."""
+    if arguments and (arguments[0] in VERBS or arguments[0] in HELP):
+        about = "Topics: how those that were declared are kept, and what was counted of some."
         return run_subject("topics", about, VERBS, arguments)
-    return run_single("topics", TOPICS, arguments)
+    return run_single("topics", VERBS["metrics"], arguments)
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,10 +134,14 @@ def _cells(row: TopicCount) -> tuple[object, ...]:
     )
 
 
-TOPICS = Verb(
-    "Messages of the topics that [[topic_metrics]] chooses: in, out, dropped.", no_arguments, _show
-)
+HELP = ("-h", "--help")
 VERBS = {
     "list": Verb("Topics that were declared: mode, engine, retention.", _list_arguments, _list),
     "set": Verb("Change how a topic is kept; it goes on meanwhile.", _set_arguments, _set),
+    "metrics": Verb(
+        "Messages of the topics that [[topic_metrics]] chooses: in, out, dropped. What it does"
+        " without a verb, too.",
+        no_arguments,
+        _show,
+    ),
 }

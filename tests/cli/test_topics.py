@@ -58,3 +58,9 @@ def test_topics_are_listed_and_set_while_the_broker_runs(tmp_path: Path) -> None
             code, said, told = robustmq("topics", "set", *asked, *node)
             assert code == 1 and why in told and not said, (asked, said, told)
         assert robustmq("topics", *node)[0] == 0, "the counters of [[topic_metrics]]"
+
+
+def test_the_help_of_topics_names_its_verbs() -> None:
+    code, said, _ = robustmq("topics", "--help")
+    assert code == 0
+    assert all(f"\n    {verb} " in said for verb in ("list", "set", "metrics"))
