@@ -16,28 +16,28 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.broker import until
-from tests.clients.building import CACHE, alone, make
+from tests.clients.building import BUILD_TIMEOUT_S, CACHE, alone, make
 
 VERSITYGW = "v1.8.0"
 ACCESS_KEY, SECRET_KEY = "tests", "tests-secret"
 
 
-def _versitygw() -> str | None:
-    """The program, built if need be; None without Go."""
+def program(timeout_s: float = BUILD_TIMEOUT_S) -> str | None:
+    """Versitygw's program, built if need be; None without Go."""
     folder = CACHE / f"versitygw-{VERSITYGW}"
-    program = folder / "versitygw"
-    if program.exists():
-        return str(program)
+    built = folder / "versitygw"
+    if built.exists():
+        return str(built)
     if shutil.which("go") is None:
         return None
     with alone("versitygw"):
-        if not program.exists():
+        if not built.exists():
             source = f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}"
             building = CACHE / f"versitygw-{VERSITYGW}.new"
             building.mkdir(exist_ok=True)
-            make("go", "install", source, folder=building, GOBIN=str(building))
+            make("go", "install", source, folder=building, timeout_s=timeout_s, GOBIN=str(building))
             building.rename(folder)
-    return str(program)
+    return str(built)
 
 
 class S3Server:
@@ -47,7 +47,7 @@ class S3Server:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._program = _versitygw()
+        self._program = program()
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]

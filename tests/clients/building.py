@@ -25,7 +25,9 @@ def needs(*programs: str) -> None:
             pytest.skip(f"needs {program}")
 
 
-def make(*command: str, folder: Path, **environment: str) -> None:
+def make(
+    *command: str, folder: Path, timeout_s: float = BUILD_TIMEOUT_S, **environment: str
+) -> None:
     """Fetch or compile something."""
     done = subprocess.run(
         command,
@@ -33,7 +35,7 @@ def make(*command: str, folder: Path, **environment: str) -> None:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=BUILD_TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
     if done.returncode:
