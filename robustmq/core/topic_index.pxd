@@ -10,6 +10,8 @@ cdef class TopicIndex:
     cdef public Py_ssize_t size
     cdef public list parts
     cdef public list used
+    cdef public bint keeping
+    cdef public list kept
     @cython.locals(source=mbytes, slots=mbytes, part=bytearray, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t, batch=Py_ssize_t, at=Py_ssize_t, count="long long", key=u64, offset=u64, name=Py_ssize_t, number=Py_ssize_t)
     cpdef assign(self, bytearray block, u64 position, int leader_epoch, list new_topics)
     @cython.locals(source=cbytes, first=Py_ssize_t, stop=Py_ssize_t, key=u64, count="long long", known=bint, name=Py_ssize_t)
@@ -19,7 +21,9 @@ cdef class TopicIndex:
     cpdef set(self, bytes topic, u64 next_offset, u64 last_position=*)
     @cython.locals(slots=mbytes, part=bytearray, at=Py_ssize_t, hole=Py_ssize_t, home=Py_ssize_t, size=Py_ssize_t, key=u64, other=u64)
     cpdef bint remove(self, bytes topic) except -1
-    @cython.locals(data=bytearray, out=bytearray, source=mbytes, target=mbytes, to=Py_ssize_t, at=Py_ssize_t, size=Py_ssize_t)
+    @cython.locals(kept=dict, slots=bytearray)
+    cdef _keep(self, Py_ssize_t number, u64 key, Py_ssize_t at)
+    @cython.locals(data=bytearray, out=bytearray, source=mbytes, target=mbytes, to=Py_ssize_t, at=Py_ssize_t, size=Py_ssize_t, kept=dict, changed=bint, key=u64)
     cpdef bytes dump_part(self, Py_ssize_t part)
     @cython.locals(source=cbytes, at=Py_ssize_t)
     cpdef load_part(self, bytes data)

@@ -8,6 +8,9 @@ time. A slot is three little-endian u64: the topic's key (0: empty), the next of
 position of the last entry. Names are not kept: two names with one key would be one topic, which 64
 keyed bits make less likely than a broken disk. Offsets of a topic are dense: each entry takes as
 many as its batch has.
+
+A checkpoint is written part by part, and says what was known when it began (`begin_dump`): of a
+part that is not written yet, a slot is kept aside before its first change.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ class TopicIndex:
 
     def __init__(self) -> None:
         self.size = 0
+        self.keeping = False
+        self.kept: list[dict[int, bytes] | None] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -72,6 +77,8 @@ class TopicIndex:
                         memory.cut(source, name, name + memory.get16(source, begin + 6))
                     )
                 offset = memory.get64(slots, at + 8)
+                if self.keeping:
+                    self._keep(number, key, at)
                 memory.put64(source, begin + 24, memory.get64(slots, at + 16))
                 memory.put64(source, begin + 32, offset)
                 memory.put64be(source, batch, offset)
@@ -133,6 +140,8 @@ class TopicIndex:
         hole = find(slots, size, key)
         if hole < 0:
             return False
+        if self.keeping:
+            self._keep(key & 63, key, hole)
         at = hole
         while True:
             at = at + SLOT if at + SLOT < size else 0
@@ -154,26 +163,59 @@ class TopicIndex:
 
     def dump(self) -> bytes:
         """Everything, for a checkpoint."""
+        return self.head() + b"".join(self.dump_part(part) for part in range(PARTS))
+
+    def head(self) -> bytes:
+        """What stands before the parts in a checkpoint."""
         head = bytearray(16)
         memory.put64(head, 0, _FORMAT)
         memory.put64(head, 8, self.size)
-        return bytes(head) + b"".join(self.dump_part(part) for part in range(PARTS))
+        return bytes(head)
+
+    def begin_dump(self) -> bytes:
+        """What stands before the parts; from now on `dump_part` gives what a part is now, once for
+        each, whatever changes."""
+        self.kept = [{} for _ in range(PARTS)]
+        self.keeping = True
+        return self.head()
+
+    def end_dump(self) -> None:
+        """Nothing is kept aside any more."""
+        self.keeping = False
+        self.kept = []
+
+    def kept_slots(self) -> int:
+        """How many slots are kept aside."""
+        return sum(len(kept) for kept in self.kept if kept is not None)
+
+    def _keep(self, number: int, key: int, at: int) -> None:
+        """Keep the slot of a key aside before it changes; -1: it has none."""
+        kept = self.kept[number]
+        if kept is not None and key not in kept:
+            slots = self.parts[number]
+            kept[key] = memory.cut(slots, at, at + SLOT) if at >= 0 else b""
 
     def dump_part(self, part: int) -> bytes:
         """The slots in use of one of the 64 parts, for a checkpoint in slices."""
         data = self.parts[part]
         out = bytearray(self.used[part] * SLOT)
+        kept: dict[int, bytes] = {}
+        if self.keeping:
+            kept = self.kept[part] or kept
+            self.kept[part] = None
+        changed = len(kept) > 0
         source = data
         target = out
         to = 0
         at = 0
         size = len(data)
         while at < size:
-            if memory.get64(source, at):
+            key = memory.get64(source, at)
+            if key and not (changed and key in kept):
                 memory.copy(target, to, source, at, 24)
                 to += 24
             at += 24
-        return bytes(out)
+        return bytes(out[:to]) + b"".join(kept.values()) if changed else bytes(out)
 
     def load_part(self, data: bytes) -> None:
         """Take in what `dump_part` gave."""
@@ -210,6 +252,8 @@ class TopicIndex:
             at = self._add(key)
             part = self.parts[key & 63]
             slots = part
+        elif self.keeping:
+            self._keep(key & 63, key, at)
         memory.put64(slots, at + 8, next_offset)
         memory.put64(slots, at + 16, last_position)
         return known
@@ -217,6 +261,8 @@ class TopicIndex:
     def _add(self, key: int) -> int:
         """A slot for a new key; the part doubles when three quarters of it are used."""
         number = key & 63
+        if self.keeping:
+            self._keep(number, key, -1)
         used = self.used[number] + 1
         part = self.parts[number]
         if used * 4 * SLOT > len(part) * 3:

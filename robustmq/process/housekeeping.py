@@ -95,7 +95,7 @@ class Housekeeping:
         broker.check_keep_alive()
         self._every_second()
         broker.sweep_retained()
-        broker.checkpoint()
+        broker.checkpoints.look()
         if broker.slow is not None:
             broker.slow.tick()
         bans = broker.cluster.bans

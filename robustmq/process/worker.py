@@ -456,7 +456,7 @@ class Worker:
         await self._until(lambda: broker.uploader.idle, budget_s * 0.1)
         if self._tiering is not None:
             self._tiering.close()
-        self._broker.checkpoint(force=True)
+        self._broker.checkpoints.make_all()
         self._committer.close()
         await asyncio.sleep(0)
         for store in self._broker.stores.values():

@@ -9,7 +9,7 @@ to the storage thread. Everything outside is injected (bus, clocks, storage, the
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from robustmq import names
@@ -23,6 +23,7 @@ from robustmq.listener import Listener
 from robustmq.promises import Promise, resolved
 from robustmq.shard import wire
 from robustmq.shard.admission import Admission
+from robustmq.shard.checkpoints import Checkpoints
 from robustmq.shard.cleaning import Cleaning
 from robustmq.shard.client import TABLE_ROWS, MqttClient, Transport
 from robustmq.shard.cluster_view import ClusterView
@@ -42,19 +43,10 @@ from robustmq.shard.moving import Leavers, Moves
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import Partitions
-from robustmq.shard.placement import GROUP_KIND, SESSION_KIND, WILL_KIND, Kept, Placement
+from robustmq.shard.placement import GROUP_KIND, Kept, Placement
 from robustmq.shard.pressure import Pressure
 from robustmq.shard.rates import Rates
-from robustmq.shard.recovery import (
-    CURSORS_KIND,
-    DEALING_KIND,
-    LEFT_KIND,
-    RECEIVED_KIND,
-    RELEASES_KIND,
-    Recovery,
-    cursor_snapshot,
-    encode_records,
-)
+from robustmq.shard.recovery import Recovery
 from robustmq.shard.retained import pages
 from robustmq.shard.room import Room
 from robustmq.shard.router import FAULTS, Router
@@ -267,6 +259,7 @@ class Broker:
         self.delivery.subscribers = self.sessions.get
         self.dealing.tell = self.telling.tell_given
         self.log_cleaning = LogCleaning(self)
+        self.checkpoints = Checkpoints(self)
 
     def _notify(self, worker: int, message: wire.Message) -> bool:
         return self.rpc.notify(worker, message)
@@ -440,28 +433,6 @@ class Broker:
             if removed:
                 self.count("mqtt_retained_expired", removed)
                 self.commits.mark(shard)
-
-    def checkpoint(self, force: bool = False) -> None:
-        """Snapshot the shards that have written enough since their last one; one a call."""
-        for shard, store in self.stores.items():
-            if force or store.needs_checkpoint:
-                self.kafka.producers.save(shard)
-                store.checkpoint(self._machines(shard))
-                if not force:
-                    return
-
-    def _machines(self, shard: int) -> Iterator[tuple[bytes, bytes, bytes]]:
-        for kind, key, records in self.kafka.machines.snapshot(shard):
-            yield kind, key, encode_records(records)
-        for client_id, records in self.sessions.snapshot(shard):
-            yield SESSION_KIND, client_id, encode_records(records)
-        for client_id, records in self.sessions.wills.snapshot(shard):
-            yield WILL_KIND, client_id, encode_records(records)
-        yield RECEIVED_KIND, b"", self.owner.received(shard).snapshot()
-        yield CURSORS_KIND, b"", cursor_snapshot(self.delivery, shard)
-        yield DEALING_KIND, b"", self.dealing.snapshot(shard)
-        yield RELEASES_KIND, b"", self.kafka.releases.snapshot(shard)
-        yield LEFT_KIND, b"", self.left_behind.snapshot(shard)
 
     # -- connections -------------------------------------------------------------------------------
 

@@ -187,7 +187,7 @@ class LogCleaning:
         end, until = store.end_position, self._monotonic_us() + CHECKPOINT_WAIT_US
         store.checkpoint_wanted = True
         while store.durable_checkpoint < end and self._monotonic_us() < until:
-            self._broker.checkpoint()
+            self._broker.checkpoints.look()
             self._kick()
             yield Step(lambda: None)
         yield from self._round(shard, True)

@@ -104,9 +104,22 @@ class LightTopics:
         for key, value in self._lookups.range(_START, after(_START)):
             self._starts[key[1:]] = int.from_bytes(value, "little")
 
-    def dump(self) -> bytes:
-        """The index, for a checkpoint."""
-        return self._index.dump()
+    def begin_dump(self) -> bytes:
+        """A checkpoint begins: what stands before the parts of the index in it."""
+        return self._index.begin_dump()
+
+    def dump_part(self, part: int) -> bytes:
+        """A part of the index as it was when the checkpoint began."""
+        return self._index.dump_part(part)
+
+    def end_dump(self) -> None:
+        """The checkpoint has all parts, or is given up."""
+        self._index.end_dump()
+
+    @property
+    def kept_slots(self) -> int:
+        """How many slots are kept for the checkpoint that is written: they have changed since."""
+        return self._index.kept_slots()
 
     def replay(self, at: int, kind: int, data: bytes) -> bool:
         """Learn from a log entry what light topics there are; False when it tells of none. Their

@@ -3,8 +3,8 @@
 All calls on the loop are memory only, but for reads of what is no longer in memory. `flush` gives
 the storage thread one job: partitions first, then the log, then LevelDB, so that any prefix of the
 writes recovers: what a partition has and the log does not name is cut, and LevelDB never knows what
-the log does not. A checkpoint (index, machines, position) lets recovery begin there instead of at
-the log's beginning.
+the log does not. A checkpoint (`checkpoints`) lets recovery begin there instead of at the log's
+beginning.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from crc32c import crc32c
 from robustmq import engines
 from robustmq.core import blocks
 from robustmq.promises import Promise
-from robustmq.storage import shard_log
+from robustmq.storage import checkpoints, shard_log
+from robustmq.storage.checkpoints import COPY, INDEX, Checkpoint, CheckpointWriter
 from robustmq.storage.committer import Committer, GroupedJob, Job, Stage
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
 from robustmq.storage.disk import Buffer, Disk, Rows
 from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
-from robustmq.storage.kv import Change, KeyValue
+from robustmq.storage.kv import KeyValue
 from robustmq.storage.light_topics import LightTopics
 from robustmq.storage.log_files import LogFile
 from robustmq.storage.lookups import Lookups, after
@@ -55,10 +56,8 @@ TOLD = frozenset((BLOCK, DECLARED_MARKER, RELEASE, SHARED_BLOCK))
 """Entries that subscribers are told of."""
 
 NOTHING = Stage((), ())
-_MACHINE, _CHECKPOINT, _APPLIED = b"m", b"c", b"p"
+_APPLIED = b"p"
 _MAX_SOURCES = 256
-COPY = ".copy"
-"""Behind the name of the index of a checkpoint: the second file with the same bytes."""
 _HEARD_OF = blocks.QOS2 | blocks.RETAIN | blocks.KAFKA
 LASTING_SOURCE = 1 << 62
 """Sources from here on are no workers, whose lives end, but shards: each is remembered."""
@@ -72,17 +71,6 @@ class StoreSettings(msgspec.Struct, frozen=True):
     checkpoint_bytes: int = 64 * 1024 * 1024
     memory_bytes: int = 8 * 1024 * 1024
     sync: bool = False
-
-
-class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    """Where recovery begins, and what was known there."""
-
-    position: int
-    index_file: str
-    sources: dict[int, int]
-    leader_epoch: int
-    partitions: dict[str, int] = {}
-    """The end offset of each partition of a declared topic."""
 
 
 class RecoveryListener(Protocol):
@@ -141,6 +129,7 @@ class ShardStore:
         self._partitions: dict[int, PartitionLog] = {}
         self._unwritten: dict[int, PartitionLog] = {}
         self._checkpointed_at = 0
+        self._writer: CheckpointWriter | None = None
         self._partition_bytes = 0
         self.durable_checkpoint = 0
         """Recovery begins here, or behind it."""
@@ -169,7 +158,7 @@ class ShardStore:
     def _recover(self, listener: RecoveryListener) -> None:
         self._disk.make_directory(self._directory)
         listener.on_open(self.producers)
-        raw = self._kv.get(_CHECKPOINT)
+        raw = self._kv.get(checkpoints.CHECKPOINT)
         position = 0
         if raw is not None:
             point = msgspec.msgpack.decode(raw, type=Checkpoint)
@@ -177,7 +166,7 @@ class ShardStore:
             self._sources = dict(point.sources)
             self._partition_ends = dict(point.partitions)
             position = point.position
-            for key, value in self._kv.range(_MACHINE, after(_MACHINE)):
+            for key, value in self._kv.range(checkpoints.MACHINE, after(checkpoints.MACHINE)):
                 kind, _, name = key[1:].partition(b"\0")
                 listener.on_snapshot(kind, name, value)
         self.light.load_starts()
@@ -212,7 +201,7 @@ class ShardStore:
 
     def _says_all(self) -> None:
         """Without its key-value store a shard is its log, if that has its beginning still."""
-        if self.log.start_position and self._kv.get(_CHECKPOINT) is None:
+        if self.log.start_position and self._kv.get(checkpoints.CHECKPOINT) is None:
             raise DataDirectoryError(
                 f"{self._directory}: the key-value store is gone, and the log alone does not say"
                 " all: restore the shard from a backup"
@@ -304,7 +293,7 @@ class ShardStore:
     @property
     def checkpoint_position(self) -> int:
         """Where recovery would begin."""
-        return self._checkpointed_at
+        return self.durable_checkpoint
 
     def lookups(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys of the look-ups with their values, in order."""
@@ -605,16 +594,13 @@ class ShardStore:
         written = self.log.end_position - self._checkpointed_at
         return written > self._settings.checkpoint_bytes or (self.checkpoint_wanted and written > 0)
 
-    def checkpoint(self, machines: Iterable[tuple[bytes, bytes, bytes]]) -> Promise[None]:
-        """Snapshot the index and the machines as they are now; recovery begins here afterwards
-        (`kick` the committer)."""
-        position = self.log.end_position
-        self._checkpointed_at = position
+    def begin_checkpoint(self, machines: Iterable[tuple[bytes, bytes, bytes]]) -> CheckpointWriter:
+        """Begin a checkpoint of this moment, with (kind, key, snapshot) of all machines. One that
+        was begun before is given up."""
+        if self._writer is not None:
+            self._writer.abandon()
+        position = self._checkpointed_at = self.log.end_position
         self.checkpoint_wanted = False
-        dump = self.light.dump()
-        dump += crc32c(dump).to_bytes(4, "little")
-        name = f"index-{position:016x}"
-        sources = self._lasting_sources()
         ends = self._partition_ends
         for number, log in self._partitions.items():
             if isinstance(log, SharedPartition):
@@ -622,27 +608,33 @@ class ShardStore:
                 ends.pop(self._partition_names[number], None)
             else:
                 ends[self._partition_names[number]] = log.end_offset
-        point = Checkpoint(position, name, sources, self.leader_epoch, dict(ends))
-        kept = {_MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
+        point = Checkpoint(
+            position,
+            f"{INDEX}{position:016x}",
+            self._lasting_sources(),
+            self.leader_epoch,
+            dict(ends),
+        )
+        kept = {checkpoints.MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
+        self._writer = CheckpointWriter(
+            self._directory, self._disk, self._kv, self.run, self.light, point, kept
+        )
+        return self._writer
+
+    def checkpoint(self, machines: Iterable[tuple[bytes, bytes, bytes]]) -> Promise[None]:
+        """A whole checkpoint in one go (`kick` the committer)."""
+        return self.finish_checkpoint(self.begin_checkpoint(machines))
+
+    def finish_checkpoint(self, writer: CheckpointWriter) -> Promise[None]:
+        """Write what is left of a checkpoint; recovery begins there when this settles (`kick` the
+        committer)."""
+        assert writer is self._writer, "it was not given up"
+        self._writer = None
+        writer.write_parts()
+        # Partitions, look-ups and the log have all that the checkpoint rests on, and it comes last.
         self.flush(True, True)
-        disk, kv, directory = self._disk, self._kv, self._directory
-
-        def job() -> None:
-            # Twice, as offsets of topics whose batches are all gone stand nowhere else.
-            for copy in (name, name + COPY):
-                disk.replace(f"{directory}/{copy}", dump)
-            changes: list[Change] = [
-                (key, None) for key, _ in kv.range(_MACHINE, after(_MACHINE)) if key not in kept
-            ]
-            changes.extend(kept.items())
-            changes.append((_CHECKPOINT, msgspec.msgpack.encode(point)))
-            kv.write(changes, True)
-            for old in disk.list(directory):
-                if old.startswith("index-") and old.removesuffix(COPY) != name:
-                    disk.remove(f"{directory}/{old}")
-
-        done = self._committer.submit(job)
-        done.when_settled(lambda: self._checkpointed(position))
+        done = writer.finish()
+        done.when_settled(lambda: self._checkpointed(writer.position))
         return done
 
     def _checkpointed(self, position: int) -> None:

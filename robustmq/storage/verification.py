@@ -39,6 +39,7 @@ from robustmq.storage.inspection import (
     segment_files,
 )
 from robustmq.storage.kv import KeyValue
+from robustmq.storage.log_files import NEW
 from robustmq.storage.lookups import after
 from robustmq.storage.segment_file import SegmentFile
 
@@ -260,6 +261,9 @@ class Verification:
 
     def _checkpoint(self) -> Iterator[int | Fault]:
         for path in sorted(self._directory.glob("index-*")):
+            if path.name.endswith(NEW):
+                # It is being written, or was when a process died.
+                continue
             try:
                 data = path.read_bytes()
             except FileNotFoundError:

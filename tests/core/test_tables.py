@@ -10,7 +10,7 @@ from robustmq.core import batches, blocks, hashing
 from robustmq.core.filters import FilterTrie
 from robustmq.core.hash_table import HashTable
 from robustmq.core.hashing import topic_key
-from robustmq.core.topic_index import NO_POSITION, TopicIndex
+from robustmq.core.topic_index import NO_POSITION, PARTS, TopicIndex
 from robustmq.errors import BrokerError
 from robustmq.records import Record
 from tests.core.tables import by_topic
@@ -120,6 +120,47 @@ def test_the_index_keeps_dense_offsets_and_chains(
         assert replayed.lookup(name) == loaded.lookup(name) == expected
         assert index.lookup(name) == (None if int(name[2:]) in removed else expected)
     assert len(loaded) == len(model)
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 400), max_size=300),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["append", "set", "remove", "replay", "dump"]), st.integers(0, 400)
+        ),
+        max_size=120,
+    ),
+)
+def test_a_dump_in_slices_is_of_the_moment_it_was_begun(
+    before: list[int], changes: list[tuple[str, int]]
+) -> None:
+    index = TopicIndex()
+    index.assign(_block(before, [1] * len(before)), 1000, 3, [])
+    expected = {name: index.lookup(name) for name in (b"t/%d" % topic for topic in range(401))}
+    sliced = [index.begin_dump()]
+    for number, (what, topic) in enumerate(changes):
+        name = b"t/%d" % topic
+        if what == "append":
+            index.assign(_block([topic, topic], [1, 2]), 50_000 + number * 1000, 4, [])
+        elif what == "set":
+            index.set(name, number)
+        elif what == "remove":
+            index.remove(name)
+        elif what == "replay":
+            index.replay(block := _block([topic], [3]), 0, len(block), 90_000 + number)
+        elif len(sliced) <= PARTS:
+            sliced.append(index.dump_part(len(sliced) - 1))
+    sliced += [index.dump_part(part) for part in range(len(sliced) - 1, PARTS)]
+    assert index.kept_slots() == 0, "what is written is kept no longer"
+    index.end_dump()
+    loaded, later = TopicIndex(), TopicIndex()
+    loaded.load(b"".join(sliced))
+    later.load(index.dump())
+    for name, found in expected.items():
+        assert loaded.lookup(name) == found
+        assert later.lookup(name) == index.lookup(name), "and the next one is of its own moment"
+    assert len(loaded) == len(set(before))
 
 
 def test_a_checkpoint_that_is_cut_short_is_refused() -> None:

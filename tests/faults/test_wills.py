@@ -55,7 +55,7 @@ def take_snapshot(broker: BrokerProcess, worker: int) -> None:
         for _ in range(12):
             filler.publish(topic, bytes(100_000), 1)
     directory = Path(shard_directory(str(broker.data), shard))
-    until(lambda: list(directory.glob("index-*")), what="a snapshot")
+    until(lambda: list(directory.glob("index-*.copy")), what="a snapshot")
 
 
 def received(wire: Wire, count: int) -> list[bytes]:

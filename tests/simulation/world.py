@@ -371,6 +371,7 @@ class World:
             tier=self._tier(self, number, life) if self._tier is not None else None,
         )
         broker = Broker(self.settings, number, self.worker_count, view, around, open_store)
+        broker.checkpoints.slice_bytes = 1
         if self.cleaned:
             cleaning = broker.log_cleaning
             cleaning.interval_ms = cleaning.files.again_ms = 0
@@ -412,7 +413,7 @@ class World:
             return
         broker.tick()
         broker.check_keep_alive()
-        broker.checkpoint()
+        broker.checkpoints.look()
         self.scheduler.at(50, lambda: self._tick(number, life))
 
     def kill(self, number: int) -> None:

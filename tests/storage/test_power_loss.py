@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmq.core.publish import build_entry
+from robustmq.storage.checkpoints import CheckpointWriter
 from robustmq.storage.disk import Buffer, Crash, MemoryDisk, RealDisk
 from robustmq.storage.engine import PartitionLog, PartitionSettings
 from robustmq.storage.segment import SegmentPartition
@@ -23,7 +24,7 @@ TOPICS = [b"a", b"b/c"]
 TURNS = st.lists(
     st.tuples(
         st.lists(st.tuples(st.sampled_from(["a", "b/c", "p", "retained"]), st.integers(1, 3))),
-        st.sampled_from(["gathered", "written", "synced", "checkpoint", "restart"]),
+        st.sampled_from(["gathered", "written", "synced", "checkpoint", "slice", "restart"]),
     ),
     max_size=14,
 )
@@ -40,6 +41,7 @@ class Loaded:
         self.retained: list[bytes] = [b""]
         self.safe_retained = 0
         self.number = 0
+        self.writer: CheckpointWriter | None = None
         self.log = self.open_partition()
 
     def open_partition(self) -> PartitionLog:
@@ -82,12 +84,28 @@ class Loaded:
         if how == "checkpoint":
             machine.store.checkpoint([])
             machine.committer.kick()
+            self.writer = None
+        if how == "slice":
+            self.go_on()
         if how in ("synced", "checkpoint") or machine.settings.sync:
             self.safe.update({name: len(found) for name, found in self.appended.items()})
             self.safe_retained = len(self.retained) - 1
         if how == "restart":
             machine.open()
+            self.writer = None
             self.log = self.open_partition()
+
+    def go_on(self) -> None:
+        """The next slice of a checkpoint."""
+        store = self.machine.store
+        if self.writer is None:
+            self.writer = store.begin_checkpoint([])
+        elif not self.writer.whole:
+            self.writer.write_parts(1)
+        else:
+            store.finish_checkpoint(self.writer)
+            self.writer = None
+        self.machine.committer.kick()
 
     def partition_values(self) -> list[bytes]:
         """All of the partition."""
