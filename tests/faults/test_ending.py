@@ -58,7 +58,7 @@ def test_sigterm_to_all_processes_at_once_is_a_clean_end_too(tmp_path: Path) -> 
         publisher = MqttPublisher(broker, "writer", TOPICS, 2, 5)
         for _ in range(2):
             some = len(publisher.acked)
-            until(lambda some=some: len(publisher.acked) > some + 100)
+            until(lambda some=some: len(publisher.acked) > some + 100)  # type: ignore[misc]
             for pid in broker.processes().values():
                 os.kill(pid, signal.SIGTERM)
             assert broker.stop() == 0, "a clean end"
