@@ -123,6 +123,77 @@ def batch_begin(source: bytes | bytearray, begin: int) -> int:
     return begin + 48 + memory.get16(source, begin + 6) + memory.get16(source, begin + 14)
 
 
+def stored_head(
+    data: bytes | bytearray | memoryview, key: int, position: int
+) -> tuple[int, int, int, int] | None:
+    """What the log has at a position, read in full or cut short, as the entry of a topic: (length,
+    previous position, base offset, size of the batch). None: there is no entry of this topic that
+    follows on one before it."""
+    held = memory.flat(data)
+    source = held
+    if len(held) < 48 or memory.get64(source, 40) != key:
+        return None
+    previous = memory.get64(source, 24)
+    if previous >= position and previous != _NONE:
+        return None
+    length = memory.get32(source, 0)
+    size = length - 48 - memory.get16(source, 6) - memory.get16(source, 14)
+    if size < 0:
+        size = 0
+    return length, previous, memory.get64(source, 32), size
+
+
+def stored_batch(
+    data: bytes | bytearray | memoryview,
+    begin: int,
+    key: int,
+    topic: bytes,
+    position: int,
+    check: bool,
+) -> tuple[int, int, int, int, bytes | None] | None:
+    """The same with the batch, of data in which the entry begins at `begin`: (length, previous
+    position, base offset, last offset, batch). With a `topic` its name is compared, not its key
+    only.
+
+    The batch is None when it is not there in full, or is not what was written: with `check` its
+    checksum and its offset are tested, without it (what never left the memory) only its place.
+    """
+    held = memory.flat(data)
+    source = held
+    have = len(held) - begin
+    if have < 48 or memory.get64(source, begin + 40) != key:
+        return None
+    previous = memory.get64(source, begin + 24)
+    if previous >= position and previous != _NONE:
+        return None
+    length = memory.get32(source, begin)
+    offset = memory.get64(source, begin + 32)
+    at = begin + 48 + memory.get16(source, begin + 6) + memory.get16(source, begin + 14)
+    end = begin + length
+    if length > have or end - at < 61:
+        return length, previous, offset, offset, None
+    # From here on all that the entry says of itself lies inside the data.
+    if len(topic) and (
+        memory.get16(source, begin + 6) != len(topic)
+        or not memory.same(source, begin + 48, topic, 0, len(topic))
+    ):
+        return None
+    last_offset_delta = memory.get32be(source, at + 23)
+    if check:
+        stored = memory.get32be(source, at + 17) & 0xFFFFFFFF
+        if (
+            memory.get32be(source, at + 8) != end - at - 12
+            or source[at + 16] != 2
+            or last_offset_delta < 0
+            or memory.get32be(source, at + 57) < 0
+            or memory.get64be(source, at) & _NONE != offset
+            or stored != memory.checksum(source, at + 21, end)
+        ):
+            return length, previous, offset, offset, None
+    last_offset = (offset + last_offset_delta) & _NONE
+    return length, previous, offset, last_offset, memory.cut(source, at, end)
+
+
 def entries(block: bytes | bytearray | memoryview) -> list[EntryView]:
     """All entries of a block."""
     data = memory.flat(block)

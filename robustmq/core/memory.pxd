@@ -1,6 +1,7 @@
 # The compiled form of memory.py: the same names as inline C.
 from cpython cimport array
 from cpython.bytearray cimport PyByteArray_Resize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memcmp, memcpy
 
 ctypedef unsigned long long u64
@@ -19,6 +20,11 @@ cdef extern from "crc32c.h" nogil:
     unsigned short robustmq_swap16(unsigned short value)
     unsigned int robustmq_swap32(unsigned int value)
     u64 robustmq_swap64(u64 value)
+
+cdef extern from "blake2b.h" nogil:
+    Py_ssize_t ROBUSTMQ_BLAKE2B_STATE
+    void robustmq_blake2b_begin(mbytes state, cbytes key, size_t size)
+    u64 robustmq_blake2b_end(cbytes state, cbytes data, size_t size)
 
 cdef inline int* ints(array.array table) noexcept:
     return table.data.as_ints
@@ -101,6 +107,14 @@ cdef inline unsigned int checksum(cbytes data, Py_ssize_t begin, Py_ssize_t end)
 
 cdef inline unsigned int checksum_more(unsigned int crc, cbytes data, Py_ssize_t begin, Py_ssize_t end) noexcept:
     return robustmq_crc32c_more(crc, data + begin, end - begin)
+
+cdef inline bytes keyed(bytes key):
+    cdef bytes state = PyBytes_FromStringAndSize(NULL, ROBUSTMQ_BLAKE2B_STATE)
+    robustmq_blake2b_begin(<mbytes>state, key, len(key))
+    return state
+
+cdef inline u64 keyed_hash(bytes state, bytes data) noexcept:
+    return robustmq_blake2b_end(state, data, len(data))
 
 cdef inline object flat(object buffer):
     return buffer if isinstance(buffer, (bytes, bytearray)) else bytes(buffer)

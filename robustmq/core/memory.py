@@ -10,6 +10,7 @@ are. Nothing here checks bounds: the callers do.
 from __future__ import annotations
 
 from array import array
+from hashlib import blake2b
 
 import crc32c
 
@@ -130,6 +131,19 @@ def checksum(data: Buffer, begin: int, end: int) -> int:
 def checksum_more(crc: int, data: Buffer, begin: int, end: int) -> int:
     """The checksum of what `crc` is that of, followed by an area."""
     return crc32c.crc32c(memoryview(data)[begin:end], crc)
+
+
+def keyed(key: bytes) -> blake2b:
+    """What `keyed_hash` goes on from: BLAKE2b that has taken in a key of 1 to 64 bytes. A copy of
+    it is a third quicker than to begin with the key."""
+    return blake2b(digest_size=8, key=key)
+
+
+def keyed_hash(state: blake2b, data: bytes) -> int:
+    """The digest of data that is not empty under a key."""
+    hashed = state.copy()
+    hashed.update(data)
+    return int.from_bytes(hashed.digest(), "little")
 
 
 def flat(buffer: Buffer | memoryview) -> Buffer:

@@ -324,7 +324,8 @@ class RealDisk:
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """pread."""
-        self._drop_removed()
+        if self._removed:
+            self._drop_removed()
         try:
             file = self._readers.get(path)
             if file is None:

@@ -30,7 +30,7 @@ from robustmq.errors import BrokerError, Fault
 from robustmq.storage.engine import ReadResult
 from robustmq.storage.log_files import Gone
 from robustmq.storage.memory import find_time
-from robustmq.storage.shard_log import ShardLog
+from robustmq.storage.shard_log import MAX_ENTRY_BYTES, ShardLog
 
 OTHER_PREFIX = b"\0\0"
 """Of what the index has that is no light topic."""
@@ -38,7 +38,7 @@ MAX_ROWS = 4_000_000
 CHAIN_ROWS = 16
 """What a chain counts beside its rows."""
 LAST_BYTES = 512
-"""So much is read at once where a topic's last batch begins."""
+"""So much is read at once where a batch begins."""
 
 
 def is_dense(topic: bytes) -> bool:
@@ -53,6 +53,11 @@ class _Head(NamedTuple):
     length: int
     previous: int
     base_offset: int
+    batch_size: int
+
+
+_Entry = tuple[int, int, int, int, bytes]
+"""(length, previous position, base offset, last offset, batch) of a block entry."""
 
 
 class _Chain:
@@ -101,70 +106,66 @@ class LightReader:
 
     def _head(self, key: int, position: int) -> _Head:
         """The head of the block entry at a position. Raises Gone, or CORRUPT_RECORD."""
-        head = self._log.read(position, blocks.ENTRY_HEADER)
-        if len(head) == blocks.ENTRY_HEADER and int.from_bytes(head[40:48], "little") == key:
-            found = _Head(
-                int.from_bytes(head[0:4], "little"),
-                int.from_bytes(head[24:32], "little"),
-                int.from_bytes(head[32:40], "little"),
-            )
-            if found.previous < position or found.previous == NO_POSITION:
-                return found
-        bridge = self.bridges.get(position)
-        if bridge is not None:
-            return _Head(0, bridge[1], bridge[0])
-        raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
+        data = self._log.read(position, blocks.ENTRY_HEADER)
+        return _Head._make(blocks.stored_head(data, key, position) or self._bridge(position))
 
-    def _batch(self, key: int, position: int) -> bytes:
+    def _head_below(self, key: int, position: int, end_offset: int) -> _Head:
+        """The same, where a batch stands that begins before an offset. What leads over a lost one
+        may begin there, when the offsets behind it were skipped."""
         head = self._head(key, position)
-        if not head.length:
+        if head.base_offset > end_offset or (head.base_offset == end_offset and head.length):
+            raise BrokerError(Fault.CORRUPT_RECORD, f"no batch before {end_offset} at {position}")
+        return head
+
+    def _bridge(self, position: int) -> tuple[int, int, int, int]:
+        """What stands for the head of an entry that is lost."""
+        bridge = self.bridges.get(position)
+        if bridge is None:
+            raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
+        return 0, bridge[1], bridge[0], 0
+
+    def _entry(
+        self, key: int, position: int, topic: bytes = b"", check_hot: bool = False
+    ) -> _Entry:
+        """The block entry at a position, by one read where it is small, and checked when it comes
+        from a disk, or with `check_hot`; a `topic` has its name compared, too. Raises Gone, or
+        CORRUPT_RECORD."""
+        log = self._log
+        piece = log.piece(position)
+        if piece is not None:
+            found = blocks.stored_batch(*piece, key, topic, position, check_hot)
+            if found is not None:
+                log.hot_bytes_read += found[0]
+        else:
+            data = log.read(position, LAST_BYTES)
+            found = blocks.stored_batch(data, 0, key, topic, position, True)
+            if found is not None and len(data) < found[0] <= MAX_ENTRY_BYTES:
+                data = log.read(position, found[0])
+                found = blocks.stored_batch(data, 0, key, topic, position, True)
+        if found is None:
+            self._bridge(position)
             raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is lost")
-        data = bytes(self._log.read(position, head.length))
-        if len(data) == head.length:
-            begin = blocks.batch_begin(data, 0)
-            batch = data[begin:]
-            if self._log.is_hot(position):
-                return batch
-            info = batches.validate(batch, 0, len(batch), True)
-            if info.crc_ok and info.length == len(batch) and info.base_offset == head.base_offset:
-                return batch
-        raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is damaged")
+        if found[4] is None:
+            raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is damaged")
+        return found  # type: ignore[return-value]
 
     def _last_batch(self, topic: bytes, position: int, offset: int) -> bytes | None:
-        """The last batch of a topic whose chain is not known, by one read where it is small; None:
-        whatever is wrong with it, the chain is walked."""
-        names = blocks.ENTRY_HEADER + len(topic)
+        """The last batch of a topic when it holds an offset; None: whatever is wrong with it, the
+        chain is walked."""
         try:
-            data = bytes(self._log.read(position, LAST_BYTES))
-            if data[blocks.ENTRY_HEADER : names] != topic:
-                return None
-            length = int.from_bytes(data[0:4], "little")
-            if len(data) < length:
-                data = bytes(self._log.read(position, length))
-            begin = blocks.batch_begin(data, 0)
-            if not begin < length <= len(data):
-                return None
-            info = batches.validate(data, begin, length)
+            _, _, first, last, batch = self._entry(topic_key(topic), position, topic, True)
         except BrokerError:
             return None
-        # The log's own copy of the offset says the same as the batch.
-        if (
-            info.crc_ok
-            and info.length == length - begin
-            and info.base_offset == int.from_bytes(data[32:40], "little")
-            and info.base_offset <= offset <= info.base_offset + info.last_offset_delta
-        ):
-            return data[begin:length]
-        return None
+        return batch if first <= offset <= last else None
 
-    def _chain(self, topic: bytes, last_position: int, offset: int) -> _Chain:
+    def _chain(self, topic: bytes, end_offset: int, last_position: int, offset: int) -> _Chain:
         """The chain of a topic, known back to the batch that holds `offset`, or to its end."""
         chain = self._chains.get(topic)
         if chain is None:
             chain = self._chains[topic] = _Chain(topic_key(topic))
             self._rows += CHAIN_ROWS
         self._chains.move_to_end(topic)
-        self._extend(chain, last_position)
+        self._extend(chain, end_offset, last_position)
         if chain.offsets and not chain.whole and not chain.torn and chain.offsets[0] > offset:
             self._deepen(chain, offset)
         while self._rows > self._max_rows and len(self._chains) > 1:
@@ -172,8 +173,8 @@ class LightReader:
             self._rows -= len(oldest.offsets) + CHAIN_ROWS
         return chain
 
-    def _extend(self, chain: _Chain, last_position: int) -> None:
-        """Learn what was appended since."""
+    def _extend(self, chain: _Chain, end_offset: int, last_position: int) -> None:
+        """Learn what was appended since, up to an end."""
         known = chain.positions[-1] if chain.positions else -1
         if last_position == known:
             return
@@ -183,13 +184,14 @@ class LightReader:
         broken: BrokerError | None = None
         while position not in (NO_POSITION, known):
             try:
-                head = self._head(chain.key, position)
+                head = self._head_below(chain.key, position, end_offset)
             except BrokerError as error:
                 if error.fault is Fault.STORAGE_FAILED:
                     raise
                 broken = error
                 break
-            offsets.append(head.base_offset)
+            end_offset = head.base_offset
+            offsets.append(end_offset)
             positions.append(position)
             position = head.previous
             if not chain.positions:
@@ -214,9 +216,7 @@ class LightReader:
         try:
             position = self._head(chain.key, chain.positions[0]).previous
             while position != NO_POSITION and first > offset:
-                head = self._head(chain.key, position)
-                if head.base_offset >= first:
-                    raise BrokerError(Fault.CORRUPT_RECORD, f"no batch before {first}")
+                head = self._head_below(chain.key, position, first)
                 first = head.base_offset
                 offsets.append(first)
                 positions.append(position)
@@ -252,7 +252,7 @@ class LightReader:
             return end_offset
         if self._log.is_whole:
             return start_offset
-        chain = self._chain(topic, position, start_offset)
+        chain = self._chain(topic, end_offset, position, start_offset)
         if chain.torn:
             return start_offset
         if not chain.offsets:
@@ -292,9 +292,7 @@ class LightReader:
             if not head.length:
                 offset, position = head.base_offset, head.previous
                 continue
-            names = self._log.read(position, 16)
-            named = int.from_bytes(names[6:8], "little") + int.from_bytes(names[14:16], "little")
-            size += head.length - blocks.ENTRY_HEADER - named
+            size += head.batch_size
             count += 1
             offset, position = head.base_offset, head.previous
         return size, offset
@@ -315,12 +313,12 @@ class LightReader:
             offset == end_offset - 1
             and start_offset <= offset
             and last_position < self._log.committed_position
-            and topic not in self._chains
             and max_bytes > 0
         ):
+            # Most reads are of what came last: the chain is not needed for it.
             last = self._last_batch(topic, last_position, offset)
             if last is not None:
-                return ReadResult(end_offset, start_offset, [last])
+                return ReadResult(end_offset, self.known_start(topic, start_offset), [last])
         high_watermark = self.high_watermark(topic)
         start = self.known_start(topic, start_offset)
         if not start <= offset <= end_offset:
@@ -330,7 +328,7 @@ class LightReader:
             return ReadResult(high_watermark, start)
         for again in (True, False):
             try:
-                chain = self._chain(topic, last_position, offset)
+                chain = self._chain(topic, end_offset, last_position, offset)
             except BrokerError as error:
                 return ReadResult(high_watermark, start, [], False, error.fault.kafka)
             first = chain.offsets[0] if chain.offsets else end_offset
@@ -360,13 +358,13 @@ class LightReader:
         size = 0
         while at < len(chain.offsets) and chain.offsets[at] < high_watermark:
             try:
-                batch = self._batch(chain.key, chain.positions[at])
+                _, _, _, last_offset, batch = self._entry(chain.key, chain.positions[at])
             except BrokerError:
                 if buffers:
                     break
                 raise
             at += 1
-            if chain.offsets[at - 1] + int.from_bytes(batch[23:27], "big") < offset:
+            if last_offset < offset:
                 # Offsets are missing behind it: the next one is meant.
                 continue
             if buffers and size + len(batch) > max_bytes:
@@ -385,11 +383,11 @@ class LightReader:
         found = self._index.lookup(topic)
         if found is None or found[1] == NO_POSITION:
             return
-        chain = self._chain(topic, found[1], first)
+        chain = self._chain(topic, *found, first)
         at = max(0, bisect_right(chain.offsets, first) - 1)
         for position in chain.positions[at:]:
             try:
-                batch = self._batch(chain.key, position)
+                batch = self._entry(chain.key, position)[4]
             except BrokerError:
                 continue
             info = batches.validate(batch, 0, len(batch), False)
@@ -422,12 +420,10 @@ class LightReader:
         size = 0
         while position != NO_POSITION and size < max_bytes:
             try:
-                head = self._head(key, position)
-                batch = self._batch(key, position)
+                length, position, _, _, batch = self._entry(key, position)
             except BrokerError:
                 break
             infos.append(batches.validate(batch, 0, len(batch), False))
-            size += head.length
-            position = head.previous
+            size += length
         infos.reverse()
         return infos

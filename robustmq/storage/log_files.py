@@ -160,11 +160,11 @@ class LogFiles:
 
     def read(self, position: int, length: int) -> bytes | memoryview:
         """Bytes at a position: fewer where the file, or what is left there, ends. Raises Gone."""
-        at = self.find(position)
+        at = bisect_right(self._starts, position) - 1
         if at < 0:
             raise Gone(position)
         file = self.files[at]
-        if not file.cleaned:
+        if not file.number:
             if position >= file.end and at < len(self.files) - 1:
                 raise Gone(position)
             return self._disk.read(file.path, position - file.start, length)

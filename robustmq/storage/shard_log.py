@@ -176,6 +176,15 @@ class ShardLog:
         self.cold_bytes_read += length
         return self.files.read(position, length)
 
+    def piece(self, position: int) -> tuple[bytes | bytearray, int] | None:
+        """A head or payload that memory has of a log entry, and where in it a position lies; None:
+        it is read from the disk."""
+        if not self._hot_starts or position < self._hot_starts[0]:
+            return None
+        at = bisect_right(self._hot_starts, position) - 1
+        data, begin = self._hot[at], position - self._hot_starts[at]
+        return (data, begin) if begin < len(data) else None
+
     def let_go(self, replaced: list[LogFile], made: LogFile | None) -> None:
         """`made`, or nothing, stands for the positions of these neighbours from now on; the storage
         thread removes their files after this."""
@@ -183,10 +192,6 @@ class ShardLog:
         while self._hot_starts and self._hot_starts[0] < replaced[-1].end:
             self._hot_starts.popleft()
             self._hot_size -= len(self._hot.popleft())
-
-    def is_hot(self, position: int) -> bool:
-        """Is what stands there read from memory?"""
-        return bool(self._hot_starts) and position >= self._hot_starts[0]
 
     def _read_over(self, at: int, begin: int, length: int) -> bytes:
         out = bytearray()

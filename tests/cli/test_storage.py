@@ -34,12 +34,11 @@ mode = "memory"
 def storage(data: Path, *arguments: str) -> tuple[int, str, str]:
     """In this process, whose own secret of topics comes back afterwards: it takes a moment less."""
     out, error = io.StringIO(), io.StringIO()
-    keyed = hashing._Secret.keyed
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
             code = main(["storage", *arguments, "--data-dir", str(data)])
     finally:
-        hashing._Secret.keyed = keyed
+        hashing.set_topic_secret(bytes(16))
     return code, out.getvalue(), error.getvalue()
 
 

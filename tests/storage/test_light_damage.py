@@ -3,10 +3,12 @@ before it and behind it is read, other topics are whole, and nothing hangs."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustmq.core import batches
+from robustmq.core import batches, blocks
+from robustmq.core.blocks import ENTRY_HEADER
 from robustmq.errors import Fault
 from robustmq.storage.shard_store import StoreSettings
 from tests.storage.stores import Machine
@@ -59,3 +61,152 @@ def test_damage_in_a_light_topic_is_told_and_all_else_is_read(
         if not checkpoint:
             assert len(errors) <= 1, "and what lies before it"
         assert checkpoint or not errors or machine.heard.corrupt
+
+
+def test_what_lies_before_a_lost_batch_and_skipped_offsets_is_read() -> None:
+    machine = Machine(StoreSettings(hot_bytes=1))
+    for number in range(3):
+        lost = machine.publish(b"hit", b"%d" % number)
+        machine.commit()
+    machine.store.light.place(b"hit", 50)
+    machine.publish(b"hit", b"50")
+    machine.commit()
+    (path,) = [name for name in machine.disk.files if "/log/" in name]
+    machine.disk.files[path][lost + 100] ^= 1
+    machine.open()
+    assert machine.heard.corrupt
+    light = machine.store.light
+    for known in (False, True):
+        for offset in (0, 1, 50):
+            if not known:
+                light.let_go()
+            result = light.read(b"hit", offset, 1)
+            assert not result.error and not result.out_of_range
+            (found,) = batches.parse(bytes(result.buffers[0]))
+            assert found.value == b"%d" % offset
+
+
+LAST = COUNT - 1
+SMALL, LARGE = 5, 3_000
+"""Of a value; an entry with the larger one is not read by one read."""
+
+
+class Broken:
+    """The last batches of two topics, in a log that recovery does not look at again."""
+
+    def __init__(self, size: int = SMALL) -> None:
+        self.machine = Machine(StoreSettings(hot_bytes=1))
+        self.value = bytes(range(65, 90)) * (size // 25 + 1)
+        for _ in range(COUNT):
+            for topic in (b"other", b"hit"):
+                self.machine.publish(topic, self.value)
+                self.machine.commit()
+        self.machine.store.checkpoint([])
+        self.machine.committer.kick()
+        self.machine.open()
+        (path,) = [name for name in self.machine.disk.files if "/log/" in name]
+        self.file = self.machine.disk.files[path]
+        self.sound = bytes(self.file)
+        self.end = len(self.file)
+        """Of the last block entry, of topic `hit`, and of the file."""
+        found = self.machine.store.light._index.lookup(b"hit")
+        assert found is not None and found[0] == COUNT
+        self.begin = found[1]
+
+    def read(self, offset: int = LAST, topic: bytes = b"hit", known: bool = False) -> bool:
+        """Is the record of an offset read, rather than said to be damaged? `known`: by a chain
+        that was walked before."""
+        light = self.machine.store.light
+        if not known:
+            light.let_go()
+        result = light.read(topic, offset, 10_000)
+        assert not result.out_of_range
+        if result.error:
+            assert result.error == Fault.CORRUPT_RECORD.kafka and not result.buffers
+            return False
+        data = bytes(result.buffers[0])
+        info = batches.validate(data, 0, len(data))
+        assert info.crc_ok and info.base_offset == offset
+        assert [one.value for one in batches.parse(data)] == [self.value]
+        return True
+
+    def mend(self) -> None:
+        self.file[:] = self.sound
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_bit_of_the_last_entry_that_is_flipped_is_told_or_changes_nothing(size: int) -> None:
+    broken = Broken(size)
+    batch = broken.begin + ENTRY_HEADER + len(b"hit")
+    assert broken.read() and broken.read(known=True)
+    # All of the head and of the batch's, and some of the records.
+    heads = range(broken.begin, batch + batches.HEADER_SIZE)
+    damaged = set()
+    for at in [*heads, *range(heads.stop, broken.end, size // 20 + 1)]:
+        for bit in range(8):
+            broken.file[at] ^= 1 << bit
+            fresh, known = broken.read(), broken.read(known=True)
+            assert broken.read(topic=b"other"), "of another topic nothing is damaged"
+            if not (fresh and known):
+                damaged.add(at - broken.begin)
+            broken.mend()
+    covered = {at - broken.begin for at in [*range(batch + 16, heads.stop)]}
+    assert damaged >= covered | {*range(4), *range(40, 48), batch - broken.begin}
+    name = set(range(ENTRY_HEADER, ENTRY_HEADER + 3))
+    assert not damaged & name, "what a batch's own bytes say is read by its key"
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize(
+    "length", [*range(0, 140, 3), 1, 5, 15, 16, 47, 48, 1 << 29, (1 << 32) - 1]
+)
+def test_an_entry_that_says_a_wrong_length_is_damaged_and_nothing_else(
+    length: int, last: bool
+) -> None:
+    """A length below 16 used to have bytes read that lay behind the buffer."""
+    broken = Broken()
+    offset, begin = LAST, broken.begin
+    if not last:
+        head = broken.file[begin : begin + ENTRY_HEADER]
+        offset, begin = LAST - 1, int.from_bytes(head[24:32], "little")
+    if length == int.from_bytes(broken.file[begin : begin + 4], "little"):
+        length += 1
+    broken.file[begin : begin + 4] = length.to_bytes(4, "little")
+    for known in (False, True):
+        assert not broken.read(offset, known=known)
+    for other in range(COUNT):
+        assert broken.read(other) == (other != offset)
+
+
+def test_a_file_that_is_cut_short_has_its_last_batch_damaged() -> None:
+    for size in (SMALL, LARGE):
+        broken = Broken(size)
+        for end in [*range(broken.begin, broken.end, size // 50 + 1), broken.end - 1]:
+            del broken.file[end:]
+            assert not broken.read() and not broken.read(known=True)
+            assert broken.read(topic=b"other")
+            broken.mend()
+
+
+def test_the_entry_of_another_topic_at_a_topics_place_is_not_given_out() -> None:
+    broken = Broken()
+    found = broken.machine.store.light._index.lookup(b"other")
+    assert found is not None
+    entry = blocks.entry_bytes(broken.sound, found[1])
+    broken.file[broken.begin : broken.begin + len(entry)] = entry
+    assert not broken.read() and not broken.read(known=True)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_last_batch_that_was_damaged_in_memory_is_told(size: int) -> None:
+    machine = Machine(StoreSettings(hot_bytes=1 << 20))
+    machine.publish(b"hit", b"0")
+    machine.publish(b"hit", b"v" * size)
+    machine.commit()
+    found = machine.store.light._index.lookup(b"hit")
+    assert found is not None
+    piece = machine.store.log.piece(found[1])
+    assert piece is not None and isinstance(piece[0], bytearray)
+    assert machine.store.light.read(b"hit", 1, 100).buffers
+    piece[0][-3] ^= 1
+    assert machine.store.light._reader._last_batch(b"hit", found[1], 1) is None

@@ -6,9 +6,12 @@ import struct
 
 import pytest
 from crc32c import crc32c
+from hypothesis import given
+from hypothesis import strategies as st
 
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.disk import MemoryDisk
+from robustmq.storage.log_files import Gone
 from robustmq.storage.shard_log import HEAD, MACHINE, ShardLog
 
 ONE = HEAD.size + 20
@@ -108,3 +111,54 @@ def test_entries_are_read_from_memory_and_from_disk_alike() -> None:
     disk = Disk(segment_bytes=4 * ONE)
     places = disk.append(*range(30))
     assert [int(bytes(disk.log.entry(place)[1])) for place in places] == list(range(30))
+
+
+def pieces(log: ShardLog, written: bytes) -> set[int]:
+    """The positions that memory has a piece of; each says what is at its position, and no more
+    than what was appended at once."""
+    there: set[int] = set()
+    for position in range(-ONE, len(written) + 2 * ONE):
+        found = log.piece(position)
+        if found is not None:
+            data, begin = found
+            assert 0 <= begin < len(data) <= ONE and position >= 0
+            assert data[begin:] == written[position : position + len(data) - begin]
+            there.add(position)
+    return there
+
+
+@given(steps=st.lists(st.sampled_from("aaaaccrkf"), max_size=40))
+def test_a_piece_is_of_what_memory_has_and_of_nothing_else(steps: list[str]) -> None:
+    """(a)ppend, (c)ommit, begin a new file (r), reopen as after a kill (k), free the first file
+    (f)."""
+    disk = Disk(segment_bytes=3 * ONE)
+    written = b""
+    reopened = freed = 0
+    for step in steps:
+        log = disk.log
+        if step == "a":
+            position = log.append(MACHINE, b"%020d" % len(written), 0, 0, 1)
+            written += bytes(log.read(position, ONE))
+        elif step == "r":
+            log.roll()
+        else:
+            disk.append()
+        if step == "k":
+            disk.open()
+            reopened = len(written)
+        if step == "f" and len(log.files.files) > 1:
+            first = log.files.files[0]
+            log.let_go([first], None)
+            disk.disk.remove(first.path)
+            freed = first.end
+    log = disk.log
+    there = pieces(log, written)
+    assert there == set(range(min(there, default=len(written)), len(written)))
+    assert not there & set(range(max(reopened, freed)))
+    assert there >= set(range(log.committed_position, len(written)))
+    for position in range(len(written)):
+        if position < freed:
+            with pytest.raises(Gone):
+                log.read(position, 1)
+        else:
+            assert bytes(log.read(position, 1)) == written[position : position + 1]
