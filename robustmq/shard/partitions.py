@@ -233,7 +233,7 @@ class Partitions:
         store = self._stores[self._placement.shard(topic, partition)]
         name = partition_name(known.topic_id.bytes, partition)
         other = store.open_beside(name, engine, known.settings)
-        store.resume(other, name)
+        store.resume_old(other, name)
         if known.engine == engines.MEMORY or partition in known.logs:
             # Lost on restart, and said so; or, of three, the one that was moved from is found.
             store.discard(other)
@@ -265,9 +265,13 @@ class Partitions:
         def open_fresh() -> PartitionLog:
             fresh = store.open_beside(name, engine, known.settings)
             self._name_topic(topic, fresh)
+            if from_memory and isinstance(fresh, SegmentPartition):
+                fresh.copy_of_memory()
             return fresh
 
         def flip(fresh: PartitionLog) -> None:
+            if from_memory and isinstance(fresh, SegmentPartition):
+                fresh.copied()
             known.logs[partition] = fresh
             known.placed[partition] = engine
             fresh.configure(known.settings)

@@ -148,8 +148,10 @@ class PartitionLog(Protocol):
 
     def resume_at(self, end_offset: int) -> None:
         """After opening: what was committed ends at `end_offset`. What lies behind was written by a
-        turn that a crash cut off, and is cut; an engine that kept nothing goes on from there, as no
-        offset is used twice."""
+        turn that a crash cut off, and is cut. Where less is there a disk has lost it: the log goes
+        on from `end_offset`, as no offset is used twice, and a read of what is missing has
+        CORRUPT_MESSAGE and says where that ends; so it is when it is opened again. An engine that
+        kept nothing begins there."""
         ...
 
     @property

@@ -10,8 +10,12 @@ the batch that begins there has a greater time stamp than any before it. `m`: ms
 start offset, end offset, end position]`. A commit is one write batch, so a crash leaves all of it
 or nothing; the write-ahead log is synced where the commit is.
 
-Written by the storage thread alone, read by the loop. RocksDB checks what it reads: what is damaged
-is answered with STORAGE_FAILED, and told by no offsets but to operators (`rocksdb_stored`).
+Written by the storage thread alone, read by the loop. RocksDB checks what it reads: a damaged block
+is answered with STORAGE_FAILED, and told by no offsets but to operators (`rocksdb_stored`). A
+damaged record of its write-ahead log costs what shares a block of 32 KiB with it, and no more: what
+is missing shows where a batch does not lie at the position where the one before it ends, and a
+read of it is answered with CORRUPT_MESSAGE. Where the end is lost the positions go on behind it by
+HOLE_BYTES.
 """
 
 from __future__ import annotations
@@ -21,11 +25,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
-from rocksdict import Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import DBRecoveryMode, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
-from robustmq.errors import Fault
+from robustmq.errors import Fault, KafkaCode
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.disk import Disk
 from robustmq.storage.engine import PartitionLog, PartitionSettings, ReadResult
@@ -38,6 +42,8 @@ RETAIN_LOOKS = 256
 """Batches that one call of `retain` looks at."""
 _BATCH, _TIME, _META = b"b", b"t", b"m"
 POSITION_BYTES = 8
+HOLE_BYTES = 61
+"""The least that lies where nobody knows how much did: a batch without records."""
 
 Row = tuple[int, bytearray, int]
 """Base offset, batch, position."""
@@ -61,8 +67,12 @@ class RocksDbPartition:
         self._changed = False
         self._deleted = False
         self._max_time = -1
+        self.quarantined: list[tuple[int, int]] = []
+        """What was found missing at the end; of all else RocksDB says when it is read."""
         self.start_offset = 0
         self.end_offset = 0
+        self._is_new = True
+        """Nothing was found in it."""
         self._first_position = self._end_position = 0
         if disk.list(directory):
             self._recover()
@@ -76,6 +86,8 @@ class RocksDbPartition:
         options.set_write_buffer_size(WRITE_BUFFER_BYTES)
         options.set_max_open_files(OPEN_FILES)
         options.set_keep_log_file_num(1)
+        # The default stops at the first damaged record: all behind it would be gone.
+        options.set_wal_recovery_mode(DBRecoveryMode.skip_any_corrupted_record())
         self._db = Rdict(self._directory, options)
 
     def _recover(self) -> None:
@@ -89,6 +101,7 @@ class RocksDbPartition:
         )
         if version != VERSION:
             raise DataDirectoryError(f"{self._directory} has version {version}, not {VERSION}")
+        self._is_new = False
         self._first_position = self._position_of(self.start_offset)
         last = self._last_time()
         self._max_time = last[0] if last is not None else -1
@@ -108,10 +121,16 @@ class RocksDbPartition:
         return self._new[0][2] if self._new else self._end_position
 
     def resume_at(self, end_offset: int) -> None:
-        """Cut what lies behind the last committed record."""
-        if end_offset > self.end_offset and self.size == 0:
-            # What stood here is gone: its offsets are not used again.
-            self.start_offset = self.end_offset = self.high_watermark = end_offset
+        """Cut what lies behind the last committed record; where that is lost, its offsets are."""
+        if end_offset > self.end_offset:
+            if self._is_new:
+                # What stood here was kept in memory, or nothing of it can be read.
+                self.start_offset = end_offset
+            else:
+                self._end_position += HOLE_BYTES
+            if self._db is not None:
+                self.quarantined.append((self.end_offset, 0))
+            self.end_offset = self.high_watermark = end_offset
             self._changed = True
         if end_offset >= self.end_offset:
             return
@@ -217,34 +236,66 @@ class RocksDbPartition:
         size = 0
         if offset >= end or max_bytes <= 0:
             return ReadResult(self.high_watermark, self.start_offset)
+        following = -1
         try:
-            for base_offset, batch in self._kept(offset, True):
+            for base_offset, batch, position in self._kept(offset, True):
+                if following < 0 and base_offset > offset:
+                    following = self._end_before(offset)
+                if 0 <= following != position:
+                    return self._missing(found, base_offset)
                 if base_offset >= end or (found and size + len(batch) > max_bytes):
-                    break
+                    return ReadResult(self.high_watermark, self.start_offset, found)
                 found.append(batch)
                 size += len(batch)
+                following = position + len(batch)
+            if following < 0:
+                following = self._end_before(offset)
+            if 0 <= following != self._end_position:
+                return self._missing(found, self.end_offset)
         except Exception:  # noqa: BLE001 (rocksdict knows no other)
             if not found:
                 fault = Fault.STORAGE_FAILED
                 return ReadResult(self.high_watermark, self.start_offset, error=fault.kafka)
         return ReadResult(self.high_watermark, self.start_offset, found)
 
-    def _kept(self, offset: int, strict: bool = False) -> Iterator[tuple[int, memoryview]]:
-        """Base offsets and batches from an offset on, written or not."""
+    def _missing(self, found: list[bytes | memoryview], until: int) -> ReadResult:
+        """What a reader gets who comes to batches that are lost, up to an offset."""
+        if found:
+            return ReadResult(self.high_watermark, self.start_offset, found)
+        error = KafkaCode.CORRUPT_MESSAGE
+        return ReadResult(self.high_watermark, self.start_offset, error=error, next_offset=until)
+
+    def _end_before(self, offset: int) -> int:
+        """The position where the last batch ends that lies before an offset that no batch has; -1:
+        there is none."""
+        for base_offset, batch, position in reversed(self._new):
+            if base_offset < offset:
+                return position + len(batch)
+        if self._db is not None:
+            before = self._db.iter(ReadOptions())
+            before.seek_for_prev(_key(offset))
+            if before.valid() and before.key()[:1] == _BATCH:
+                value = before.value()
+                return int.from_bytes(value[:POSITION_BYTES], "little") + _info(value).length
+        return 0 if self.start_offset == 0 else -1
+
+    def _kept(self, offset: int, strict: bool = False) -> Iterator[tuple[int, memoryview, int]]:
+        """Base offsets, batches and positions from an offset on, written or not."""
         first_new = self._new[0][0] if self._new else self.end_offset
         if offset < first_new and self._db is not None:
             for base_offset, value in rows(self._db, offset, strict):
                 if base_offset >= first_new:
                     break
-                yield base_offset, memoryview(value)[POSITION_BYTES:]
-        for number, (base_offset, batch, _) in enumerate(self._new):
+                position = int.from_bytes(value[:POSITION_BYTES], "little")
+                yield base_offset, memoryview(value)[POSITION_BYTES:], position
+        for number, (base_offset, batch, position) in enumerate(self._new):
             last = number + 1 == len(self._new)
             following = self.end_offset if last else self._new[number + 1][0]
             if following > offset:
-                yield base_offset, memoryview(batch)
+                yield base_offset, memoryview(batch), position
 
     def _infos(self, offset: int, stop: int) -> Iterator[BatchInfo]:
-        for base_offset, batch in self._kept(offset):
+        for base_offset, batch, _ in self._kept(offset):
             if base_offset >= stop:
                 return
             yield batches.validate(bytes(batch), 0, len(batch), False)
@@ -363,11 +414,6 @@ class RocksDbPartition:
         return before - self.size
 
     # -- the rest ----------------------------------------------------------------------------------
-
-    @property
-    def quarantined(self) -> list[tuple[int, int]]:
-        """RocksDB says of a damage when it is read."""
-        return []
 
     @property
     def settings(self) -> PartitionSettings:

@@ -46,7 +46,7 @@ class StoredRocksDb:
 
     def batches(self) -> Iterator[bytes | memoryview | Unsound]:
         """All batches, and what is wrong."""
-        offset, position = self.start_offset, -1
+        offset, position = self.start_offset, 0 if self.start_offset == 0 else -1
         table = _Times(self._db)
         while offset < self.end_offset:
             try:

@@ -37,7 +37,7 @@ from robustmq.storage.memory import find_time
 from robustmq.storage.retention import SegmentRow, expired
 from robustmq.storage.segment_file import LOG, Area, SegmentFile, SparseIndex, file_name
 from robustmq.storage.segment_index import CACHE, Snapshot, snapshot
-from robustmq.storage.segment_opening import SCAN_BYTES, Opening, Scan
+from robustmq.storage.segment_opening import SCAN_BYTES, Opening, Scan, quarantine
 from robustmq.storage.segment_reading import Damaged, Search, chunks, stored
 from robustmq.storage.segment_writing import WriteJob
 from robustmq.storage.tiered import PartitionTier
@@ -51,6 +51,8 @@ UNSYNCED_FILES = 32
 oldest are synced: after a loss of power those are scanned whose index does not say that they
 were."""
 SYNCS_A_JOB = 2
+_LEAVING = 1 << 61
+"""Offsets may be missing to the end, wherever that is."""
 
 
 class ClosedFile(msgspec.Struct, frozen=True, gc=False):
@@ -100,17 +102,28 @@ class SegmentPartition:
         self._unsynced = [file for file in self.files[:-1] if not file.synced]
         self._seen_unsynced: set[SegmentFile] = set()
         self._bad: list[tuple[int, bytes]] = []
+        self._torn = opened.torn
+        """Cut off when it was opened; until it is known whether that was committed."""
         self.damaged: Callable[[int, int], None] = lambda offset, length: None
         """Hears of (first offset that is lost, bytes) what a reader has found corrupt."""
 
     # -- opening -----------------------------------------------------------------------------------
 
     def resume_at(self, end_offset: int) -> None:
-        """Cut what lies behind the last committed record."""
-        if end_offset > self.end_offset and not self.files:
+        """Cut what lies behind the last committed record; where that is lost, its offsets are."""
+        torn, self._torn = self._torn, b""
+        if self.state.gaps_until == _LEAVING:
+            # The copy was not whole when the memory went.
+            if end_offset > self.end_offset:
+                self.skip_to(end_offset)
+                self.high_watermark = end_offset
+            self.copied()
+        if end_offset > self.end_offset and not (self.files or self.state.tiered_until):
             # What stood here was kept in memory: its offsets are not used again.
             self.start_offset = self.end_offset = self.high_watermark = end_offset
             self.change(start_offset=end_offset)
+        elif end_offset > self.end_offset:
+            self._lose_until(end_offset, torn)
         if end_offset >= self.end_offset:
             return
         tiered_until = self.state.tiered_until
@@ -135,6 +148,24 @@ class SegmentPartition:
                 if file in rows:
                     rows.remove(file)
         self.high_watermark = self.end_offset
+
+    def _lose_until(self, end_offset: int, torn: bytes) -> None:
+        """A disk has lost the end of what was committed, and these bytes may be of it: a file
+        begins behind it at once, whose name keeps that and tells the next opening of the hole."""
+        first = self.end_offset
+        if torn:
+            quarantine(self._directory, self._disk, first, torn)
+        self.quarantined.append((first, len(torn)))
+        self._disk.make_directory(self._directory)
+        if not self.files:
+            self._make_file()
+        file = self.files[-1]
+        file.areas = (*file.areas, Area(file.size, file.size, first, end_offset))
+        self.end_offset = self.high_watermark = file.next_offset = end_offset
+        self._make_file()
+
+    def _make_file(self) -> None:
+        self._disk.replace(self._begin_file().path, b"")
 
     def _remove(self) -> None:
         removed = self.free()
@@ -502,7 +533,7 @@ class SegmentPartition:
         base_offset = int.from_bytes(batch[:8], "big")
         if base_offset > self.end_offset > self.start_offset:
             self.end_offset = base_offset
-            self.change(gaps_until=base_offset)
+            self.change(gaps_until=max(self.state.gaps_until, base_offset))
         elif base_offset > self.end_offset:
             self.skip_to(base_offset)
         self.append(batch, int.from_bytes(batch[12:16], "big", signed=True))
@@ -521,6 +552,15 @@ class SegmentPartition:
         self.change(gaps_until=max(self.state.gaps_until, offset))
         if self.files:
             self._to_make.append(self._begin_file().path)
+
+    def copy_of_memory(self) -> None:
+        """What comes now is a copy of records that are in memory alone: if that goes first, those
+        which are not here were never on a disk, and no reader is told of a damage."""
+        self.change(gaps_until=_LEAVING)
+
+    def copied(self) -> None:
+        """The copy is whole."""
+        self.change(gaps_until=self.end_offset)
 
     def offset_of_tail(self, max_bytes: int) -> int:
         """The file from whose begin on there are so many bytes."""

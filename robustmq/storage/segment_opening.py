@@ -57,6 +57,8 @@ class Scan:
         self._gaps_until = gaps_until
         self._set_aside = set_aside
         self.end_offset = file.next_offset
+        self.torn = b""
+        """What was cut off at the end."""
 
     def run(self, position: int, size: int, next_base: int | None) -> None:
         """Learn of the batches from `position` to `size`. `next_base`: where the next file begins;
@@ -76,6 +78,7 @@ class Scan:
             bad = self._disk.read(file.path, position, size - position)
             behind = next_sound(bad, self.end_offset)
             if behind is None and next_base is None:
+                self.torn = bad
                 self._disk.truncate(file.path, position)
                 size = position
                 break
@@ -131,6 +134,8 @@ class Opened(msgspec.Struct):
     start_offset: int = 0
     end_offset: int = 0
     quarantined: list[tuple[int, int]] = []
+    torn: bytes = b""
+    """What was cut off at the end of the last file."""
 
 
 class Opening:
@@ -236,6 +241,7 @@ class Opening:
             interval = self._settings.index_interval_bytes
             scan = Scan(disk, file, interval, found.state.gaps_until, self._set_aside)
             scan.run(file.covered, size, next_base)
+            found.torn = scan.torn
             if next_base is not None:
                 found.unindexed.append(file)
         if not file.synced or file.covered != file.size:

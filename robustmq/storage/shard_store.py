@@ -56,7 +56,7 @@ TOLD = frozenset((BLOCK, DECLARED_MARKER, RELEASE, SHARED_BLOCK))
 """Entries that subscribers are told of."""
 
 NOTHING = Stage((), ())
-_APPLIED = b"p"
+_APPLIED, _BOOT = b"p", b"B"
 _MAX_SOURCES = 256
 _HEARD_OF = blocks.QOS2 | blocks.RETAIN | blocks.KAFKA
 LASTING_SOURCE = 1 << 62
@@ -138,6 +138,8 @@ class ShardStore:
         self._partition_ends: dict[str, int] = {}
         self._partition_names: dict[int, str] = {}
         self._damaged = False
+        self._lost_power = False
+        """Since the last process had the shard the machine has started again."""
         self._log_path = ""
         """The file of the log that was appended to last; empty: that is not known."""
         self._inherited = True
@@ -158,6 +160,7 @@ class ShardStore:
     def _recover(self, listener: RecoveryListener) -> None:
         self._disk.make_directory(self._directory)
         listener.on_open(self.producers)
+        self._look_at_boot()
         raw = self._kv.get(checkpoints.CHECKPOINT)
         position = 0
         if raw is not None:
@@ -198,6 +201,12 @@ class ShardStore:
         self.light.keep_names()
         self._not_ahead(applied)
         self._says_all()
+
+    def _look_at_boot(self) -> None:
+        boot, now = self._kv.get(_BOOT), self._disk.boot_id
+        if boot != now:
+            self._lost_power = boot is not None
+            self._kv.write([(_BOOT, now)], True)
 
     def _says_all(self) -> None:
         """Without its key-value store a shard is its log, if that has its beginning still."""
@@ -481,10 +490,27 @@ class ShardStore:
         return f"{self._directory}/engines/{engine_name}/{name}"
 
     def resume(self, log: PartitionLog, name: str) -> None:
-        """Cut what was promised to nobody. In a damaged log a marker may be missing: then nothing
-        is cut."""
+        """Cut what was promised to nobody, and go on behind what was. In a damaged log a marker may
+        be missing: then nothing is cut, and what its other markers promised still was."""
+        end_offset = self._partition_ends.get(name, 0)
+        synced = self._settings.sync or log.settings.sync
+        has_some = log.files if isinstance(log, SegmentPartition) else log.end_offset
+        if self._lost_power and not synced and has_some and end_offset > log.end_offset:
+            # It was not promised to survive that: readers go on behind it, and operators are told.
+            self._report(log.end_offset, 0)
+            log.skip_to(end_offset)
+            self._unwritten[id(log)] = log
         if not self._damaged:
-            log.resume_at(self._partition_ends.get(name, 0))
+            log.resume_at(end_offset)
+        elif not isinstance(log, SharedPartition):
+            # What of a shared one is damaged the log itself has told.
+            log.resume_at(max(end_offset, log.end_offset))
+
+    def resume_old(self, log: PartitionLog, name: str) -> None:
+        """The same of what an engine has that may not be the partition's any more: what was
+        promised behind it another one may have."""
+        if not self._damaged:
+            log.resume_at(min(log.end_offset, self._partition_ends.get(name, 0)))
 
     def take(self, log: PartitionLog, name: str) -> None:
         """This is the log of a partition, just opened."""

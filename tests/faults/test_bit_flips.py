@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from robustmq.core import batches
 from tests.broker import BrokerProcess
-from tests.faults.damage import flip_in_log, flip_in_segment
+from tests.faults.damage import flip, flip_in_log, flip_in_segment
 from tests.faults.test_kill import seed
 from tests.kafka.wire import SocketClient
 
@@ -90,3 +90,46 @@ def test_what_a_flipped_bit_destroys_is_told_and_all_else_is_served(
             broker.kill()
         assert all(len(missing) <= 1 for missing in lost.values()), "one batch each"
         print({topic: len(missing) for topic, missing in lost.items()})
+
+
+def offset_of(broker: BrokerProcess, topic: str, value: str) -> int:
+    """Where a record is that is sent now."""
+    offsets: list[int | None] = []
+    producer = Producer({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
+    producer.produce(
+        topic, value, partition=0, on_delivery=lambda error, sent: offsets.append(sent.offset())
+    )
+    assert not producer.flush(30)
+    assert offsets[0] is not None
+    return offsets[0]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_offsets_of_an_acknowledged_end_that_is_lost_are_not_given_again(
+    tmp_path: Path, workers: int
+) -> None:
+    choose = random.Random(seed())
+    engines = {"segment": "*/segments/*/*.log", "rocksdb": "*/engines/rocksdb/*/*.log"}
+    with BrokerProcess(tmp_path, workers) as broker:
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
+        for engine in engines:
+            config = {"robustmq.storage.engine": engine}
+            admin.create_topics([NewTopic(engine, 1, config=config)])[engine].result(30)
+            write(broker, engine)
+        broker.kill()
+        for pattern in engines.values():
+            # The last bytes of the last batch, and the checksum finds it.
+            path = max(broker.data.glob(pattern), key=lambda one: one.stat().st_size)
+            flip(path, path.stat().st_size - 3, choose)
+        for number in range(2):
+            broker.start()
+            for engine in engines:
+                values, holes = read_over(broker, engine)
+                assert values[: COUNT - 1] == [f"{engine} {one}" for one in range(COUNT - 1)]
+                assert values[COUNT - 1 :] == ["later"] * number, "all else is there"
+                assert holes == [COUNT - 1], "the loss is told"
+                assert offset_of(broker, engine, "later") == COUNT + number, "and nothing else is"
+            assert "Traceback" not in broker.log
+            assert broker.log.count("set aside") >= 1
+            broker.kill()

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 )
 
 from robustmq.core import batches
+from robustmq.errors import KafkaCode
 from robustmq.records import Record
 from robustmq.storage.disk import Disk, MemoryDisk, RealDisk
 from robustmq.storage.engine import (
@@ -407,6 +408,65 @@ def test_an_engine_keeps_its_contract(name: str) -> None:
             phases=[Phase.generate],
         ),
     )
+
+
+def read_over(log: PartitionLog, max_bytes: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """The offsets that a consumer gets, and the holes that it is told of."""
+    offsets: list[int] = []
+    holes: list[tuple[int, int]] = []
+    offset = log.start_offset
+    while offset < log.high_watermark:
+        result = log.read(offset, max_bytes)
+        if result.error:
+            assert result.error == KafkaCode.CORRUPT_MESSAGE and not result.buffers
+            assert log.read(result.next_offset - 1, max_bytes).error == result.error, (
+                "all of it is missing"
+            )
+            holes.append((offset, result.next_offset))
+            offset = result.next_offset
+            continue
+        data = b"".join(map(bytes, result.buffers))
+        offsets += [info.base_offset for _, info in batches.headers(data, 0, len(data), True)]
+        offset = offsets[-1] + 1
+    return offsets, holes
+
+
+@pytest.mark.parametrize(("begin", "max_bytes"), [(0, 1), (0, 1000), (1, 1000)])
+@pytest.mark.parametrize("name", [name for name in ENGINES if name not in ("memory", "shared")])
+def test_the_offsets_of_a_lost_end_are_not_given_again_and_its_readers_are_told(
+    name: str, begin: int, max_bytes: int, tmp_path: Path
+) -> None:
+    harness = ENGINES[name](tmp_path)
+
+    def append() -> None:
+        harness.log.append(bytearray(batches.build([Record(None, b"x")], NOW_MS)), 1)
+        harness.commit()
+
+    def restart(committed: int) -> None:
+        harness.reopen(clean=False)
+        harness.log.resume_at(committed)
+        assert (harness.log.start_offset, harness.log.end_offset) == (begin, committed)
+        assert harness.log.high_watermark == committed
+        assert not harness.log.read(committed, 1).error
+
+    harness.log.skip_to(begin)
+    for _ in range(3 - begin):
+        append()
+    left = list(range(begin, 3))
+    for _ in range(2):
+        # A process that is killed before it has written anything finds it again.
+        restart(5)
+        assert read_over(harness.log, max_bytes) == (left, [(3, 5)])
+        assert [offset for offset, _ in harness.log.quarantined] == [3], "and it is told"
+    append()
+    assert read_over(harness.log, max_bytes) == ([*left, 5], [(3, 5)])
+    for _ in range(2):
+        restart(9)
+        assert read_over(harness.log, max_bytes) == ([*left, 5], [(3, 5), (6, 9)])
+    append()
+    restart(10)
+    assert read_over(harness.log, max_bytes) == ([*left, 5, 9], [(3, 5), (6, 9)])
+    harness.close()
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,76 @@ def test_a_reader_of_a_rotten_block_is_told_and_not_left_waiting(tmp_path: Path)
     assert b"%04d" % (lost - 1) in bytes(before.buffers[-1]), "what lies before it is served"
     assert log.read(lost, 1 << 20).error == KafkaCode.KAFKA_STORAGE_ERROR
     assert b"%04d" % (COUNT - 1) in bytes(log.read(COUNT - 1, 1).buffers[0]), "and what follows"
+    log.close()
+
+
+def killed_with_damage(directory: Path, place: float) -> Path:
+    """A partition of which all is in the write-ahead log, as a kill leaves it, and a bit of that
+    flipped."""
+    log = RocksDbPartition(str(directory / "running"), RealDisk(), PartitionSettings())
+    for number in range(COUNT):
+        record = Record(None, b"%04d" % number * 250, [], NOW_MS + number)
+        log.append(bytearray(batches.build([record], NOW_MS)), 1)
+        write = log.write()
+        assert write is not None
+        write(False)
+        log.committed()
+    killed = directory / "killed"
+    shutil.copytree(directory / "running", killed)
+    log.close()
+    [wal] = killed.glob("*.log")
+    data = bytearray(wal.read_bytes())
+    data[int((len(data) - 1) * place)] ^= 1
+    wal.write_bytes(data)
+    return killed
+
+
+@pytest.mark.parametrize("place", [0.001, 0.5, 1])
+def test_what_a_damaged_write_ahead_log_has_lost_is_told_and_its_offsets_are_not_given_again(
+    place: float, tmp_path: Path
+) -> None:
+    killed = killed_with_damage(tmp_path, place)
+    found: list[int] = []
+    lost: list[int] = []
+    for number in range(3):
+        log = RocksDbPartition(str(killed), RealDisk(), PartitionSettings())
+        log.resume_at(COUNT + number)
+        assert (log.start_offset, log.end_offset) == (0, COUNT + number)
+        found, lost, offset = [], [], 0
+        while offset < log.high_watermark:
+            result = log.read(offset, 1 << 20)
+            if result.error:
+                assert result.error == KafkaCode.CORRUPT_MESSAGE
+                lost += range(offset, result.next_offset)
+                offset = result.next_offset
+                continue
+            data = b"".join(map(bytes, result.buffers))
+            found += [info.base_offset for _, info in batches.headers(data, 0, len(data), True)]
+            offset = found[-1] + 1
+        assert sorted(found + lost) == list(range(COUNT + number))
+        assert 0 < len(lost) < 40, "what shares a block with it, and no more"
+        assert lost == list(range(lost[0], lost[-1] + 1))
+        assert (lost[-1] == COUNT - 1) == (place == 1) and (lost[0] == 0) == (place < 0.1)
+        assert bool(log.quarantined) == (place == 1 and not number)
+        log.append(bytearray(batches.build([Record(None, b"x", [], NOW_MS)], NOW_MS)), 1)
+        write = log.write()
+        assert write is not None
+        write(False)
+        log.committed()
+        log.close()
+    sound, wrong = looked_into(killed)
+    assert sound == [*found, COUNT + 2]
+    assert any(one.offset == lost[0] and "are missing" in one.what for one in wrong), wrong
+
+
+def test_a_partition_of_which_nothing_can_be_read_gives_no_offset_again(tmp_path: Path) -> None:
+    killed = killed_with_damage(tmp_path, 0.001)
+    [wal] = killed.glob("*.log")
+    wal.write_bytes(wal.read_bytes()[:20_000])
+    log = RocksDbPartition(str(killed), RealDisk(), PartitionSettings())
+    log.resume_at(COUNT)
+    assert (log.start_offset, log.end_offset) == (COUNT, COUNT)
+    assert log.quarantined == [(0, 0)], "and it is told"
     log.close()
 
 

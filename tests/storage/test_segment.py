@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from robustmq.core import batches
@@ -108,6 +109,79 @@ def test_what_lies_behind_the_last_committed_record_is_cut_over_files() -> None:
     assert files.values() == [] and files.log.end_offset == 0
 
 
+def damaged_at_the_end(files: Files, how: str) -> list[int]:
+    """Damage the end of what 10 records are in, of which all are committed; those that are left."""
+    last = files.log.files[-1].path
+    if how == "flip":
+        files.disk.files[last][-5] ^= 1
+        return list(range(9))
+    if how == "cut":
+        files.disk.truncate(last, files.disk.size(last) - 2 * ONE - 3)
+        return list(range(7))
+    if how == "empty":
+        files.disk.truncate(last, 0)
+    else:
+        files.disk.remove(last)
+    return list(range(files.log.files[-1].base_offset))
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "gone"])
+def test_the_offsets_of_a_committed_end_that_is_lost_are_not_given_again(
+    how: str, clean: bool
+) -> None:
+    files = Files(4 * ONE if how in ("empty", "gone") else 1 << 20)
+    for number in range(10):
+        files.append(number)
+    if clean:
+        files.log.close()
+    left = damaged_at_the_end(files, how)
+    for _ in range(3):
+        # Killed before anything is written, it is found again.
+        log = files.open()
+        log.resume_at(10)
+        assert [first for first, _ in log.quarantined] == [len(left)], "it is told"
+        assert (log.start_offset, log.end_offset, log.high_watermark) == (0, 10, 10)
+        assert files.values() == left
+        lost = log.read(9, 100)
+        assert (lost.error, lost.next_offset) == (KafkaCode.CORRUPT_MESSAGE, 10)
+        assert not log.read(10, 100).error
+    kept = [path for path in files.disk.files if "quarantine" in path]
+    assert bool(kept) == (how in ("flip", "cut")), "the bytes are kept aside"
+    files.append(10)
+    files.append(11)
+    assert files.values() == [*left, 10, 11]
+    for number in range(12, 20):
+        files.append(number)
+        log = files.open()
+        log.resume_at(number + 1)
+        assert [first for first, _ in log.quarantined] == [len(left)]
+        assert files.values() == [*left, *range(10, number + 1)]
+    assert [info.base_offset for info in log.last_batches(1 << 20)] == [*left, *range(10, 20)]
+
+
+def test_a_lost_end_behind_what_the_object_store_has_leaves_that_to_be_read() -> None:
+    files = Files(4 * ONE)
+    files.settings = msgspec.structs.replace(files.settings, tiered=True)
+    files.open()
+    for number in range(10):
+        files.append(number)
+    files.log.tiered(8)
+    files.append(10)
+    for name in files.disk.list("/p"):
+        if name.endswith(".log"):
+            files.disk.remove(f"/p/{name}")
+    for _ in range(2):
+        log = files.open()
+        log.resume_at(11)
+        assert (log.start_offset, log.local_start_offset, log.end_offset) == (0, 8, 11)
+        assert log.read(7, 100).error == KafkaCode.OFFSET_MOVED_TO_TIERED_STORAGE
+        lost = log.read(8, 100)
+        assert (lost.error, lost.next_offset) == (KafkaCode.CORRUPT_MESSAGE, 11)
+    files.append(11)
+    assert files.values(8) == [11]
+
+
 def test_a_job_that_is_done_shows_what_it_wrote_and_no_more() -> None:
     files = Files()
     log = files.log
@@ -198,3 +272,30 @@ def test_a_move_to_another_engine_leaves_out_what_is_lost() -> None:
     offsets = [info.base_offset for _, info in batches.headers(found, 0, len(found), True)]
     assert offsets == [offset for offset in range(20) if offset != 8]
     assert fresh.end_offset == 20
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_was_in_memory_alone_when_a_copy_of_it_was_cut_off_is_no_damage(whole: bool) -> None:
+    files = Files()
+    files.log.copy_of_memory()
+    files.append(0, 1, 2)
+    files.append(3)
+    if whole:
+        files.log.copied()
+        files.append(4)
+        files.disk.truncate(files.log.files[0].path, 4 * ONE)
+    for _ in range(2):
+        log = files.open()
+        log.resume_at(7)
+        assert log.end_offset == log.high_watermark == 7
+        assert bool(log.quarantined) == whole
+        assert log.read(4, 100).error == (KafkaCode.CORRUPT_MESSAGE if whole else 0)
+    files.append(7)
+    log = files.open()
+    log.resume_at(8)
+    assert files.values() == [0, 1, 2, 3, 7]
+    assert bool(log.quarantined) == whole
+    files.disk.truncate(log.files[-1].path, 3)
+    log = files.open()
+    log.resume_at(8)
+    assert log.quarantined[-1] == (7, 3), "what is lost later is one"

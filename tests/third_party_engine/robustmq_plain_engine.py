@@ -7,6 +7,7 @@ file until the partition is deleted.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
-from robustmq.errors import BrokerError
+from robustmq.errors import BrokerError, KafkaCode
 from robustmq.storage.disk import Disk
 from robustmq.storage.engine import (
     PartitionLog,
@@ -39,7 +40,8 @@ class Row(NamedTuple):
 
 
 class PlainPartition:
-    """A partition in one file. `start` beside it holds the log's start and end: 16 bytes."""
+    """A partition in one file. `start` beside it holds numbers of 8 bytes: the log's start and end,
+    and from where to where offsets are lost, of each hole."""
 
     def __init__(self, directory: str, disk: Disk, settings: PartitionSettings) -> None:
         self._directory = directory
@@ -52,13 +54,16 @@ class PlainPartition:
         self._changed = self._deleted = False
         self.start_offset = self.end_offset = self._size = 0
         self.quarantined: list[tuple[int, int]] = []
+        self._holes: list[tuple[int, int]] = []
         self._recover()
         self.high_watermark = self.end_offset
 
     def _recover(self) -> None:
-        bounds = self._disk.read_apart(self._bounds, 0, 16)
-        self.start_offset = int.from_bytes(bounds[:8], "big")
-        self.end_offset = int.from_bytes(bounds[8:], "big")
+        bounds = self._disk.read_apart(self._bounds, 0, self._disk.size(self._bounds))
+        numbers = [int.from_bytes(bounds[at : at + 8], "big") for at in range(0, len(bounds), 8)]
+        if numbers:
+            self.start_offset, self.end_offset = numbers[:2]
+        self._holes = list(zip(numbers[2::2], numbers[3::2], strict=True))
         data = self._disk.read_apart(self._file, 0, self._disk.size(self._file))
         position = 0
         try:
@@ -79,9 +84,14 @@ class PlainPartition:
         self._rows = [row for row in self._rows if row.next_offset > self.start_offset]
 
     def resume_at(self, end_offset: int) -> None:
-        """What lies behind is cut; what was kept nowhere is skipped."""
-        if end_offset > self.end_offset and not self._rows:
-            self.start_offset = self.end_offset = self.high_watermark = end_offset
+        """What lies behind is cut; what was kept nowhere is skipped, and what is lost is a hole."""
+        if end_offset > self.end_offset:
+            if self._rows:
+                self._holes.append((self.end_offset, end_offset))
+                self.quarantined.append((self.end_offset, 0))
+            else:
+                self.start_offset = end_offset
+            self.end_offset = self.high_watermark = end_offset
             self._changed = True
         end_offset = max(end_offset, self.start_offset)
         if end_offset >= self.end_offset:
@@ -115,17 +125,18 @@ class PlainPartition:
             if self._deleted:
                 return
             self._disk.make_directory(self._directory)
+            if changed:
+                # First: what lies behind a hole is not there before the hole is known.
+                self._keep_bounds()
             self._disk.append(self._file, rows)
             if sync:
                 self._disk.sync_below(self._directory)
-            if changed:
-                self._keep_bounds()
 
         return job
 
     def _keep_bounds(self) -> None:
-        bounds = self.start_offset.to_bytes(8, "big") + self.end_offset.to_bytes(8, "big")
-        self._disk.replace(self._bounds, bounds)
+        numbers = [self.start_offset, self.end_offset, *itertools.chain(*self._holes)]
+        self._disk.replace(self._bounds, b"".join(number.to_bytes(8, "big") for number in numbers))
 
     def committed(self) -> None:
         """What the oldest job wrote is in the file, and need not be in memory."""
@@ -138,7 +149,13 @@ class PlainPartition:
         """Batch by batch."""
         if not self.start_offset <= offset <= self.end_offset:
             return ReadResult(self.high_watermark, self.start_offset, [], True)
+        for first, behind in self._holes:
+            if first <= offset < behind:
+                error = KafkaCode.CORRUPT_MESSAGE
+                start = self.start_offset
+                return ReadResult(self.high_watermark, start, error=error, next_offset=behind)
         end = self.high_watermark if committed else self.end_offset
+        end = min([end, *(first for first, _ in self._holes if first > offset)])
         found: list[bytes | memoryview] = []
         size = 0
         for row in self._rows:
@@ -251,7 +268,7 @@ class StoredPlain:
             raise FileNotFoundError(directory)
         bounds = _content(path / "start")
         self.start_offset = int.from_bytes(bounds[:8], "big")
-        self.end_offset = int.from_bytes(bounds[8:], "big")
+        self.end_offset = int.from_bytes(bounds[8:16], "big")
         self._data = _content(path / "batches")
         self._infos: list[tuple[int, BatchInfo]] = []
         self._behind = 0
