@@ -3,12 +3,22 @@
 `python perf/storage_random_read.py [--topics N] [--reads N] [--quick]`. A light topic is read as a
 Fetch or an MQTT replay reads it: from its name by the compiled index to its place in the shard's
 log, checked, and given out as a record batch. The peer has topic and batch as key and value of
-rocksdict, with a bloom filter and a block cache, as this broker opens it. Both in turns:
+rocksdict, compacted, with a bloom filter and a block cache of 8 MiB. What would make one of them
+read less than the other is taken away:
 
-  warm    the files are in the page cache
-  cold    the page cache was dropped before (posix_fadvise), reads as many as leave most of it cold
+- The payloads are random bytes of a fixed seed, and the peer does not compress: the broker stores
+  batches as they came, so both have as many bytes on the disk, and the peer has none to unpack.
+- The shard keeps none of its log in memory once it is written (`hot_bytes`), only its index; of
+  the peer's files the indexes and filters are in memory, as it has them when it is open.
+- Both get the same names in the same order, in rounds in which they take turns to be first.
 
-The limit is pread of the same place of the same file. The target is 1x rocksdict, of the medians.
+  warm    all files were read into the page cache; the peer keeps its block cache from round to
+          round
+  cold    before its reads each one's page cache is dropped (posix_fadvise), the peer's database is
+          opened anew before, so that its block cache is empty; reads as few as leave most cold
+
+The limit is pread of as many bytes at random places of the shard's log. A row is the median of all
+reads of all rounds; the target is 1x rocksdict, of the medians.
 """
 
 from __future__ import annotations
@@ -27,8 +37,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
-from topics_plan import payload_of, topic_of
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from topics_plan import topic_of
 
 from robustmq.core import batches
 from robustmq.core.blocks import build_entry
@@ -41,7 +51,7 @@ from robustmq.storage.stored_producers import StoredProducers
 
 SIZE = 100
 A_BLOCK = 256
-ROUNDS = 5
+ROUNDS = 6
 CACHE_BYTES = 8 * 1024 * 1024
 
 Read = Callable[[bytes], Any]
@@ -71,7 +81,7 @@ def filled_shard(directory: Path, topics: int) -> ShardStore:
     disk.make_directory(place)
     committer = InlineCommitter()
     kv = open_key_value(place, "", KeyValueSettings())
-    settings = StoreSettings(hot_bytes=1 << 20)
+    settings = StoreSettings(hot_bytes=1)
     store = ShardStore(place, settings, disk, kv, committer, 1, Nobody(), _damaged)
     for first in range(0, topics, A_BLOCK):
         block = bytearray()
@@ -84,19 +94,25 @@ def filled_shard(directory: Path, topics: int) -> ShardStore:
 
 
 def batch_of(number: int) -> bytes:
-    """The one batch of a topic."""
-    return batches.build([Record(value=payload_of(number, 0, SIZE, 0))], 1)
+    """The one batch of a topic: nobody can make it smaller."""
+    return batches.build([Record(value=random.Random(number).randbytes(SIZE))], 1)
 
 
-def filled_peer(directory: Path, topics: int) -> Any:
-    """The same in RocksDB."""
+def opened_peer(directory: Path) -> Any:
+    """RocksDB, with an empty block cache."""
     table = BlockBasedOptions()
     table.set_block_cache(Cache(CACHE_BYTES))
     table.set_bloom_filter(10, False)
     options = Options(raw_mode=True)
     options.create_if_missing(True)
+    options.set_compression_type(DBCompressionType.none())
     options.set_block_based_table_factory(table)
-    peer = Rdict(str(directory / "peer"), options)
+    return Rdict(str(directory / "peer"), options)
+
+
+def fill_peer(directory: Path, topics: int) -> None:
+    """The same in RocksDB."""
+    peer = opened_peer(directory)
     for first in range(0, topics, A_BLOCK):
         changes = WriteBatch(raw_mode=True)
         for number in range(first, min(first + A_BLOCK, topics)):
@@ -104,17 +120,29 @@ def filled_peer(directory: Path, topics: int) -> Any:
         peer.write(changes)
     peer.flush()
     peer.compact_range(None, None)
-    return peer
+    peer.close()
+
+
+def files_below(directory: Path) -> list[Path]:
+    """All of them."""
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def fill_cache(directory: Path) -> None:
+    """Have the kernel hold all files below."""
+    for path in files_below(directory):
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                continue
 
 
 def drop_cache(directory: Path) -> None:
     """Have the kernel forget what it holds of all files below."""
     os.sync()
-    for path in directory.rglob("*"):
-        if path.is_file():
-            file = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(file)
+    for path in files_below(directory):
+        file = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
 
 
 def timed(read: Read, names: list[bytes]) -> list[float]:
@@ -129,12 +157,36 @@ def timed(read: Read, names: list[bytes]) -> list[float]:
     return sorted(found)
 
 
+class Peer:
+    """The peer's open database."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._database = opened_peer(directory)
+
+    def open_again(self) -> None:
+        """Begin with an empty block cache."""
+        self._database.close()
+        self._database = opened_peer(self._directory)
+
+    def read(self, name: bytes) -> Any:
+        """A topic's batch."""
+        return self._database.get(name)
+
+
+def shard_reader(store: ShardStore) -> Read:
+    """Reads a light topic's batch."""
+    light = store.light
+    return lambda name: light.read(name, light.end_offset(name) - 1, 4096).buffers
+
+
 def plain_reader(directory: Path, seed: int) -> Read:
     """pread of a random place of the shard's first log file, as long as a record is."""
     path = min((directory / "0000" / "log").iterdir())
     file, size = os.open(path, os.O_RDONLY), path.stat().st_size
+    length = len(batch_of(0))
     chance = random.Random(seed)
-    return lambda name: os.pread(file, SIZE, chance.randrange(size - SIZE))
+    return lambda name: os.pread(file, length, chance.randrange(size - length))
 
 
 def main() -> int:
@@ -157,25 +209,31 @@ def main() -> int:
 def measure(directory: Path, topics: int, reads: int) -> int:
     """All rows; 1 when the target is missed."""
     store = filled_shard(directory, topics)
-    peer = filled_peer(directory, topics)
+    fill_peer(directory, topics)
+    peer = Peer(directory)
     readers: dict[str, Read] = {
-        "light topic": lambda name: (
-            store.light.read(name, store.light.end_offset(name) - 1, 4096).buffers
-        ),
-        "rocksdict": peer.get,
+        "light topic": shard_reader(store),
+        "rocksdict": peer.read,
         "pread": plain_reader(directory, 1),
     }
+    for number in range(0, topics, max(1, topics // 1_000)):
+        topic = topic_of(number)
+        (batch,) = readers["light topic"](topic)
+        # Before it stand the offset and the leader epoch that the shard gave.
+        assert batch[16:] == peer.read(topic)[16:], "both have the same"
     chance = random.Random(7)
     missed = False
     for state in ("warm", "cold"):
         times: dict[str, list[float]] = {name: [] for name in readers}
         count = reads if state == "warm" else max(100, reads // 20)
-        for _ in range(ROUNDS):
+        fill_cache(directory)
+        for turn in range(ROUNDS):
             names = [topic_of(chance.randrange(topics)) for _ in range(count)]
-            for name, read in readers.items():
+            for name in sorted(readers, reverse=bool(turn & 1)):
                 if state == "cold":
+                    peer.open_again()
                     drop_cache(directory)
-                times[name] += timed(read, names)
+                times[name] += timed(readers[name], names)
         medians = {name: statistics.median(found) for name, found in times.items()}
         for name, found in times.items():
             found.sort()

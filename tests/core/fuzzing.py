@@ -372,6 +372,24 @@ def _batches(random_: random.Random, out: _Outcomes) -> None:
     out.rows.append(place[0])
 
 
+def _log(random_: random.Random, out: _Outcomes, data: bytes) -> None:
+    """Entries as a reader of the log asks for them, at the right places and at wrong ones."""
+    begin = 0
+    for _ in range(4):
+        key = int.from_bytes(data[begin + 40 : begin + 48], "little")
+        position = random_.choice((2**41, 2**64 - 1, random_.randrange(2**40)))
+        topic = random_.choice((b"", data[begin + 48 : begin + 49], *TOPICS))
+        there = data[: len(data) - random_.choice((0, 0, random_.randrange(80)))]
+        for check in (True, False):
+            out.of(
+                "stored",
+                lambda: blocks.stored_batch(there, begin, key, topic, position, check),
+            )
+        out.of("head", lambda: blocks.stored_head(there[begin:], key, position))
+        following = begin + int.from_bytes(data[begin : begin + 4], "little")
+        begin = following if following < len(data) else random_.randrange(len(data) + 50)
+
+
 def _blocks(random_: random.Random, out: _Outcomes) -> None:
     data = block(random_)
     _deliver(random_, out, data)
@@ -389,6 +407,7 @@ def _blocks(random_: random.Random, out: _Outcomes) -> None:
     out.of("assign", lambda: index.assign(copy, random_.choice((0, 2**40)), 3, new))
     out.of("replay", lambda: index.replay(copy, 0, len(copy), random_.randrange(2**40), new))
     out.rows.append((bytes(copy), new, len(index), [index.lookup(topic) for topic in TOPICS]))
+    _log(random_, out, bytes(copy))
     dump = index.dump()
     other = TopicIndex()
     out.of("load", lambda: other.load(damage(random_, dump, 2)))
