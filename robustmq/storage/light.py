@@ -106,8 +106,15 @@ class LightReader:
 
     def _head(self, key: int, position: int) -> _Head:
         """The head of the block entry at a position. Raises Gone, or CORRUPT_RECORD."""
+        bridge = self.bridges.get(position)
+        if bridge is not None:
+            # Whatever stands there: where it leads to may be what is damaged of it.
+            return _Head(0, bridge[1], bridge[0], 0)
         data = self._log.read(position, blocks.ENTRY_HEADER)
-        return _Head._make(blocks.stored_head(data, key, position) or self._bridge(position))
+        head = blocks.stored_head(data, key, position)
+        if head is None:
+            raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
+        return _Head._make(head)
 
     def _head_below(self, key: int, position: int, end_offset: int) -> _Head:
         """The same, where a batch stands that begins before an offset. What leads over a lost one
@@ -117,19 +124,14 @@ class LightReader:
             raise BrokerError(Fault.CORRUPT_RECORD, f"no batch before {end_offset} at {position}")
         return head
 
-    def _bridge(self, position: int) -> tuple[int, int, int, int]:
-        """What stands for the head of an entry that is lost."""
-        bridge = self.bridges.get(position)
-        if bridge is None:
-            raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
-        return 0, bridge[1], bridge[0], 0
-
     def _entry(
         self, key: int, position: int, topic: bytes = b"", check_hot: bool = False
     ) -> _Entry:
         """The block entry at a position, by one read where it is small, and checked when it comes
         from a disk, or with `check_hot`; a `topic` has its name compared, too. Raises Gone, or
         CORRUPT_RECORD."""
+        if position in self.bridges:
+            raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is lost")
         log = self._log
         piece = log.piece(position)
         if piece is not None:
@@ -142,10 +144,7 @@ class LightReader:
             if found is not None and len(data) < found[0] <= MAX_ENTRY_BYTES:
                 data = log.read(position, found[0])
                 found = blocks.stored_batch(data, 0, key, topic, position, True)
-        if found is None:
-            self._bridge(position)
-            raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is lost")
-        if found[4] is None:
+        if found is None or found[4] is None:
             raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is damaged")
         return found  # type: ignore[return-value]
 

@@ -14,6 +14,7 @@ from robustmq.storage.shard_store import StoreSettings
 from tests.storage.stores import Machine
 
 COUNT = 12
+LOST = 6
 
 
 def read_over(machine: Machine, topic: bytes) -> tuple[dict[int, bytes], set[int]]:
@@ -61,6 +62,29 @@ def test_damage_in_a_light_topic_is_told_and_all_else_is_read(
         if not checkpoint:
             assert len(errors) <= 1, "and what lies before it"
         assert checkpoint or not errors or machine.heard.corrupt
+
+
+@pytest.mark.parametrize("blocks_together", [1, 2])
+def test_whatever_byte_of_an_entry_is_damaged_its_batch_alone_is_lost(blocks_together: int) -> None:
+    """Also that which says where the batch before it is."""
+    topics = (b"hit", b"other")[:blocks_together]
+    step = 0
+    while step >= 0:
+        machine = Machine(StoreSettings(hot_bytes=1))
+        begins = []
+        for number in range(COUNT):
+            begins.append(machine.store.log.end_position)
+            for topic in topics:
+                machine.publish(topic, b"%d" % number)
+            machine.commit()
+        (path,) = [name for name in machine.disk.files if "/log/" in name]
+        machine.disk.files[path][begins[LOST] + step] ^= 1 << step % 8
+        machine.open()
+        for topic in topics:
+            values, errors = read_over(machine, topic)
+            assert set(values) | errors == set(range(COUNT))
+            assert errors <= {LOST}, f"byte {step} of the entry"
+        step = step + 1 if begins[LOST] + step + 1 < begins[LOST + 1] else -1
 
 
 def test_what_lies_before_a_lost_batch_and_skipped_offsets_is_read() -> None:
