@@ -7,7 +7,7 @@
 #include <string.h>
 
 static uint32_t robustmq_crc_table[8][256];
-static int robustmq_crc_kind = 0; /* 0 not chosen, 1 table, 2 instruction */
+static int robustmq_crc_kind = 0; /* 0 not chosen, 1 table, 2 instruction; chosen with the interpreter's lock held */
 
 static void robustmq_crc_make_table(void) {
     for (uint32_t n = 0; n < 256; n++) {
@@ -40,7 +40,9 @@ static uint32_t robustmq_crc_by_table(uint32_t crc, const unsigned char *p, size
 #define ROBUSTMQ_CRC_INSTRUCTION 1
 #include <nmmintrin.h>
 static int robustmq_crc_supported(void) { return __builtin_cpu_supports("sse4.2") != 0; }
-__attribute__((target("sse4.2")))
+#define ROBUSTMQ_CRC_TARGET __attribute__((target("sse4.2")))
+#define robustmq_crc_word(crc, word) _mm_crc32_u64(crc, word)
+ROBUSTMQ_CRC_TARGET
 static uint32_t robustmq_crc_by_instruction(uint32_t crc, const unsigned char *p, size_t n) {
     uint64_t wide = crc;
     for (; n >= 8; n -= 8, p += 8) {
@@ -55,6 +57,8 @@ static uint32_t robustmq_crc_by_instruction(uint32_t crc, const unsigned char *p
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
 #define ROBUSTMQ_CRC_INSTRUCTION 1
 #include <arm_acle.h>
+#define ROBUSTMQ_CRC_TARGET
+#define robustmq_crc_word(crc, word) __crc32cd((uint32_t)(crc), word)
 static int robustmq_crc_supported(void) { return 1; }
 static uint32_t robustmq_crc_by_instruction(uint32_t crc, const unsigned char *p, size_t n) {
     for (; n >= 8; n -= 8, p += 8) {
@@ -67,16 +71,77 @@ static uint32_t robustmq_crc_by_instruction(uint32_t crc, const unsigned char *p
 }
 #endif
 
-static inline uint32_t robustmq_crc32c_more(uint32_t crc, const unsigned char *p, size_t n) {
-    if (robustmq_crc_kind == 0) {
-        robustmq_crc_kind = 1;
 #ifdef ROBUSTMQ_CRC_INSTRUCTION
-        if (robustmq_crc_supported()) robustmq_crc_kind = 2;
-#endif
-        if (robustmq_crc_kind == 1) robustmq_crc_make_table();
+/* The instruction gives a result every cycle, but takes three: of what is long, three parts are done side by side (2.5 times
+   as fast), and joined by tables that say what a number of zeros behind a part makes of its checksum. */
+#define ROBUSTMQ_CRC_LONG 4096
+#define ROBUSTMQ_CRC_SHORT 256
+static uint32_t robustmq_crc_long[4][256];
+static uint32_t robustmq_crc_short[4][256];
+
+static void robustmq_crc_make_zeros(uint32_t table[4][256], size_t size) {
+    static const unsigned char zeros[ROBUSTMQ_CRC_SHORT];
+    uint32_t of_bit[32];
+    for (int bit = 0; bit < 32; bit++) {
+        of_bit[bit] = 1u << bit;
+        for (size_t done = 0; done < size; done += sizeof zeros)
+            of_bit[bit] = robustmq_crc_by_instruction(of_bit[bit], zeros, sizeof zeros);
     }
+    for (int byte = 0; byte < 4; byte++)
+        for (int n = 0; n < 256; n++) {
+            uint32_t crc = 0;
+            for (int bit = 0; bit < 8; bit++)
+                if (n >> bit & 1) crc ^= of_bit[8 * byte + bit];
+            table[byte][n] = crc;
+        }
+}
+
+static inline uint32_t robustmq_crc_zeros(uint32_t table[4][256], uint32_t crc) {
+    return table[0][crc & 255] ^ table[1][crc >> 8 & 255] ^ table[2][crc >> 16 & 255] ^ table[3][crc >> 24];
+}
+
+ROBUSTMQ_CRC_TARGET
+static inline uint32_t robustmq_crc_three(uint32_t crc, const unsigned char *p, size_t part, uint32_t table[4][256]) {
+    uint64_t one = crc, two = 0, three = 0;
+    for (size_t at = 0; at < part; at += 8) {
+        uint64_t word;
+        memcpy(&word, p + at, 8);
+        one = robustmq_crc_word(one, word);
+        memcpy(&word, p + part + at, 8);
+        two = robustmq_crc_word(two, word);
+        memcpy(&word, p + 2 * part + at, 8);
+        three = robustmq_crc_word(three, word);
+    }
+    crc = robustmq_crc_zeros(table, (uint32_t)one) ^ (uint32_t)two;
+    return robustmq_crc_zeros(table, crc) ^ (uint32_t)three;
+}
+
+static uint32_t robustmq_crc_fast(uint32_t crc, const unsigned char *p, size_t n) {
+    for (; n >= 3 * ROBUSTMQ_CRC_LONG; n -= 3 * ROBUSTMQ_CRC_LONG, p += 3 * ROBUSTMQ_CRC_LONG)
+        crc = robustmq_crc_three(crc, p, ROBUSTMQ_CRC_LONG, robustmq_crc_long);
+    for (; n >= 3 * ROBUSTMQ_CRC_SHORT; n -= 3 * ROBUSTMQ_CRC_SHORT, p += 3 * ROBUSTMQ_CRC_SHORT)
+        crc = robustmq_crc_three(crc, p, ROBUSTMQ_CRC_SHORT, robustmq_crc_short);
+    return robustmq_crc_by_instruction(crc, p, n);
+}
+#endif
+
+static void robustmq_crc_choose(void) {
 #ifdef ROBUSTMQ_CRC_INSTRUCTION
-    if (robustmq_crc_kind == 2) return ~robustmq_crc_by_instruction(~crc, p, n);
+    if (robustmq_crc_supported()) {
+        robustmq_crc_make_zeros(robustmq_crc_long, ROBUSTMQ_CRC_LONG);
+        robustmq_crc_make_zeros(robustmq_crc_short, ROBUSTMQ_CRC_SHORT);
+        robustmq_crc_kind = 2;
+        return;
+    }
+#endif
+    robustmq_crc_make_table();
+    robustmq_crc_kind = 1;
+}
+
+static inline uint32_t robustmq_crc32c_more(uint32_t crc, const unsigned char *p, size_t n) {
+    if (robustmq_crc_kind == 0) robustmq_crc_choose();
+#ifdef ROBUSTMQ_CRC_INSTRUCTION
+    if (robustmq_crc_kind == 2) return ~robustmq_crc_fast(~crc, p, n);
 #endif
     return ~robustmq_crc_by_table(~crc, p, n);
 }

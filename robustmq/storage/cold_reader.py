@@ -20,10 +20,11 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from typing import NamedTuple
 
 import msgspec
-from crc32c import crc32c
 
+from robustmq.core.sound import sound_until
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.promises import Promise
 from robustmq.storage.block_cache import BlockCache
@@ -43,9 +44,8 @@ CHECKED_AT_ONCE = 2_000
 MAX_OBJECTS = 64
 WINDOW_BYTES = 48 * 1024 * 1024
 """So far ahead of a reader is fetched, when it has read as much in order."""
-_GREATEST = -3
-_HEAD = struct.Struct(">qi4xbIhi")
-"""Base offset, length of what follows, leader epoch, magic, CRC, attributes, last offset delta."""
+_HEAD = struct.Struct(">qi4xb6xi")
+"""Base offset, length of what follows, magic, last offset delta."""
 _TIMES = struct.Struct(">qq")
 
 Buffers = list[bytes | memoryview]
@@ -86,13 +86,23 @@ class _Stream(msgspec.Struct):
     stopped: int = -1
 
 
+class _Objects(NamedTuple):
+    """Those of a segment."""
+
+    log: CachedObject
+    rows: CachedObject
+    """Its index."""
+
+
 class _Segment:
     """One read's view of a segment: its blocks, and its index."""
 
-    def __init__(self, cache: BlockCache, source: CachedObject, segment: ColdSegment) -> None:
+    def __init__(
+        self, cache: BlockCache, source: CachedObject, segment: ColdSegment, rows: ColdIndex
+    ) -> None:
         self.segment = segment
         self.source = source
-        self.rows: ColdIndex
+        self.rows = rows
         self._cache = cache
         self._size = cache.settings.block_bytes
         self._blocks: dict[int, Block] = {}
@@ -154,7 +164,14 @@ class _Segment:
         end = position + HEADER_BYTES
         if end > segment.size:
             raise _Damaged(position, segment.size)
-        base, length, magic, _, _, delta = _HEAD.unpack_from(self.area(position, end))
+        number, at = divmod(position, self._size)
+        if at + HEADER_BYTES <= self._size:
+            data: bytes | memoryview = self.block(number).data
+        else:
+            data, at = self.area(position, end), 0
+        if at + HEADER_BYTES > len(data):
+            raise _Damaged(position, end)
+        base, length, magic, delta = _HEAD.unpack_from(data, at)
         end = position + 12 + length
         last = base + delta
         if (
@@ -222,7 +239,7 @@ class _Segment:
 
     def _joined(self, batch: _Batch) -> bytes | memoryview:
         data = self.area(batch.begin, batch.end)
-        if _sound_until(data, batch.base_offset, self.segment.next_offset, 1)[0] < len(data):
+        if sound_until(data, batch.base_offset, self.segment.next_offset, 1)[0] < len(data):
             raise _Damaged(batch.begin, batch.end)
         return data
 
@@ -235,7 +252,7 @@ class _Segment:
         if not block.checked[0] <= low <= high <= block.checked[1]:
             known = block.checked[1] if block.checked[0] <= low <= block.checked[1] else low
             segment = self.segment
-            sound, self._checks_left = _sound_until(
+            sound, self._checks_left = sound_until(
                 data[known - low :], segment.base_offset, segment.next_offset, self._checks_left
             )
             until = known + sound
@@ -257,36 +274,17 @@ def _joined_areas(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, in
     return min(one[0], other[0]), max(one[1], other[1])
 
 
-def _sound_until(
-    data: bytes | memoryview, expected: int, next_offset: int, most: int
-) -> tuple[int, int]:
-    """Where the first batch of an area begins that is not sound, or its length if all are; and how
-    many more might have been looked at."""
-    at, size = 0, len(data)
-    for left in range(most, 0, -1):
-        if size - at < HEADER_BYTES:
-            return at, left
-        base, length, magic, crc, _, delta = _HEAD.unpack_from(data, at)
-        end = at + 12 + length
-        if magic != 2 or length < HEADER_BYTES - 12 or end > size or delta < 0:
-            return at, left
-        if base < expected or base + delta >= next_offset or crc32c(data[at + 21 : end]) != crc:
-            return at, left
-        expected = base + delta + 1
-        at = end
-    return at, 0
-
-
 class ColdReader:
     """The cold segments of one partition, for readers."""
 
     def __init__(self, cache: BlockCache, prefix: str, cold: ColdSegments) -> None:
         """`prefix` is that of the partition's objects, with its /."""
         self._cache = cache
+        self._block_bytes = cache.settings.block_bytes
         self._prefix = prefix
         self._cold = cold
         self._reader = hash(prefix)
-        self._objects: OrderedDict[str, CachedObject] = OrderedDict()
+        self._objects: OrderedDict[ColdSegment, _Objects] = OrderedDict()
         # By segment and block in which a reader goes on.
         self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
         # What was fetched anew as it was damaged, by (base offset of the segment, position).
@@ -317,13 +315,9 @@ class ColdReader:
         return ReadResult(end, start)
 
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | Promise[None] | None:
-        """(offset, time stamp) of the first batch at or after a time, -3: of the greatest; a
-        promise: ask again when it settles. Raises BrokerError when the store cannot say."""
+        """(offset, time stamp) of the first batch at or after a time; a promise: ask again when it
+        settles. Raises BrokerError when the store cannot say."""
         cold = self._cold
-        if timestamp_ms == _GREATEST:
-            timestamp_ms = max((segment.max_time for segment in cold), default=-1)
-            if timestamp_ms < 0:
-                return None
         row = cold.find_time(timestamp_ms)
         while row < len(cold):
             try:
@@ -354,9 +348,10 @@ class ColdReader:
         """From the batch that holds an offset, or the next one; none when the segment ends before,
         an error when that batch is damaged."""
         view = self._open(row)
+        base_offset = view.segment.base_offset
         at = bisect_right(view.rows.offsets, offset) - 1
         position = view.rows.positions[max(at, 0)]
-        stream = self._stream(row, position)
+        stream = self._stream(base_offset, position)
         view.stopped = stream.stopped
         try:
             first = self._first(view, position, offset)
@@ -375,26 +370,25 @@ class ColdReader:
             return ReadResult(end, start, [], False, corrupt, next_offset=following)
         except _NotHere:
             # Its reader comes back for it, and goes on from there.
-            self._keep_stream(row, position, stream)
+            self._keep_stream(base_offset, position, stream)
             raise
-        self._go_on(row, position, position + sum(map(len, found)), stream)
+        self._go_on(row, view, position, position + sum(map(len, found)), stream)
         return found
 
     def _open(self, row: int) -> _Segment:
         """A segment with its index."""
         segment = self._cold[row]
-        view = _Segment(self._cache, self._object(segment, LOG, segment.size), segment)
-        view.rows = self._index(segment)
-        return view
+        objects = self._objects_of(segment)
+        rows = self._index(segment, objects.rows)
+        return _Segment(self._cache, objects.log, segment, rows)
 
-    def _index(self, segment: ColdSegment) -> ColdIndex:
-        source = self._object(segment, INDEX, 0)
+    def _index(self, segment: ColdSegment, source: CachedObject) -> ColdIndex:
         first = self._cache.block(source, 0)
         if first is None:
             raise _NotHere(source, 0, 0)
         if isinstance(first.parsed, ColdIndex):
             return first.parsed
-        last = max(index_size(first.data) - 1, 0) // self._cache.settings.block_bytes
+        last = max(index_size(first.data) - 1, 0) // self._block_bytes
         parts = [first.data]
         for number in range(1, last + 1):
             block = self._cache.block(source, number)
@@ -414,11 +408,12 @@ class ColdReader:
         first.parsed = index
         return index
 
-    def _object(self, segment: ColdSegment, ending: str, size: int) -> CachedObject:
-        name = object_name(segment.base_offset, segment.leader_epoch) + ending
-        found = self._objects.get(name)
+    def _objects_of(self, segment: ColdSegment) -> _Objects:
+        found = self._objects.get(segment)
         if found is None:
-            found = self._objects[name] = CachedObject(self._prefix + name, size)
+            name = self._prefix + object_name(segment.base_offset, segment.leader_epoch)
+            found = _Objects(CachedObject(name + LOG, segment.size), CachedObject(name + INDEX, 0))
+            self._objects[segment] = found
             if len(self._objects) > MAX_OBJECTS:
                 self._objects.popitem(last=False)
         return found
@@ -484,7 +479,7 @@ class ColdReader:
         if key in self._again:
             return
         self._note_again(key)
-        size = self._cache.settings.block_bytes
+        size = self._block_bytes
         first, last = damaged.position // size, (damaged.end - 1) // size
         for number in range(first, last + 1):
             self._cache.damaged(view.source, number)
@@ -497,26 +492,26 @@ class ColdReader:
 
     # -- fetching ahead ----------------------------------------------------------------------------
 
-    def _stream(self, row: int, position: int) -> _Stream:
+    def _stream(self, base_offset: int, position: int) -> _Stream:
         """That of the reader who was to go on here, or a little behind: an indexed position may lie
         in the block before."""
-        base, block = self._cold[row].base_offset, position // self._cache.settings.block_bytes
-        found = self._streams.pop((base, block), None) or self._streams.pop((base, block + 1), None)
+        block = position // self._block_bytes
+        found = self._streams.pop((base_offset, block), None)
+        if found is None:
+            found = self._streams.pop((base_offset, block + 1), None)
         return _Stream() if found is None else found
 
-    def _keep_stream(self, row: int, position: int, stream: _Stream) -> None:
-        block = position // self._cache.settings.block_bytes
+    def _keep_stream(self, base_offset: int, position: int, stream: _Stream) -> None:
         stream.stopped = position
-        self._streams[self._cold[row].base_offset, block] = stream
+        self._streams[base_offset, position // self._block_bytes] = stream
         if len(self._streams) > MAX_STREAMS:
             self._streams.popitem(last=False)
 
-    def _go_on(self, row: int, begin: int, stop: int, stream: _Stream) -> None:
+    def _go_on(self, row: int, view: _Segment, begin: int, stop: int, stream: _Stream) -> None:
         """A reader got the bytes from `begin` to `stop`, and goes on there: fetch the next
         blocks, more of them the longer it does."""
-        segment = self._cold[row]
-        size = self._cache.settings.block_bytes
-        self._keep_stream(row, stop, stream)
+        segment, size = view.segment, self._block_bytes
+        self._keep_stream(segment.base_offset, stop, stream)
         here, last = stop // size, (segment.size - 1) // size
         if not stream.window:
             stream.window = 1
@@ -524,28 +519,27 @@ class ColdReader:
             stream.window = min(4 * stream.window, max(WINDOW_BYTES // size, 1))
         first, until = max(stream.fetched, here + 1), here + 1 + stream.window
         if first <= last:
-            source = self._object(segment, LOG, segment.size)
-            stream.fetched = self._ahead(source, first, min(until, last + 1), stream)
+            stream.fetched = self._ahead(view.source, first, min(until, last + 1), stream)
         if until > last + 1 and row + 1 < len(self._cold):
             self._into_next(row + 1, until - 1 - last, stream)
 
     def _into_next(self, row: int, blocks: int, stream: _Stream) -> None:
         """The reader comes to the end of a segment: the index and the first blocks of the next."""
         segment = self._cold[row]
+        objects = self._objects_of(segment)
         known = self._streams.get((segment.base_offset, 0))
         if known is None:
             known = _Stream(stream.window)
-            self._keep_stream(row, 0, known)
-            self._cache.ahead(self._object(segment, INDEX, 0), 0, 0, self._reader)
+            self._keep_stream(segment.base_offset, 0, known)
+            self._cache.ahead(objects.rows, 0, 0, self._reader)
         known.window = stream.window
-        source = self._object(segment, LOG, segment.size)
-        until = min(blocks, (segment.size - 1) // self._cache.settings.block_bytes + 1)
-        known.fetched = self._ahead(source, known.fetched, until, known)
+        until = min(blocks, (segment.size - 1) // self._block_bytes + 1)
+        known.fetched = self._ahead(objects.log, known.fetched, until, known)
 
     def _ahead(self, source: CachedObject, first: int, until: int, stream: _Stream) -> int:
         """Fetch blocks ahead, in steps of what is asked of the store at once; the first that was
         not."""
-        size = self._cache.settings.block_bytes
+        size = self._block_bytes
         step = max(min(stream.window // 2, self._cache.settings.get_bytes // size), 1)
         last = (source.size - 1) // size
         if until - first < min(step, last + 1 - first):
