@@ -7,7 +7,10 @@ beside them:
 
 - first: one `ColdReader` over all segments, nothing cached, with and without a cache folder. Beside
   it obstore alone, which reads the same objects whole with as many threads and as much at once
-  (4 and 8 MiB; the cache has a thread more, for what somebody waits for), in the same round.
+  (4 and 8 MiB; the cache has a thread more, for what somebody waits for), in the same round. And
+  what no reader can do without: obstore and a CRC-32C of every byte, and that with the last 128 MiB
+  kept, as the cache does (memory and what is fetched ahead) while obstore alone writes over a
+  little memory again and again, which stays in the processor's cache.
 - disk: the same again with a memory that holds an eighth, so that the blocks come from the folder,
   past the page cache. Beside it pread of the same blocks past the page cache, with as many threads.
 - memory: again, all in memory. Beside it a copy of as many bytes, which is what no read can beat
@@ -28,7 +31,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections import Counter
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,6 +62,8 @@ SEGMENT = 64 * MIB
 PREFIX = "perf/topic-0/"
 THREADS = 4
 GET = 8 * MIB
+KEPT = 128 * MIB
+"""What a cache of the first row holds: memory, and what is fetched ahead."""
 FETCH = 1 * MIB
 """What a Kafka consumer asks of a partition unless it is told otherwise."""
 TARGETS = {"first": 0.8, "disk": 1_000.0, "memory": 3_000.0}
@@ -107,7 +112,7 @@ class Worker:
 
     def __init__(self, cold: Cold, memory: int, disk: int, directory: Path) -> None:
         self._ready: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.counted: Counter[str] = Counter()
+        self.counted: defaultdict[str, int] = defaultdict(int)
         self._cold = cold
         self.cache = BlockCache(
             cold.store,
@@ -118,11 +123,14 @@ class Worker:
             lambda delay_ms, run: self._ready.put(run),
             lambda: time.monotonic_ns() // 1_000_000,
             lambda: time.monotonic_ns() // 1_000,
-            lambda name, amount: self.counted.update({name: amount}),
+            self._count,
             lambda level, text, **fields: print(f"  {text} {fields}"),
         )
         self.cache.start()
         self.turn(0.2)
+
+    def _count(self, name: str, amount: int) -> None:
+        self.counted[name] += amount
 
     def turn(self, for_s: float = 0.0) -> None:
         """Run what is ready; for some time."""
@@ -162,18 +170,36 @@ class Worker:
         self.turn(0.5)
 
 
-def by_obstore(cold: Cold) -> float:
-    """MB/s of obstore alone."""
+def by_obstore(cold: Cold, look: Callable[[memoryview], object] = len) -> float:
+    """MB/s of obstore alone, and of what is done with each answer."""
     jobs = [
         (PREFIX + object_name(one.base_offset, 1) + LOG, begin)
         for one in cold.table
         for begin in range(0, one.size, GET)
     ]
+
+    def read_one(job: tuple[str, int]) -> int:
+        data = cold.store.get_range(job[0], job[1], GET)
+        look(data)
+        return len(data)
+
     begun = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as threads:
-        read = sum(threads.map(lambda job: len(cold.store.get_range(job[0], job[1], GET)), jobs))
+        read = sum(threads.map(read_one, jobs))
     assert read == cold.size, "every byte once"
     return read / (time.perf_counter() - begun) / 1e6
+
+
+class Kept:
+    """The last answers of a store, of each of which a checksum was made."""
+
+    def __init__(self) -> None:
+        self._answers: deque[memoryview] = deque(maxlen=KEPT // GET)
+
+    def add(self, data: memoryview) -> None:
+        """Keep one, and let go of the oldest."""
+        crc32c(data)
+        self._answers.append(data)
 
 
 def by_pread(directory: Path) -> float:
@@ -215,6 +241,8 @@ def rounds(cold: Cold, place: Path, count: int) -> dict[str, list[float]]:
     for number in range(count):
         print(f"round {number + 1}")
         note("obstore alone", by_obstore(cold))
+        note("obstore + crc32c", by_obstore(cold, crc32c))
+        note("obstore + crc32c, kept", by_obstore(cold, Kept().add))
         worker = Worker(cold, 64 * MIB, 0, place)
         note("first, no folder", worker.read_all())
         worker.cache.close()
@@ -310,6 +338,8 @@ def report(found: dict[str, list[float]]) -> None:
     for row in ("first, no folder", "first, folder written"):
         part = middle[row] / peer
         print(f"{row}: {part:.0%} of obstore alone (target {TARGETS['first']:.0%})")
+        for other in ("obstore + crc32c", "obstore + crc32c, kept"):
+            print(f"{row}: {middle[row] / middle[other]:.0%} of {other}")
     for row in ("disk", "memory"):
         print(f"{row}: {middle[row]:.0f} MB/s (target {TARGETS[row]:.0f})")
 

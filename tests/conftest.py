@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from tests.object_stores import S3Server
 
+SERVERS = frozenset({"s3_server", "azure_server"})
 SYSTEM_ROOMS = frozenset({"bench", "clients", "conformance", "faults", "process"})
 """Folders whose tests start processes; modules that use a BrokerProcess do so too."""
 
@@ -26,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         room = item.path.relative_to(tests).parts[0]
         module = getattr(item, "module", None)
-        names = getattr(item, "fixturenames", ())
-        if room in SYSTEM_ROOMS or hasattr(module, "BrokerProcess") or "s3_server" in names:
+        starts = SERVERS.intersection(getattr(item, "fixturenames", ()))
+        if room in SYSTEM_ROOMS or hasattr(module, "BrokerProcess") or starts:
             item.add_marker(pytest.mark.system)
 
 

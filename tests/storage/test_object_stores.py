@@ -1,8 +1,9 @@
-"""Object stores as the tier asks them: an S3 server, and a local folder."""
+"""Object stores as the tier asks them: servers of S3 and of Azure, and a local folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,24 @@ from robustmq.storage.object_store import (
 )
 from robustmq.storage.remote_store import PART_BYTES, open_object_store
 from robustmq.tiering_settings import TieringSettings, problem_of, shown
+from tests.azure_store import AzureServer
 from tests.object_stores import S3Server
 
 
-@pytest.fixture(params=["s3", "file"])
+@pytest.fixture(scope="module")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    with AzureServer(tmp_path_factory.mktemp("azure")) as server:
+        yield server
+
+
+@pytest.fixture(params=["s3", "az", "file"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, s3_server: S3Server) -> ObjectStore:
     if request.param == "file":
         return open_object_store(TieringSettings((tmp_path / "objects").as_uri()))
-    return open_object_store(TieringSettings(s3_server.fresh_url(), s3_server.options))
+    server: S3Server | AzureServer = s3_server
+    if request.param == "az":
+        server = request.getfixturevalue("azure_server")
+    return open_object_store(TieringSettings(server.fresh_url(), server.options))
 
 
 def test_what_was_put_is_got(store: ObjectStore) -> None:
@@ -107,6 +118,29 @@ def test_what_will_never_do_is_refused(s3_server: S3Server) -> None:
             assert "another" not in str(raised.value)
     with pytest.raises(ObjectRefusedError):
         open_object_store(TieringSettings(url, {**s3_server.options, "endpiont": "x"}))
+
+
+def test_what_azure_will_never_do_is_refused(azure_server: AzureServer) -> None:
+    nobody = base64.b64encode(b"another key").decode()
+    wrong = {**azure_server.options, "account_key": nobody}
+    places = [("az://nobody-made-this/x", azure_server.options), (azure_server.fresh_url(), wrong)]
+    for place, options in places:
+        store = open_object_store(TieringSettings(place, options))
+        with pytest.raises(ObjectRefusedError) as putting:
+            store.put("a", [b"x"])
+        with pytest.raises(ObjectRefusedError) as getting:
+            store.get("a")
+        assert nobody not in f"{putting.value} {getting.value}"
+
+
+def test_more_is_removed_than_one_request_may_name(store: ObjectStore) -> None:
+    names = [f"many/{number:04}" for number in range(300)]
+    for name in names[::60]:
+        store.put(name, [b"x"])
+    store.put("other", [b"x"])
+    store.delete(names)
+    assert list(store.list("many/")) == []
+    assert store.get("other")[0] == b"x"
 
 
 def test_a_store_that_is_down_may_be_asked_again(tmp_path: Path) -> None:
