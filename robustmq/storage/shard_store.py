@@ -139,7 +139,7 @@ class ShardStore:
         self._partition_names: dict[int, str] = {}
         self._damaged = False
         self._lost_power = False
-        """Since the last process had the shard the machine has started again."""
+        """Since the last process had the shard the machine may have started again."""
         self._log_path = ""
         """The file of the log that was appended to last; empty: that is not known."""
         self._inherited = True
@@ -203,10 +203,11 @@ class ShardStore:
         self._says_all()
 
     def _look_at_boot(self) -> None:
-        boot, now = self._kv.get(_BOOT), self._disk.boot_id
-        if boot != now:
-            self._lost_power = boot is not None
-            self._kv.write([(_BOOT, now)], True)
+        now = self._disk.boot_id
+        if self._kv.get(_BOOT) != now:
+            self._lost_power = True
+            # With the first commit, which keeps what that means for partitions.
+            self._lookups.put(_BOOT, now)
 
     def _says_all(self) -> None:
         """Without its key-value store a shard is its log, if that has its beginning still."""

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.rounds import BY_HAND, FAULTS, Rounds
+from tests.faults.rounds import FAULTS, Rounds
 from tests.faults.test_kill import seed
 
-KINDS = tuple(name for name in FAULTS if name not in BY_HAND)
-ROUNDS = 100 if os.environ.get("ROBUSTMQ_TEST_ALL") else len(KINDS)
+ROUNDS = 100 if os.environ.get("ROBUSTMQ_TEST_ALL") else len(FAULTS)
 
 
 @pytest.mark.timeout(120 + 10 * ROUNDS)
@@ -23,7 +22,7 @@ def test_what_was_acknowledged_survives_every_fault_of_the_disk_and_of_processes
     print(f"replay with scripts/test --faults {chosen}")
     rounds = Rounds(tmp_path, chosen)
     try:
-        rounds.run(ROUNDS, KINDS)
+        rounds.run(ROUNDS)
         rounds.check()
     except BaseException:
         print(rounds.broker.log[-20_000:])
