@@ -2,10 +2,10 @@
 
 Checked: every entry of the log and every batch in it by their checksums; that the entries of a
 topic are a chain (each names the one before it, and its offsets follow on); every batch of the
-segment files by its checksum, that their offsets rise, and the index beside them; the same of the
-partitions of other engines, as far as these say how they are read; that the index of the last
-checkpoint is whole; and, where the look-ups can be opened because no broker has them, that
-they know every topic. Nothing is written or mended.
+segment files by its checksum, that their offsets rise and none is missing between two files, and
+the index beside them; the same of the partitions of other engines, as far as these say how they are
+read; that the index of the last checkpoint is whole; and, where the look-ups can be opened because
+no broker has them, that they know every topic. Nothing is written or mended.
 
 A generator of steps, so that whoever drives it may wait between them: what it yields is the number
 of bytes read since the last step, or a `Fault`.
@@ -13,7 +13,7 @@ of bytes read since the last step, or a `Fault`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ from crc32c import crc32c
 from robustmq.core import batches, blocks
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.errors import BrokerError
-from robustmq.storage import segment_index, shard_log, shared
+from robustmq.storage import partition_state, segment_index, shard_log, shared
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.engine import StoredPartition, Unsound
 from robustmq.storage.inspection import (
@@ -78,8 +78,7 @@ class Verification:
     def steps(self) -> Iterator[int | Fault]:
         """Check everything."""
         yield from self._log()
-        for path in segment_files(self._directory):
-            yield from self._segment(path)
+        yield from self._segments()
         for partition in engine_partitions(self._directory):
             yield from self._stored(partition)
         yield from self._checkpoint()
@@ -176,12 +175,37 @@ class Verification:
 
     # -- partitions with files of their own --------------------------------------------------------
 
-    def _segment(self, path: Path) -> Iterator[int | Fault]:
+    def _segments(self) -> Iterator[int | Fault]:
+        before, end_offset = Path(), -1
+        for path in segment_files(self._directory):
+            if path.parent == before.parent and end_offset >= 0:
+                yield from self._between(before, end_offset, path)
+            before, end_offset = path, (yield from self._segment(path))
+
+    def _between(self, before: Path, end_offset: int, path: Path) -> Iterator[Fault]:
+        """What lies between two files of a partition, if it is not known why that is missing."""
+        next_offset = int(path.name[:20])
+        if end_offset >= next_offset:
+            return
+        state = partition_state.load(str(path.parent), RealDisk())
+        if state is None or end_offset < state.gaps_until:
+            return
+        first = max(end_offset, state.start_offset, state.tiered_until)
+        # A broker that runs may have put others in their place.
+        if first < next_offset and before.exists() and path.exists():
+            where = "/".join(before.parts[-2:])
+            what = f"the next file begins at offset {next_offset}: what lies before it is lost"
+            yield self._fault(where, what, offset=first)
+
+    def _segment(self, path: Path) -> Generator[int | Fault, None, int]:
+        """The offset behind its last batch; -1 where it is gone or its end is damaged."""
+        is_whole = True
         where = "/".join(path.parts[-2:])
         next_offset = int(path.name[:20])
         indexed = _indexed(path)
         try:
             for found in segment_batches(path):
+                is_whole = isinstance(found, Batch)
                 if isinstance(found, Batch):
                     self.batches += 1
                     info = found.info
@@ -207,9 +231,10 @@ class Verification:
                 else:
                     yield self._cut_off(found)
         except FileNotFoundError:
-            return
+            return -1
         for position, offset in indexed.items():
             yield self._misleading(where, position, offset)
+        return next_offset if is_whole else -1
 
     def _misleading(self, where: str, position: int, offset: int) -> Fault:
         return self._fault(

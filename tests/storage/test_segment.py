@@ -15,6 +15,7 @@ from robustmq.shard.moving import Move, Moves
 from robustmq.storage.disk import MemoryDisk, RealDisk
 from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
 from robustmq.storage.segment import SegmentPartition
+from robustmq.storage.verification import Fault, Verification
 from tests.storage.stores import Machine, batch
 
 ONE = len(batch(b"00"))
@@ -158,6 +159,39 @@ def test_the_offsets_of_a_committed_end_that_is_lost_are_not_given_again(
         assert [first for first, _ in log.quarantined] == [len(left)]
         assert files.values() == [*left, *range(10, number + 1)]
     assert [info.base_offset for info in log.last_batches(1 << 20)] == [*left, *range(10, 20)]
+
+
+def test_operators_are_told_of_the_offsets_that_a_lost_end_has_cost(tmp_path: Path) -> None:
+    directory, disk = f"{tmp_path}/segments/p-0", RealDisk()
+
+    def found() -> list[tuple[str, int]]:
+        steps = Verification(0, tmp_path).steps()
+        return [(one.what, one.offset) for one in steps if isinstance(one, Fault)]
+
+    def append(log: SegmentPartition) -> None:
+        log.append(bytearray(batch(b"00")), 1)
+        write = log.write()
+        assert write is not None
+        write(False)
+        log.committed()
+
+    log = SegmentPartition(directory, disk, PartitionSettings(3 * ONE))
+    for _ in range(4):
+        append(log)
+    log.skip_to(6)
+    append(log)
+    assert found() == [], "what was left out is not lost"
+    log = SegmentPartition(directory, disk, PartitionSettings(3 * ONE))
+    log.resume_at(9)
+    append(log)
+    assert found() == [("the next file begins at offset 9: what lies before it is lost", 7)]
+    log.trim(8)
+    append(log)
+    assert found()[0][1] == 8
+    log.trim(9)
+    append(log)
+    assert found() == []
+    disk.close()
 
 
 def test_a_lost_end_behind_what_the_object_store_has_leaves_that_to_be_read() -> None:
