@@ -19,7 +19,7 @@ import zlib
 from array import array
 from collections.abc import Callable
 
-from robustmq.core import acks, batches, blocks, fanout, frames, hashing, properties
+from robustmq.core import acks, batches, blocks, fanout, frames, hashing, properties, sound
 from robustmq.core.audience import DeliveryRoute, Sink, Variant
 from robustmq.core.filters import FilterTrie
 from robustmq.core.publish import BlockBuilder, Publisher, RouteTable, TopicRoute
@@ -360,6 +360,9 @@ def _batches(random_: random.Random, out: _Outcomes) -> None:
     out.of("headers", lambda: list(batches.headers(data + data, 0, 2 * len(data))))
     out.of("parse", lambda: batches.parse(data, max_decompressed=1 << 20))
     out.of("count_records", lambda: batches.count_records(data))
+    area, most = bytes(data + data), random_.randint(0, 3)
+    out.of("sound_until", lambda: sound.sound_until(area, -(1 << 63), (1 << 63) - 1, most))
+    out.of("sound_until", lambda: sound.sound_until(area, 0, random_.randint(0, 9), most))
     begin = min(61, len(data))
     rows = out.of("scan_records", lambda: batches.scan_records(data, begin, len(data), table))
     if isinstance(rows, int):
