@@ -30,6 +30,7 @@ from robustmq.promises import Promise
 from robustmq.storage.block_fetcher import (
     BlockFetcher,
     CachedObject,
+    Check,
     Flight,
     Outcome,
     StoreDownError,
@@ -211,10 +212,18 @@ class BlockCache:
             return None
         return failure.error
 
-    def want(self, source: CachedObject, first: int, last: int, reader: int) -> Promise[None]:
-        """Bring these blocks into memory; settles when they are there or cannot be had."""
+    def want(
+        self,
+        source: CachedObject,
+        first: int,
+        last: int,
+        reader: int,
+        check: Check | None = None,
+    ) -> Promise[None]:
+        """Bring these blocks into memory, checked if need be; settles when they are there or cannot
+        be had."""
         promise: Promise[None] = Promise()
-        flights = self._flights_for(source, first, last, reader, True)
+        flights = self._flights_for(source, first, last, reader, True, check)
         left = len(flights)
 
         def over() -> None:
@@ -231,7 +240,14 @@ class BlockCache:
         self._fetcher.go_on()
         return promise
 
-    def ahead(self, source: CachedObject, first: int, last: int, reader: int) -> int:
+    def ahead(
+        self,
+        source: CachedObject,
+        first: int,
+        last: int,
+        reader: int,
+        check: Check | None = None,
+    ) -> int:
         """Fetch blocks that will be wanted, as far as there is room; the first that is not."""
         if self._fetcher.is_down:
             return first
@@ -241,7 +257,7 @@ class BlockCache:
         memory = self._memory
         while number <= last and memory.has_room_ahead(most):
             stop = min(last, number + most - memory.ahead_blocks - 1)
-            self._flights_for(source, number, stop, reader, False)
+            self._flights_for(source, number, stop, reader, False, check)
             number = stop + 1
         self._fetcher.go_on()
         return number
@@ -262,7 +278,13 @@ class BlockCache:
     # -- flights -----------------------------------------------------------------------------------
 
     def _flights_for(
-        self, source: CachedObject, first: int, last: int, reader: int, wanted: bool
+        self,
+        source: CachedObject,
+        first: int,
+        last: int,
+        reader: int,
+        wanted: bool,
+        check: Check | None,
     ) -> list[Flight]:
         """The flights that bring these blocks; those that are not on their way begin."""
         flights: dict[Flight, None] = {}
@@ -285,7 +307,7 @@ class BlockCache:
                     or before.count >= most
                     or before.first + before.count != number
                 ):
-                    flight = Flight(source, number, reader, in_folder, wanted)
+                    flight = Flight(source, number, reader, in_folder, wanted, check)
                     begun.append(flight)
                 else:
                     flight = before

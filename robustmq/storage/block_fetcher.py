@@ -64,6 +64,11 @@ class StoreDownError(ObjectStoreError):
     """The store is not asked, as it has not answered lately or has too much to do."""
 
 
+Check = Callable[[memoryview, int], tuple[int, int]]
+"""What of some bytes of an object, which begin at a position, is sound: from where to where in the
+object. It is asked on a thread, while the bytes are still in the processor's cache."""
+
+
 class Flight:
     """Blocks of one object, side by side, on their way."""
 
@@ -71,6 +76,7 @@ class Flight:
         "ahead",
         "attempts",
         "began_ms",
+        "check",
         "count",
         "first",
         "from_folder",
@@ -83,9 +89,16 @@ class Flight:
     )
 
     def __init__(
-        self, source: CachedObject, first: int, reader: int, from_folder: bool, wanted: bool
+        self,
+        source: CachedObject,
+        first: int,
+        reader: int,
+        from_folder: bool,
+        wanted: bool,
+        check: Check | None,
     ) -> None:
         self.source = source
+        self.check = check
         self.first = first
         self.count = 1
         self.reader = reader
@@ -257,25 +270,37 @@ class BlockFetcher:
 
     # -- on a thread -------------------------------------------------------------------------------
 
-    def _read(self, flight: Flight) -> BlockBuffer | None:
+    def _read(self, flight: Flight) -> Piece | None:
         assert self._folder is not None, "a block lies in a folder that is there"
-        return self._folder.read(flight.source.key + flight.first, flight.source.name)
+        found = self._folder.read(flight.source.key + flight.first, flight.source.name)
+        return None if found is None else self._pieces(flight, found.data, found)[0]
+
+    def _pieces(
+        self, flight: Flight, data: memoryview, memory: BlockBuffer | Answer
+    ) -> list[Piece]:
+        """The blocks of a flight, and what of them is sound."""
+        size, begin = self._block_bytes, flight.first * self._block_bytes
+        low, high = (0, 0) if flight.check is None else flight.check(data, begin)
+        pieces = []
+        for at in range(0, flight.count * size, size):
+            part = data[at : at + size]
+            first, last = max(low - begin - at, 0), min(high - begin - at, len(part))
+            pieces.append(Piece(part, memory, (first, last) if first < last else (0, 0)))
+        return pieces
 
     def _get(self, flight: Flight) -> _Got:
         size = self._block_bytes
         begin_us = self._now_us()
         data = self._store.get_range(flight.source.path, flight.first * size, flight.count * size)
         took_us = self._now_us() - begin_us
-        answer = Answer(data)
-        begins = range(0, flight.count * size, size)
-        return _Got([Piece(data[begin : begin + size], answer) for begin in begins], took_us)
+        return _Got(self._pieces(flight, data, Answer(data)), took_us)
 
     # -- back on the loop --------------------------------------------------------------------------
 
-    def _has_read(self, flight: Flight, got: BlockBuffer | Exception | None) -> None:
+    def _has_read(self, flight: Flight, got: Piece | Exception | None) -> None:
         del self._running[flight]
-        if isinstance(got, BlockBuffer):
-            self._landed(flight, [Piece(got.data, got)])
+        if isinstance(got, Piece):
+            self._landed(flight, [got])
         else:
             if isinstance(got, Exception):
                 self._count("storage_tier_disk_errors", 1)

@@ -65,6 +65,8 @@ class Piece(NamedTuple):
 
     data: memoryview
     memory: BlockBuffer | Answer
+    checked: tuple[int, int] = (0, 0)
+    """The area that is known to be sound."""
 
 
 class Block:
@@ -73,13 +75,11 @@ class Block:
     __slots__ = ("ahead", "checked", "data", "memory", "origin", "parsed", "used")
 
     def __init__(self, piece: Piece, origin: str, ahead: bool) -> None:
-        self.data, self.memory = piece
+        self.data, self.memory, self.checked = piece
         self.origin = origin
         """Where it came from, until it is used for the first time; then it is memory."""
         self.ahead = ahead
         self.used = False
-        self.checked = (0, 0)
-        """The area that its user has found sound."""
         self.parsed: object = None
 
 

@@ -6,9 +6,11 @@ crosses from one block into the next. When not even its first batch is at hand t
 goes on where it stopped has the next blocks fetched ahead, in a window that grows.
 
 Every batch that is given was checked once since its bytes came from the store or the folder: its
-CRC, and that the offsets go up and stay within the segment. What is wrong is fetched anew once;
-if it is wrong again its offsets are answered with CORRUPT_MESSAGE, and what is behind is served. An
-error of the store is KAFKA_STORAGE_ERROR, which clients try again.
+CRC, and that the offsets go up and stay within the segment. Most are by the thread that fetches
+them, while they are in the processor's cache and off the loop; the loop checks what is left, which
+is what crosses from one fetch into the next, and what is fetched before its index. What is wrong is
+fetched anew once; if it is wrong again its offsets are answered with CORRUPT_MESSAGE, and what is
+behind is served. An error of the store is KAFKA_STORAGE_ERROR, which clients try again.
 
 The index of a segment (offset, position, greatest time so far) is an object of its own, read
 through the same cache; it says where to begin, and where batches meet block boundaries, so a read
@@ -28,7 +30,7 @@ from robustmq.core.sound import sound_until
 from robustmq.errors import BrokerError, Fault, KafkaCode
 from robustmq.promises import Promise
 from robustmq.storage.block_cache import BlockCache
-from robustmq.storage.block_fetcher import CachedObject
+from robustmq.storage.block_fetcher import CachedObject, Check
 from robustmq.storage.block_memory import Block
 from robustmq.storage.cold_index import ColdIndex, index_size, parse
 from robustmq.storage.cold_segments import ColdSegment, ColdSegments
@@ -54,10 +56,13 @@ Buffers = list[bytes | memoryview]
 class _NotHere(Exception):
     """Blocks of an object are not in memory."""
 
-    def __init__(self, source: CachedObject, first: int, last: int) -> None:
+    def __init__(
+        self, source: CachedObject, first: int, last: int, check: Check | None = None
+    ) -> None:
         self.source = source
         self.first = first
         self.last = last
+        self.check = check
 
 
 class _Damaged(Exception):
@@ -103,6 +108,7 @@ class _Segment:
         self.segment = segment
         self.source = source
         self.rows = rows
+        self.check = _check_of(segment, rows)
         self._cache = cache
         self._size = cache.settings.block_bytes
         self._blocks: dict[int, Block] = {}
@@ -117,7 +123,7 @@ class _Segment:
             goes_on = number * self._size <= self.stopped
             block = self._cache.block(self.source, number, goes_on)
             if block is None:
-                raise _NotHere(self.source, number, number)
+                raise _NotHere(self.source, number, number, self.check)
             self._blocks[number] = block
         return block
 
@@ -138,7 +144,7 @@ class _Segment:
             if number not in self._blocks and not self._cache.has(self.source, number)
         ]
         if missing:
-            raise _NotHere(self.source, missing[0], missing[-1])
+            raise _NotHere(self.source, missing[0], missing[-1], self.check)
         if first == last:
             data = self.block(first).data
             found: bytes | memoryview = data[begin - first * size : end - first * size]
@@ -239,39 +245,71 @@ class _Segment:
 
     def _joined(self, batch: _Batch) -> bytes | memoryview:
         data = self.area(batch.begin, batch.end)
+        if self._is_checked(batch):
+            return data
         if sound_until(data, batch.base_offset, self.segment.next_offset, 1)[0] < len(data):
             raise _Damaged(batch.begin, batch.end)
         return data
 
+    def _is_checked(self, batch: _Batch) -> bool:
+        """Was all of a batch that crosses from one block into the next found sound?"""
+        size = self._size
+        for number in range(batch.begin // size, (batch.end - 1) // size + 1):
+            low, high = self.block(number).checked
+            begin = number * size
+            if max(batch.begin - begin, 0) < low or high < min(batch.end - begin, size):
+                return False
+        return True
+
     def _within(self, begin: int, end: int, found: Buffers) -> bool:
         """An area in one block; False: enough was looked at, and no read holds up the loop."""
         number = begin // self._size
-        block = self.block(number)
+        block, segment = self.block(number), self.segment
         low, high = begin - number * self._size, end - number * self._size
-        data = block.data[low:high]
-        if not block.checked[0] <= low <= high <= block.checked[1]:
-            known = block.checked[1] if block.checked[0] <= low <= block.checked[1] else low
-            segment = self.segment
+        at = low
+        while at < high:
+            checked = block.checked
+            if checked[0] <= at < checked[1]:
+                at = min(checked[1], high)
+                continue
+            stop = checked[0] if at < checked[0] < high else high
             sound, self._checks_left = sound_until(
-                data[known - low :], segment.base_offset, segment.next_offset, self._checks_left
+                block.data[at:stop], segment.base_offset, segment.next_offset, self._checks_left
             )
-            until = known + sound
-            block.checked = _joined_areas(block.checked, (low, until))
-            if until < high:
-                if until > low:
-                    found.append(data[: until - low])
+            if sound:
+                block.checked = _joined_areas(checked, (at, at + sound))
+            at += sound
+            if at < stop:
+                if at > low:
+                    found.append(block.data[low:at])
                 if not self._checks_left:
                     return False
-                position = begin + until - low
+                position = begin + at - low
                 raise _Damaged(position, position + HEADER_BYTES)
-        found.append(data)
+        found.append(block.data[low:high])
         return True
 
 
 def _joined_areas(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """Both, or the longer one where there is something between them."""
     if one[1] < other[0] or other[1] < one[0]:
-        return other
+        return max(one, other, key=lambda area: area[1] - area[0])
     return min(one[0], other[0]), max(one[1], other[1])
+
+
+def _check_of(segment: ColdSegment, rows: ColdIndex) -> Check:
+    """Finds the sound batches among bytes of a segment: from the first that the index knows on."""
+
+    def check(data: memoryview, begin: int) -> tuple[int, int]:
+        row = bisect_left(rows.positions, begin)
+        if row == len(rows.positions) or rows.positions[row] >= begin + len(data):
+            return 0, 0
+        first = rows.positions[row]
+        area = data[first - begin :]
+        sound, _ = sound_until(area, segment.base_offset, segment.next_offset, len(area))
+        return first, first + sound
+
+    return check
 
 
 class ColdReader:
@@ -338,7 +376,9 @@ class ColdReader:
         for number in range(missing.first, missing.last + 1):
             if self._cache.failure(missing.source, number) is not None:
                 return int(KafkaCode.KAFKA_STORAGE_ERROR)
-        return self._cache.want(missing.source, missing.first, missing.last, self._reader)
+        return self._cache.want(
+            missing.source, missing.first, missing.last, self._reader, missing.check
+        )
 
     # -- one segment -------------------------------------------------------------------------------
 
@@ -519,7 +559,9 @@ class ColdReader:
             stream.window = min(4 * stream.window, max(WINDOW_BYTES // size, 1))
         first, until = max(stream.fetched, here + 1), here + 1 + stream.window
         if first <= last:
-            stream.fetched = self._ahead(view.source, first, min(until, last + 1), stream)
+            stream.fetched = self._ahead(
+                view.source, first, min(until, last + 1), stream, view.check
+            )
         if until > last + 1 and row + 1 < len(self._cold):
             self._into_next(row + 1, until - 1 - last, stream)
 
@@ -534,9 +576,23 @@ class ColdReader:
             self._cache.ahead(objects.rows, 0, 0, self._reader)
         known.window = stream.window
         until = min(blocks, (segment.size - 1) // self._block_bytes + 1)
-        known.fetched = self._ahead(objects.log, known.fetched, until, known)
+        check = None
+        if self._cache.has(objects.rows, 0):
+            try:
+                check = _check_of(segment, self._index(segment, objects.rows))
+            except _NotHere:
+                # Its reader hears of it; what is fetched now is checked when it is read.
+                check = None
+        known.fetched = self._ahead(objects.log, known.fetched, until, known, check)
 
-    def _ahead(self, source: CachedObject, first: int, until: int, stream: _Stream) -> int:
+    def _ahead(
+        self,
+        source: CachedObject,
+        first: int,
+        until: int,
+        stream: _Stream,
+        check: Check | None,
+    ) -> int:
         """Fetch blocks ahead, in steps of what is asked of the store at once; the first that was
         not."""
         size = self._block_bytes
@@ -544,4 +600,4 @@ class ColdReader:
         last = (source.size - 1) // size
         if until - first < min(step, last + 1 - first):
             return first
-        return self._cache.ahead(source, first, until - 1, self._reader)
+        return self._cache.ahead(source, first, until - 1, self._reader, check)

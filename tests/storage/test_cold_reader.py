@@ -16,6 +16,7 @@ from robustmq.storage.circuit_breaker import FAILURES
 from robustmq.storage.cold_reader import CHECKED_AT_ONCE, ColdReader
 from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.engine import PartitionSettings, ReadResult
+from robustmq.storage.manifest import LOG
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.tiered import PartitionTier
 from tests.storage.cold import BLOCK, PREFIX, Faulty, Loop, Partition
@@ -116,6 +117,39 @@ def test_a_reader_that_goes_on_does_not_push_out_what_others_ask_for_again(tmp_p
         offset = world.offsets(world.read(offset, BLOCK))[-1] + 1
     assert world.loop.counted["storage_tier_evictions_memory"] - evicted > 60
     assert world.cache.has(hot, 20 * 5_000 // BLOCK)
+    world.cache.close()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("size", [100, 5_000, 40_000])
+def test_what_is_fetched_is_checked_where_it_comes(
+    tmp_path: Path, size: int, damaged: bool
+) -> None:
+    """From the first batch that the index knows to the last whole one, or the first damaged one."""
+    world = World(tmp_path, [[size] * (8 * BLOCK // size)])
+    batch, place = len(world.partition.data[0]), 4 * BLOCK + 1_000
+
+    def spoil(path: str, start: int, data: bytearray) -> None:
+        if path.endswith(LOG) and start <= place < start + len(data):
+            data[place - start] ^= 1
+
+    world.read(0)
+    view = world.reader._open(0)
+    if damaged:
+        world.store.spoil = spoil
+    world.loop.wait(world.cache.want(view.source, 2, 5, 1, view.check))
+    areas = [view.block(number).checked for number in range(2, 6)]
+    begin = 2 * BLOCK + areas[0][0]
+    assert begin % batch == 0
+    assert begin - 2 * BLOCK < 4_096 + 2 * batch
+    end = (place if damaged else 6 * BLOCK) // batch * batch
+    sound = [(max(begin, at) - at, min(end, at + BLOCK) - at) for at in range(0, 8 * BLOCK, BLOCK)]
+    assert areas == [area if area[1] > area[0] else (0, 0) for area in sound[2:6]]
+    world.store.spoil = None
+    offset = 0
+    while offset < world.partition.end:
+        offset = world.offsets(world.read(offset, 3 * BLOCK))[-1] + 1
+    assert bool(world.loop.counted["storage_tier_damaged_blocks"]) is damaged
     world.cache.close()
 
 
