@@ -18,6 +18,7 @@ from types import TracebackType
 
 from tests.broker import until
 from tests.clients.building import BUILD_TIMEOUT_S, CACHE, alone, make, needs
+from tests.object_stores import tiering_settings
 
 AZURITE = "3.37.0"
 ACCOUNT = "tests"
@@ -64,6 +65,10 @@ class AzureServer:
     def fresh_url(self) -> str:
         """A place in the container that nobody has used."""
         return f"az://{self.container}/{secrets.token_hex(6)}"
+
+    def settings(self, url: str) -> dict[str, str]:
+        """Settings of a BrokerProcess that tiers to a place of `fresh_url`, and looks often."""
+        return tiering_settings(url, self.options)
 
     def _listens(self) -> bool:
         try:

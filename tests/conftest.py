@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.azure_store import AzureServer
 from tests.object_stores import S3Server
 
 SERVERS = frozenset({"s3_server", "azure_server"})
@@ -46,4 +47,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running S3 server for all tests that leave it running; each takes a `fresh_url`."""
     with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """A running server of Azure's store for all tests; each takes a `fresh_url`."""
+    with AzureServer(tmp_path_factory.mktemp("azure")) as server:
         yield server

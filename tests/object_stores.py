@@ -40,6 +40,19 @@ def program(timeout_s: float = BUILD_TIMEOUT_S) -> str | None:
     return str(built)
 
 
+def tiering_settings(url: str, options: dict[str, str]) -> dict[str, str]:
+    """Settings of a BrokerProcess that tiers to a store, and looks often."""
+    told = ", ".join(f'{name} = "{value}"' for name, value in options.items())
+    return {
+        "STORAGE__TIERING__URL": url,
+        "STORAGE__TIERING__OPTIONS": "{" + told + "}",
+        "STORAGE__TIERING__CHECK_MS": "20",
+        "STORAGE__TIERING__RETRY_MAX_MS": "200",
+        "STORAGE__TIERING__TIMEOUT_MS": "2000",
+        "STORAGE__RETENTION_CHECK_S": "1",
+    }
+
+
 class S3Server:
     """The server; a context manager. `bucket` is there when it has started."""
 
@@ -83,15 +96,7 @@ class S3Server:
 
     def settings(self, url: str) -> dict[str, str]:
         """Settings of a BrokerProcess that tiers to a place of `fresh_url`, and looks often."""
-        options = ", ".join(f'{name} = "{value}"' for name, value in self.options.items())
-        return {
-            "STORAGE__TIERING__URL": url,
-            "STORAGE__TIERING__OPTIONS": "{" + options + "}",
-            "STORAGE__TIERING__CHECK_MS": "20",
-            "STORAGE__TIERING__RETRY_MAX_MS": "200",
-            "STORAGE__TIERING__TIMEOUT_MS": "2000",
-            "STORAGE__RETENTION_CHECK_S": "1",
-        }
+        return tiering_settings(url, self.options)
 
     def start(self) -> None:
         """Start it, on the port and data that it had."""

@@ -17,6 +17,7 @@ from confluent_kafka.admin._resource import ResourceType
 from robustmq.storage.object_store import ObjectStore
 from robustmq.storage.remote_store import open_object_store
 from robustmq.tiering_settings import TieringSettings
+from tests.azure_store import AzureServer
 from tests.broker import BrokerProcess, until
 from tests.faults.tiering import (
     PATIENCE_S,
@@ -37,7 +38,7 @@ from tests.faults.tiering import (
     wait_uploaded,
     watermarks,
 )
-from tests.object_stores import S3Server
+from tests.object_stores import S3Server, tiering_settings
 
 
 def opened(server: S3Server, url: str) -> ObjectStore:
@@ -72,15 +73,17 @@ def transactions(broker: BrokerProcess, topic: str) -> None:
             producer.abort_transaction(PATIENCE_S)
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("s3", 2), ("file", 1)])
+@pytest.mark.parametrize(("kind", "workers"), [("s3", 2), ("azure", 1), ("file", 1)])
 def test_a_lost_disk_is_made_again_from_the_object_store(
-    tmp_path: Path, s3_server: S3Server, kind: str, workers: int
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str, workers: int
 ) -> None:
-    url = s3_server.fresh_url() if kind == "s3" else (tmp_path / "objects").as_uri()
-    options = s3_server.options if kind == "s3" else {}
-    settings = s3_server.settings(url)
+    options: dict[str, str] = {}
     if kind == "file":
-        del settings["STORAGE__TIERING__OPTIONS"]
+        url = (tmp_path / "objects").as_uri()
+    else:
+        server: S3Server | AzureServer = request.getfixturevalue(f"{kind}_server")
+        url, options = server.fresh_url(), server.options
+    settings = tiering_settings(url, options)
     with BrokerProcess(tmp_path, workers, **settings) as broker:
         make_topic(broker, "t", 2)
         produce(broker, "t", range(60))

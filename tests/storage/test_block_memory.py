@@ -16,6 +16,8 @@ from robustmq.storage.block_cache import BlockCache
 from robustmq.storage.block_fetcher import CachedObject
 from robustmq.storage.block_memory import KEPT_PART, Answer, Block, BlockMemory, Piece
 from robustmq.storage.cache_folder import BlockBuffer, BufferPool
+from robustmq.storage.remote_store import open_object_store
+from robustmq.tiering_settings import TieringSettings
 from tests.storage.cold import BLOCK, Loop
 
 BLOCKS = 40
@@ -103,6 +105,24 @@ def test_what_is_counted_is_what_is_pinned(world: World) -> None:
     assert held == world.store.data[3 * BLOCK : 4 * BLOCK]
     del held
     assert world.cache.memory_bytes == world.store.pinned == 0
+
+
+def test_what_obstore_gives_is_let_go_with_the_last_view_of_it(tmp_path: Path) -> None:
+    store = open_object_store(TieringSettings(tmp_path.as_uri()))
+    store.put("object", [bytes(BLOCKS * BLOCK)])
+    loop, source = Loop(), CachedObject("object", BLOCKS * BLOCK)
+    cache = loop.cache(store)
+    loop.wait(cache.want(source, 0, 3, 1))
+    block = cache.block(source, 0)
+    assert block is not None
+    held = block.data[5:9]
+    del block
+    for number in range(4):
+        cache.damaged(source, number)
+    assert cache.memory_bytes == GET
+    del held
+    assert cache.memory_bytes == 0
+    cache.close()
 
 
 def test_what_readers_hold_is_not_to_be_had_by_others(world: World) -> None:

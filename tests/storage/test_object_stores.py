@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,6 @@ from robustmq.storage.remote_store import PART_BYTES, open_object_store
 from robustmq.tiering_settings import TieringSettings, problem_of, shown
 from tests.azure_store import AzureServer
 from tests.object_stores import S3Server
-
-
-@pytest.fixture(scope="module")
-def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
-    with AzureServer(tmp_path_factory.mktemp("azure")) as server:
-        yield server
 
 
 @pytest.fixture(params=["s3", "az", "file"])
