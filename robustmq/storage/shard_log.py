@@ -15,8 +15,8 @@ with valid ones behind it, it is corruption: it is kept aside, reported, and ski
 from __future__ import annotations
 
 import struct
+from array import array
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
@@ -33,6 +33,8 @@ HEAD = struct.Struct("<IIBBHQQQ")
 NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
 NEEDLE_AT = 9
 MAX_ENTRY_BYTES = 512 * 1024 * 1024
+FORGET_AT = 256
+"""So many places of what memory has let go are taken out of its tables at once, or more."""
 
 BLOCK, MACHINE, INBOX, DECLARED_MARKER, CURSOR, TOPIC_DELETED, TOPIC_CREATED = range(1, 8)
 DELAYED_BLOCK, DELAYED_OVER, DEALT, RETAINED_BLOCK, TOPIC_TRIMMED, RELEASE = range(8, 14)
@@ -69,8 +71,11 @@ class ShardLog:
         self._hot_bytes = hot_bytes
         self._corruption = corruption
         self.files = LogFiles(directory, disk)
-        self._hot_starts: deque[int] = deque()
-        self._hot: deque[bytes | bytearray] = deque()
+        # Heads and payloads, and their positions. What is let go is taken out of the front of both
+        # by and by: to find a place in a long deque takes as long as to walk through half of it.
+        self._hot_starts: array[int] = array("Q")
+        self._hot: list[bytes | bytearray] = []
+        self._hot_first = 0
         self._hot_size = 0
         self._pending: list[tuple[int, list[Buffer]]] = []
         # The last of these, and where its file is full; None when the next entry begins one.
@@ -103,7 +108,8 @@ class ShardLog:
         if buffers is None or position + length > self._file_end:
             buffers = self._begin(position, length, timestamp_ms)
         buffers += (head, payload)
-        self._hot_starts += (position, position + HEAD.size)
+        self._hot_starts.append(position)
+        self._hot_starts.append(position + HEAD.size)
         self._hot += (head, payload)
         self._hot_size += length
         if kind not in (BLOCK, SHARED_BLOCK):
@@ -150,9 +156,21 @@ class ShardLog:
 
     def _cool(self) -> None:
         """Forget what is committed beyond the bytes that stay in memory."""
-        while self._hot_size > self._hot_bytes and self._hot_starts[0] < self.committed_position:
-            self._hot_starts.popleft()
-            self._hot_size -= len(self._hot.popleft())
+        first, committed = self._hot_first, self.committed_position
+        while self._hot_size > self._hot_bytes and self._hot_starts[first] < committed:
+            self._hot_size -= len(self._hot[first])
+            self._hot[first] = b""
+            first += 1
+        self._hot_first = first
+        if first >= FORGET_AT:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Take out of the tables what is let go, when that is half of them."""
+        first = self._hot_first
+        if first * 2 >= len(self._hot):
+            del self._hot[:first], self._hot_starts[:first]
+            self._hot_first = 0
 
     def take_pending(self) -> Pending:
         """What the storage thread must write now, by file."""
@@ -164,8 +182,8 @@ class ShardLog:
 
     def read(self, position: int, length: int) -> bytes | memoryview:
         """Bytes at a position, from memory or disk; fewer where the file ends. Raises Gone."""
-        if self._hot_starts and position >= self._hot_starts[0]:
-            at = bisect_right(self._hot_starts, position) - 1
+        at = bisect_right(self._hot_starts, position, self._hot_first) - 1
+        if at >= self._hot_first:
             begin = position - self._hot_starts[at]
             data = self._hot[at]
             if begin + length <= len(data):
@@ -179,9 +197,9 @@ class ShardLog:
     def piece(self, position: int) -> tuple[bytes | bytearray, int] | None:
         """A head or payload that memory has of a log entry, and where in it a position lies; None:
         it is read from the disk."""
-        if not self._hot_starts or position < self._hot_starts[0]:
+        at = bisect_right(self._hot_starts, position, self._hot_first) - 1
+        if at < self._hot_first:
             return None
-        at = bisect_right(self._hot_starts, position) - 1
         data, begin = self._hot[at], position - self._hot_starts[at]
         return (data, begin) if begin < len(data) else None
 
@@ -189,9 +207,14 @@ class ShardLog:
         """`made`, or nothing, stands for the positions of these neighbours from now on; the storage
         thread removes their files after this."""
         self.files.exchange(replaced, made)
-        while self._hot_starts and self._hot_starts[0] < replaced[-1].end:
-            self._hot_starts.popleft()
-            self._hot_size -= len(self._hot.popleft())
+        first = self._hot_first
+        while first < len(self._hot) and self._hot_starts[first] < replaced[-1].end:
+            self._hot_size -= len(self._hot[first])
+            self._hot[first] = b""
+            first += 1
+        self._hot_first = first
+        if first >= FORGET_AT:
+            self._forget()
 
     def _read_over(self, at: int, begin: int, length: int) -> bytes:
         out = bytearray()

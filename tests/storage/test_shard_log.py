@@ -20,16 +20,21 @@ ONE = HEAD.size + 20
 class Disk:
     """A log on a disk in memory."""
 
-    def __init__(self, segment_bytes: int = 1 << 20) -> None:
+    def __init__(self, segment_bytes: int = 1 << 20, hot_bytes: int = 100) -> None:
         self.disk = MemoryDisk()
         self.segment_bytes = segment_bytes
+        self.hot_bytes = hot_bytes
         self.open()
 
     def open(self, position: int = 0) -> list[int]:
         """Recover; the numbers that are replayed."""
         self.corrupt: list[tuple[int, int]] = []
         self.log = ShardLog(
-            "/s/log", self.disk, self.segment_bytes, 100, lambda *where: self.corrupt.append(where)
+            "/s/log",
+            self.disk,
+            self.segment_bytes,
+            self.hot_bytes,
+            lambda *where: self.corrupt.append(where),
         )
         found: list[int] = []
         self.log.recover(
@@ -111,6 +116,32 @@ def test_entries_are_read_from_memory_and_from_disk_alike() -> None:
     disk = Disk(segment_bytes=4 * ONE)
     places = disk.append(*range(30))
     assert [int(bytes(disk.log.entry(place)[1])) for place in places] == list(range(30))
+
+
+def test_a_long_log_keeps_the_newest_bytes_in_memory_and_what_is_not_committed() -> None:
+    disk = Disk(segment_bytes=100 * ONE, hot_bytes=40 * ONE)
+    log = disk.log
+
+    def in_memory() -> list[int]:
+        return [at for at in range(0, log.end_position, ONE) if log.piece(at) is not None]
+
+    for number in range(2_000):
+        assert log.append(MACHINE, b"%020d" % number, 0, 0, 1) == number * ONE
+        if number % 37 == 0:
+            first = max(0, min((number - 39) * ONE, log.committed_position))
+            assert in_memory() == list(range(first, log.end_position, ONE))
+        if number % 70 == 69:
+            disk.append()
+    disk.append()
+    there, before = len(in_memory()), log.cold_bytes_read
+    for number in range(2_000):
+        assert int(bytes(log.entry(number * ONE)[1])) == number
+    assert log.cold_bytes_read - before == (2_000 - there) * ONE
+    log.let_go(log.files.files[:5], None)
+    assert len(in_memory()) == there
+    log.let_go(log.files.files[:-1], None)
+    rest = log.files.files[-1].start
+    assert in_memory() == list(range(max(rest, (2_000 - there) * ONE), 2_000 * ONE, ONE))
 
 
 def pieces(log: ShardLog, written: bytes) -> set[int]:
