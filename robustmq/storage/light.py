@@ -109,6 +109,9 @@ class LightReader:
         bridge = self.bridges.get(position)
         if bridge is not None:
             # Whatever stands there: where it leads to may be what is damaged of it.
+            if bridge[1] >= position and bridge[1] != NO_POSITION:
+                # It is what the index knew last: nobody knows what lay before.
+                raise BrokerError(Fault.CORRUPT_RECORD, f"nothing leads over {position}")
             return _Head(0, bridge[1], bridge[0], 0)
         data = self._log.read(position, blocks.ENTRY_HEADER)
         head = blocks.stored_head(data, key, position)

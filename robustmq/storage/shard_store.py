@@ -234,7 +234,9 @@ class ShardStore:
             if len(data) > 4 and crc32c(dump) == int.from_bytes(crc, "little"):
                 self.light.load(dump)
                 return
-            self._corruption(point.position, len(data))
+            # Nothing of the log is damaged there.
+            self._damaged = True
+            self._report(point.position, len(data))
         for at, kind, payload in self.log.peek(point.position):
             self.light.rebuild(at, kind, bytes(payload))
         self.light.rebuilt()

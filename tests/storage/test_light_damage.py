@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robustmq.core import batches, blocks
 from robustmq.core.blocks import ENTRY_HEADER
-from robustmq.errors import Fault
+from robustmq.errors import BrokerError, Fault
 from robustmq.storage.shard_store import StoreSettings
 from tests.storage.stores import Machine
 
@@ -108,6 +108,44 @@ def test_what_lies_before_a_lost_batch_and_skipped_offsets_is_read() -> None:
             assert not result.error and not result.out_of_range
             (found,) = batches.parse(bytes(result.buffers[0]))
             assert found.value == b"%d" % offset
+
+
+def test_a_damaged_index_file_makes_no_batch_of_the_log_a_lost_one() -> None:
+    """A reader used to be led over the batch at the checkpoint, from it to itself without an
+    end."""
+    machine = Machine(StoreSettings(hot_bytes=1))
+    for number in range(COUNT // 2):
+        machine.publish(b"hit", b"%d" % number)
+        machine.commit()
+    machine.store.checkpoint([])
+    machine.committer.kick()
+    for number in range(COUNT // 2, COUNT):
+        machine.publish(b"hit", b"%d" % number)
+        machine.commit()
+    for name in [one for one in machine.disk.files if "/index-" in one]:
+        machine.disk.files[name][-1] ^= 1
+    for _ in range(2):
+        machine.open()
+        assert machine.heard.corrupt
+        assert read_over(machine, b"hit") == ({n: b"%d" % n for n in range(COUNT)}, set())
+        assert machine.store.light.held(b"hit", 100, 10_000)[1] == 0
+
+
+def test_what_leads_from_a_batch_to_itself_leads_nowhere() -> None:
+    machine = Machine(StoreSettings(hot_bytes=1))
+    for number in range(3):
+        machine.publish(b"hit", b"%d" % number)
+        machine.commit()
+    found = machine.store.light._index.lookup(b"hit")
+    assert found is not None
+    reader = machine.store.light._reader
+    for lead in (found[1], found[1] + 1):
+        reader.bridges[found[1]] = (3, lead)
+        assert read_over(machine, b"hit") == ({}, {0, 1, 2})
+        assert list(reader.newer_bytes(b"hit", 10_000)) == []
+        with pytest.raises(BrokerError):
+            reader.held(b"hit", 0, 100, 10_000)
+        machine.store.light.let_go()
 
 
 LAST = COUNT - 1
