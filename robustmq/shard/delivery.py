@@ -581,9 +581,11 @@ class Delivery:
         self.queue(entry, wanted, records, None, pending)
         self.commit(0, wire.NO_POSITION, pending, None)
 
-    def replay_inbox(self, position: int, entry: InboxEntry, home: int) -> None:
-        """Recovery: queue again what an inbox entry says; what a session has finished it
-        ignores."""
+    def replay_inbox(
+        self, position: int, entry: InboxEntry, home: int, is_known: Callable[[bytes], bool]
+    ) -> None:
+        """Recovery: queue again what an inbox entry says; what a session has finished it ignores.
+        `is_known`: the snapshot of this session has it, or it was done with it."""
         if entry.source_shard >= 0:
             cursors = self.cursors.setdefault(home, {})
             cursors[entry.source_shard] = max(
@@ -595,7 +597,7 @@ class Delivery:
             size = _record_size(part.entry, records)
             for recipient in part.recipients:
                 subscriber = self.subscribers(recipient.client_id)
-                if subscriber is None:
+                if subscriber is None or is_known(recipient.client_id):
                     continue
                 indexes = (
                     recipient.indexes if recipient.indexes is not None else range(len(records))

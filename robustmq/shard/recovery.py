@@ -1,13 +1,12 @@
 """Recovery of one worker: what the shards' logs say, fed back to the machines.
 
-`snapshot` comes first, then the log entries behind it in their order. Sessions and groups live in
+Snapshots come first, then the log entries behind the checkpoint in their order; each machine gets
+those that its snapshot has not (`snapshots`). Sessions and groups live in
 the shard of their name, so their records are in order however many shards there are; an inbox entry
 comes after the records of the sessions that it names.
 """
 
 from __future__ import annotations
-
-import msgspec
 
 from robustmq.core import blocks
 from robustmq.errors import BrokerError
@@ -15,7 +14,7 @@ from robustmq.shard.dealing import Dealing
 from robustmq.shard.delivery import Delivery
 from robustmq.shard.inbox import InboxEntry, decode_inbox
 from robustmq.shard.left_behind import LeftBehind
-from robustmq.shard.machines import decode_machine_entry
+from robustmq.shard.machines import MachineEntry, decode_machine_entry
 from robustmq.shard.owner import Owner
 from robustmq.shard.partitions import MarkedAppend, Partitions, producer_part
 from robustmq.shard.placement import ENTRY_KAFKA, ENTRY_QOS2, ENTRY_RETAIN, SESSION_KIND, WILL_KIND
@@ -25,7 +24,15 @@ from robustmq.shard.releases import Releases
 from robustmq.shard.retained import retain
 from robustmq.shard.runtime import MachineRuntime
 from robustmq.shard.sessions import Sessions
-from robustmq.shard.subscribing import decode_cursors, encode_cursors
+from robustmq.shard.snapshots import (
+    CURSORS_KIND,
+    DEALING_KIND,
+    LEFT_KIND,
+    RECEIVED_KIND,
+    RELEASES_KIND,
+    decode_snapshot,
+)
+from robustmq.shard.subscribing import decode_cursors
 from robustmq.storage.shard_store import (
     BLOCK,
     CURSOR,
@@ -42,14 +49,6 @@ from robustmq.storage.shard_store import (
     ShardStore,
 )
 from robustmq.storage.stored_producers import StoredProducers
-
-CURSORS_KIND = b"cursors"
-DEALING_KIND = b"dealing"
-LEFT_KIND = b"left"
-RELEASES_KIND = b"releases"
-RECEIVED_KIND = b"received"
-
-_records = msgspec.msgpack.Decoder(list[bytes])
 
 
 class Recovery:
@@ -77,10 +76,13 @@ class Recovery:
         self._producers = producers
         self._releases = releases
         self._retained: list[tuple[int, int, bytes]] = []
+        self._taken: dict[tuple[bytes, bytes], int] = {}
+        """Up to where the snapshots of the shard's machines have what the log has of them."""
         self.shard = -1
 
     def on_open(self, stored: StoredProducers) -> None:
         """The shard is about to be recovered."""
+        self._taken.clear()
         self._producers.opened(self.shard, stored)
 
     def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
@@ -96,14 +98,16 @@ class Recovery:
         elif kind == LEFT_KIND:
             self._left.restore(self.shard, value)
         else:
-            self._replay(kind, key, _records.decode(value))
+            found = decode_snapshot(value)
+            self._taken[kind, key] = found.taken_at
+            if found.records is not None:
+                self._replay(kind, key, found.records)
 
     def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
         """An entry of the log that is not about light topics alone. `fresh`: LevelDB may lack the
         retained values that it carries."""
         if kind == MACHINE:
-            entry = decode_machine_entry(payload)
-            self._replay(entry.kind, entry.key, entry.records)
+            self._machine(position, decode_machine_entry(payload))
         elif kind == INBOX:
             self._inbox(position, decode_inbox(payload))
         elif kind == DEALT:
@@ -126,6 +130,10 @@ class Recovery:
             self._releases.forget(payload)
         else:
             self._block(kind, payload, fresh)
+
+    def _machine(self, position: int, entry: MachineEntry) -> None:
+        if not self._is_known(entry.kind, entry.key, position):
+            self._replay(entry.kind, entry.key, entry.records)
 
     def _block(self, kind: int, payload: bytes, fresh: bool) -> None:
         if kind == DELAYED_BLOCK:
@@ -174,6 +182,7 @@ class Recovery:
 
     def finish(self, stores: dict[int, ShardStore]) -> None:
         """All shards and partitions are open: what the log retains, LevelDB retains."""
+        self._taken.clear()
         self._producers.recovered()
         self._releases.recovered()
         for shard, kind, payload in self._retained:
@@ -190,11 +199,19 @@ class Recovery:
             retain(stores[shard], block, self._owner.retained_expiry_s)
 
     def _inbox(self, position: int, entry: InboxEntry) -> None:
-        self._delivery.replay_inbox(position, entry, self.shard)
+
+        def is_known(client_id: bytes) -> bool:
+            return self._is_known(SESSION_KIND, client_id, position)
+
+        self._delivery.replay_inbox(position, entry, self.shard, is_known)
         if entry.left:
             self._left.append(self.shard, position, entry.left)
-        if entry.leaver:
+        if entry.leaver and not is_known(entry.leaver):
             self._sessions.withdrawn(entry.leaver, entry.withdrawn)
+
+    def _is_known(self, kind: bytes, key: bytes, position: int) -> bool:
+        """Has the snapshot of a machine what stands at this position of the log?"""
+        return position < self._taken.get((kind, key), 0)
 
     def _replay(self, kind: bytes, key: bytes, records: list[bytes]) -> None:
         if self._machines.runs(kind):
@@ -208,13 +225,3 @@ class Recovery:
         table = self._delivery.cursors.setdefault(self.shard, {})
         for shard, position in decode_cursors(payload).items():
             table[shard] = max(position, table.get(shard, -1))
-
-
-def encode_records(records: list[bytes]) -> bytes:
-    """A machine's snapshot as one value."""
-    return msgspec.msgpack.encode(records)
-
-
-def cursor_snapshot(delivery: Delivery, shard: int) -> bytes:
-    """The cursors of a shard as one value."""
-    return encode_cursors(delivery.cursors.get(shard, {}))

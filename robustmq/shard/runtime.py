@@ -8,7 +8,7 @@ hears of what a crash could undo. Recovery feeds the snapshot and then the log's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from robustmq.errors import BrokerError, Fault
@@ -72,13 +72,17 @@ class MachineRuntime:
         for kind in self._kinds.values():
             self.tell(kind.name, kind.resumed())
 
-    def snapshot(self, shard: int) -> Iterator[tuple[bytes, bytes, list[bytes]]]:
-        """(kind, key, records) of the machines of a shard."""
-        for name, machines in self._machines.items():
-            encode = self._kinds[name].encode_record
-            for key, machine in machines.items():
-                if self._placement.machine_shard(name, key) == shard:
-                    yield name, key.encode(), [encode(record) for record in machine.snapshot()]
+    def names(self) -> list[tuple[bytes, list[str]]]:
+        """Which machines there are, of each kind."""
+        return [(kind, list(machines)) for kind, machines in self._machines.items()]
+
+    def snapshot(self, kind: bytes, key: str) -> list[bytes] | None:
+        """Records that make a machine what it is now; None: there is none."""
+        machine = self._machines[kind].get(key)
+        if machine is None:
+            return None
+        encode = self._kinds[kind].encode_record
+        return [encode(record) for record in machine.snapshot()]
 
     # -- events ------------------------------------------------------------------------------------
 

@@ -38,8 +38,6 @@ from robustmq.mqtt.packets import (
 from robustmq.mqtt.rewriting import Identity
 from robustmq.mqtt.session import FIRST_ERROR, Session
 from robustmq.mqtt.session_records import (
-    Assigned,
-    Queued,
     Record,
     decode_record,
     encode_record,
@@ -49,7 +47,6 @@ from robustmq.mqtt.wire import Bounds
 from robustmq.promises import Promise
 from robustmq.records import Message, to_record
 from robustmq.shard import wire
-from robustmq.shard.inbox import HELD
 from robustmq.shard.machines import encode_machine_entry
 from robustmq.shard.metering import came
 from robustmq.shard.naming import Naming
@@ -630,22 +627,3 @@ class Sessions:
     def everyone(self) -> list[Subscriber]:
         """The subscribers of now."""
         return self._roster.all()
-
-    def snapshot(self, shard: int) -> Iterable[tuple[bytes, list[bytes]]]:
-        """(client id, records) of the durable sessions of a shard."""
-        unqueued: dict[int, list[Queued]] = {}
-        for subscriber, queued in self._broker.delivery.unqueued(shard):
-            unqueued.setdefault(id(subscriber), []).append(queued)
-        for subscriber in self._roster.all():
-            if subscriber.shard == shard and subscriber.session.durable:
-                records = [
-                    *subscriber.session.snapshot(),
-                    *unqueued.get(id(subscriber), ()),
-                ]
-                rows = [encode_record(one) for one in records if not _held(one)]
-                yield subscriber.client_id, rows
-
-
-def _held(record: object) -> bool:
-    """Does a record tell of a message in memory, which no restart leaves?"""
-    return isinstance(record, (Queued, Assigned)) and bool(record.reference & HELD)

@@ -10,7 +10,7 @@ records, `mqtt.session_records`.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -71,8 +71,6 @@ class Wills:
         """After the recovery: the wills of the connections that the crash has cut."""
         return [(client_id, _decoder.decode(record)) for client_id, record in self._kept.items()]
 
-    def snapshot(self, shard: int) -> Iterator[tuple[bytes, list[bytes]]]:
-        """(client id, records) of the connections of a shard that have wills."""
-        for client_id, record in self._kept.items():
-            if self._placement.session_shard(client_id) == shard:
-                yield client_id, [record]
+    def all(self) -> list[tuple[bytes, bytes]]:
+        """(client id, record) of the connections that have wills."""
+        return list(self._kept.items())

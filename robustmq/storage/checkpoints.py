@@ -1,9 +1,10 @@
 """The checkpoint of a shard, written in slices: where recovery begins, and what was known there.
 
-All of a checkpoint is of one moment, that of its position in the log. What is small, and snapshots
-of machines, are taken then; the topic index, which may have a million topics, is written part by
-part as it was then (`TopicIndex.begin_dump`). Each slice is a piece of memory that the loop has
-copied, and a job of the storage thread that writes it; commits go on between them.
+A checkpoint is of the moment of its position in the log. The topic index, which may have a million
+topics, is written part by part as it was then (`TopicIndex.begin_dump`). Snapshots of machines may
+be younger, and say so (`shard.snapshots`); they are kept in memory until all of them are there.
+Each slice is a piece of memory that the loop has copied, and a job of the storage thread that
+writes it; commits go on between them.
 
 Nothing of a checkpoint counts before its row `c` is there. That is written, synced, behind all of
 it and behind the log up to its position; so a crash in any slice leaves the checkpoint before it,
@@ -12,7 +13,7 @@ and files with names that nobody reads, which the next one removes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from crc32c import crc32c
@@ -57,16 +58,15 @@ class CheckpointWriter:
         submit: Submit,
         light: LightTopics,
         point: Checkpoint,
-        machines: dict[bytes, bytes],
     ) -> None:
-        """The checkpoint of this moment, with keys and snapshots of its machines; `submit` has the
-        storage thread do something that writes so many bytes."""
+        """The checkpoint of this moment; `submit` has the storage thread do something that writes
+        so many bytes."""
         self._disk = disk
         self._kv = kv
         self._submit = submit
         self._light = light
         self._point = point
-        self._machines = machines
+        self._machines: dict[bytes, bytes] = {}
         self._directory = directory
         self._paths = [f"{directory}/{point.index_file}{behind}" for behind in ("", COPY)]
         self._part = 0
@@ -98,6 +98,11 @@ class CheckpointWriter:
         if self._part == PARTS:
             self._light.end_dump()
         self._write(*parts)
+
+    def add(self, rows: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """(kind, key, snapshot) of more machines."""
+        for kind, key, value in rows:
+            self._machines[MACHINE + kind + b"\0" + key] = value
 
     def _write(self, *buffers: bytes) -> None:
         """Twice, as offsets of topics whose batches are all gone stand nowhere else."""

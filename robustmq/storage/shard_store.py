@@ -624,8 +624,8 @@ class ShardStore:
         return written > self._settings.checkpoint_bytes or (self.checkpoint_wanted and written > 0)
 
     def begin_checkpoint(self, machines: Iterable[tuple[bytes, bytes, bytes]]) -> CheckpointWriter:
-        """Begin a checkpoint of this moment, with (kind, key, snapshot) of all machines. One that
-        was begun before is given up."""
+        """Begin a checkpoint of this moment, with (kind, key, snapshot) of machines. One that was
+        begun before is given up."""
         if self._writer is not None:
             self._writer.abandon()
         position = self._checkpointed_at = self.log.end_position
@@ -644,10 +644,10 @@ class ShardStore:
             self.leader_epoch,
             dict(ends),
         )
-        kept = {checkpoints.MACHINE + kind + b"\0" + key: value for kind, key, value in machines}
         self._writer = CheckpointWriter(
-            self._directory, self._disk, self._kv, self.run, self.light, point, kept
+            self._directory, self._disk, self._kv, self.run, self.light, point
         )
+        self._writer.add(machines)
         return self._writer
 
     def checkpoint(self, machines: Iterable[tuple[bytes, bytes, bytes]]) -> Promise[None]:
@@ -655,8 +655,8 @@ class ShardStore:
         return self.finish_checkpoint(self.begin_checkpoint(machines))
 
     def finish_checkpoint(self, writer: CheckpointWriter) -> Promise[None]:
-        """Write what is left of a checkpoint; recovery begins there when this settles (`kick` the
-        committer)."""
+        """Write what is left of the index, and end a checkpoint that has all its machines; recovery
+        begins there when this settles (`kick` the committer)."""
         assert writer is self._writer, "it was not given up"
         self._writer = None
         writer.write_parts()

@@ -371,7 +371,7 @@ class World:
             tier=self._tier(self, number, life) if self._tier is not None else None,
         )
         broker = Broker(self.settings, number, self.worker_count, view, around, open_store)
-        broker.checkpoints.slice_bytes = 1
+        broker.checkpoints.slice_bytes = broker.checkpoints.looks_a_slice = 1
         if self.cleaned:
             cleaning = broker.log_cleaning
             cleaning.interval_ms = cleaning.files.again_ms = 0
