@@ -39,6 +39,7 @@ from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.kafka_parts import EXPIRE, KafkaParts
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.log_cleaning import LogCleaning
+from robustmq.shard.mending import Mending
 from robustmq.shard.moving import Leavers, Moves
 from robustmq.shard.naming import Naming, Namings
 from robustmq.shard.owner import Owner
@@ -259,6 +260,7 @@ class Broker:
         self.delivery.subscribers = self.sessions.get
         self.dealing.tell = self.telling.tell_given
         self.log_cleaning = LogCleaning(self)
+        self.mending = Mending(self)
         self.checkpoints = Checkpoints(self)
 
     def _notify(self, worker: int, message: wire.Message) -> bool:
@@ -399,6 +401,7 @@ class Broker:
         self.disk_cap.tick()
         self.cursor_progress.tick()
         self.log_cleaning.tick()
+        self.mending.tick()
         self.shares.tick()
         now = self.monotonic_ms()
         self.rates.resume(now)

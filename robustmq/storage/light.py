@@ -28,6 +28,7 @@ from robustmq.core.hashing import topic_key
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.errors import BrokerError, Fault
 from robustmq.storage.engine import ReadResult
+from robustmq.storage.light_mending import Found, Tear
 from robustmq.storage.log_files import Gone
 from robustmq.storage.memory import find_time
 from robustmq.storage.shard_log import MAX_ENTRY_BYTES, ShardLog
@@ -35,6 +36,9 @@ from robustmq.storage.shard_log import MAX_ENTRY_BYTES, ShardLog
 OTHER_PREFIX = b"\0\0"
 """Of what the index has that is no light topic."""
 MAX_ROWS = 4_000_000
+MAX_TEARS = 64
+"""So many topics have something looked for at a time."""
+MAX_MENDED = 65_536
 CHAIN_ROWS = 16
 """What a chain counts beside its rows."""
 LAST_BYTES = 512
@@ -62,9 +66,9 @@ _Entry = tuple[int, int, int, int, bytes]
 
 class _Chain:
     """The known end of a topic's chain, oldest first. `whole`: nothing older is there; `torn`: what
-    is older cannot be found."""
+    is older cannot be reached, until it is looked for from the `tear` on."""
 
-    __slots__ = ("key", "offsets", "positions", "torn", "whole")
+    __slots__ = ("key", "offsets", "positions", "tear", "torn", "whole")
 
     def __init__(self, key: int) -> None:
         self.key = key
@@ -72,6 +76,7 @@ class _Chain:
         self.positions: array[int] = array("Q")
         self.whole = False
         self.torn = False
+        self.tear: Tear | None = None
 
     def forget(self, count: int) -> None:
         """The oldest ones are gone."""
@@ -92,6 +97,27 @@ class LightReader:
         """Over what recovery has set aside: by the position of a batch that is lost, its base
         offset (or that of the first before it that is lost with it) and the position of the batch
         before that."""
+        self.tears: OrderedDict[bytes, Tear] = OrderedDict()
+        """Where something older is to be looked for, by topic: `mended` takes what comes of it."""
+        # The same as `bridges` by key and position, of tears; None: nothing is there.
+        self._mended: OrderedDict[tuple[int, int], tuple[int, int] | None] = OrderedDict()
+
+    def mended(self, tear: Tear, found: Found | None) -> None:
+        """What was looked for was found, or is not there."""
+        key = topic_key(tear.topic), tear.leads_to
+        self._mended[key] = (found.end_offset, found.position) if found is not None else None
+        if len(self._mended) > MAX_MENDED:
+            self._mended.popitem(last=False)
+        self.forget(tear.topic)
+
+    def _look_for_more(self, chain: _Chain) -> bool:
+        """May there be more behind a tear? Then it is looked for."""
+        tear = chain.tear
+        if tear is None or (chain.key, tear.leads_to) in self._mended:
+            return False
+        if len(self.tears) < MAX_TEARS:
+            self.tears[tear.topic] = tear
+        return True
 
     def forget(self, topic: bytes) -> None:
         """The topic was deleted."""
@@ -102,10 +128,14 @@ class LightReader:
     def let_go(self) -> None:
         """Something of the log is gone: what is known of chains may be, too."""
         self._chains.clear()
+        self._mended.clear()
         self._rows = 0
 
     def _head(self, key: int, position: int) -> _Head:
         """The head of the block entry at a position. Raises Gone, or CORRUPT_RECORD."""
+        mended = self._mended.get((key, position))
+        if mended is not None:
+            return _Head(0, mended[1], mended[0], 0)
         bridge = self.bridges.get(position)
         if bridge is not None:
             # Whatever stands there: where it leads to may be what is damaged of it.
@@ -167,15 +197,15 @@ class LightReader:
             chain = self._chains[topic] = _Chain(topic_key(topic))
             self._rows += CHAIN_ROWS
         self._chains.move_to_end(topic)
-        self._extend(chain, end_offset, last_position)
+        self._extend(topic, chain, end_offset, last_position)
         if chain.offsets and not chain.whole and not chain.torn and chain.offsets[0] > offset:
-            self._deepen(chain, offset)
+            self._deepen(topic, chain, offset)
         while self._rows > self._max_rows and len(self._chains) > 1:
             _, oldest = self._chains.popitem(last=False)
             self._rows -= len(oldest.offsets) + CHAIN_ROWS
         return chain
 
-    def _extend(self, chain: _Chain, end_offset: int, last_position: int) -> None:
+    def _extend(self, topic: bytes, chain: _Chain, end_offset: int, last_position: int) -> None:
         """Learn what was appended since, up to an end."""
         known = chain.positions[-1] if chain.positions else -1
         if last_position == known:
@@ -208,18 +238,22 @@ class LightReader:
             chain.whole = True
         chain.offsets.extend(reversed(offsets))
         chain.positions.extend(reversed(positions))
+        if chain.torn:
+            before = positions[-1] if positions else position
+            chain.tear = Tear(topic, before, end_offset, position)
         self._rows += len(offsets)
 
-    def _deepen(self, chain: _Chain, offset: int) -> None:
+    def _deepen(self, topic: bytes, chain: _Chain, offset: int) -> None:
         """Walk back to the batch that holds `offset`."""
         offsets: list[int] = []
         positions: list[int] = []
-        first = chain.offsets[0]
+        first, position = chain.offsets[0], chain.positions[0]
+        before = position
         try:
-            position = self._head(chain.key, chain.positions[0]).previous
+            position = self._head(chain.key, position).previous
             while position != NO_POSITION and first > offset:
                 head = self._head_below(chain.key, position, first)
-                first = head.base_offset
+                first, before = head.base_offset, position
                 offsets.append(first)
                 positions.append(position)
                 position = head.previous
@@ -229,6 +263,7 @@ class LightReader:
                 raise
             chain.torn = not isinstance(error, Gone)
             chain.whole = not chain.torn
+            chain.tear = Tear(topic, before, first, position)
         offsets.reverse()
         positions.reverse()
         chain.offsets = array("Q", offsets) + chain.offsets
@@ -335,7 +370,9 @@ class LightReader:
                 return ReadResult(high_watermark, start, [], False, error.fault.kafka)
             first = chain.offsets[0] if chain.offsets else end_offset
             if offset < first and chain.torn:
-                return ReadResult(high_watermark, start, [], False, Fault.CORRUPT_RECORD.kafka)
+                more = self._look_for_more(chain)
+                fault = Fault.STORAGE_FAILED if more else Fault.CORRUPT_RECORD
+                return ReadResult(high_watermark, start, [], False, fault.kafka)
             if offset < first and is_dense(topic):
                 return ReadResult(high_watermark, first, [], True)
             start = self.known_start(topic, start_offset)

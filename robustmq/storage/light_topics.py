@@ -19,6 +19,7 @@ from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.storage import shard_log
 from robustmq.storage.engine import PartitionSettings, ReadResult
 from robustmq.storage.light import OTHER_PREFIX, LightReader
+from robustmq.storage.light_mending import Search
 from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.shard_log import (
@@ -383,6 +384,20 @@ class LightTopics:
             return False
         grave = self._lookups.get(_GRAVE + topic)
         return grave is not None and position < int.from_bytes(grave, "little")
+
+    def next_search(self) -> Search | None:
+        """What a reader has met that is to be looked for: `mended` takes it when it is over."""
+        tears = self._reader.tears
+        if not tears:
+            return None
+        topic, tear = tears.popitem(last=False)
+        grave = self._lookups.get(_GRAVE + topic) or b""
+        return Search(self._log.files, tear, int.from_bytes(grave, "little"))
+
+    def mended(self, search: Search) -> None:
+        """A search is over."""
+        if search.found is not None or search.in_vain:
+            self._reader.mended(search.tear, search.found)
 
     def sweep_graves(self, position: int) -> Iterator[None]:
         """Forget the graves of topics of which the log has nothing before this position; yields

@@ -209,6 +209,16 @@ class LogFiles:
         """(position, bytes) of the runs of a cleaned file, from the one near a position on."""
         return cleaned_log.walk(self._disk, file.path, self.slots(file), position)
 
+    def read_apart(self, file: LogFile, offset: int, length: int) -> bytes:
+        """Bytes of a file, fewer at its end; none when it was let go. From any thread."""
+        return self._disk.read_apart(file.path, offset, length)
+
+    def pieces(
+        self, file: LogFile, slots: Slots, first: int
+    ) -> tuple[list[tuple[int, memoryview]], int, bool]:
+        """See `cleaned_log.pieces`."""
+        return cleaned_log.pieces(self._disk, file.path, slots, first)
+
     def written_before(self, position: int) -> int:
         """What stands, or stood, there is not younger than this (wall clock ms); 0: it may be
         new."""

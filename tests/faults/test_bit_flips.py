@@ -12,8 +12,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from robustmq.core import batches
-from tests.broker import BrokerProcess
-from tests.faults.damage import flip, flip_in_log, flip_in_segment
+from robustmq.storage.light_topics import PREVIOUS_AT
+from robustmq.storage.shard_log import HEAD
+from tests.broker import BrokerProcess, until
+from tests.faults.damage import blocks_of, flip, flip_in_log, flip_in_segment
+from tests.faults.load import read_log
 from tests.faults.test_kill import seed
 from tests.kafka.wire import SocketClient
 
@@ -90,6 +93,27 @@ def test_what_a_flipped_bit_destroys_is_told_and_all_else_is_served(
             broker.kill()
         assert all(len(missing) <= 1 for missing in lost.values()), "one batch each"
         print({topic: len(missing) for topic, missing in lost.items()})
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_damaged_entry_leads_to_is_found_without_it(tmp_path: Path, workers: int) -> None:
+    """Before the last checkpoint, where recovery does not look: a consumer is none the wiser."""
+    choose = random.Random(seed())
+    with BrokerProcess(tmp_path, workers) as broker:
+        write(broker, "light")
+        assert broker.stop() == 0
+        (path,) = [one for one in broker.data.glob("*/log/*.log") if blocks_of(one, b"light")]
+        begin, _ = choose.choice(blocks_of(path, b"light")[1:-1])
+        data = bytearray(path.read_bytes())
+        at = begin + HEAD.size + PREVIOUS_AT
+        leads_to = int.from_bytes(data[at : at + 8], "little")
+        bit = choose.choice([bit for bit in range(64) if leads_to >> bit & 1])
+        data[at + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        broker.start()
+        assert read_log(broker, "light") == [[f"light {number}" for number in range(COUNT)]]
+        until(lambda: "all that is sound is served again" in broker.log)
 
 
 def offset_of(broker: BrokerProcess, topic: str, value: str) -> int:
