@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from robustmq.core import batches
 from robustmq.core.publish import build_entry
 from robustmq.records import Record
-from robustmq.shard.file_cleaning import SYNC_BYTES, Cleanable, FileCleaning, Steps
+from robustmq.shard.file_cleaning import SYNC_BYTES, FileCleaning, Steps
+from robustmq.shard.light_needs import Cleanable
 from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.kv import MemoryKeyValue

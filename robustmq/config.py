@@ -180,7 +180,9 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StorageRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Topics that match `filter` use `mode`, and partitions of declared topics `engine`; the first
     rule that matches counts. Light topics keep their records as the limits say (-1: for ever): for
-    so long, so many bytes, so many records. What is empty or not there is as by default."""
+    so long, so many bytes, so many records. Of those of mode tiered, what is in the object store
+    stays on the local disk, too, for so long, and so many bytes of it (-1: as long as it is kept).
+    What is empty or not there is as by default."""
 
     filter: str
     mode: Literal["", "memory", "hybrid", "persistent", "tiered"] = ""
@@ -188,6 +190,8 @@ class StorageRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention_ms: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     retention_bytes: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     retention_records: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    local_retention_ms: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    local_retention_bytes: Annotated[int, msgspec.Meta(ge=-1)] | None = None
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ from robustmq.core.memory cimport cbytes, u64
 cdef u64 MASK, _LENGTH, _STEP, _TAIL, _FINAL_1, _FINAL_2
 
 cdef class Secret:
+    cdef bytes value
     cdef bytes state
     cdef u64 empty_key
     cdef tuple last

@@ -62,6 +62,7 @@ class Secret:
 
     def set(self, secret: bytes) -> None:
         """Begin with a key."""
+        self.value = secret
         self.state = memory.keyed(secret)
         empty = int.from_bytes(blake2b(digest_size=8, key=secret).digest(), "little")
         self.empty_key = empty if empty else 1
@@ -75,6 +76,11 @@ def set_topic_secret(secret: bytes) -> None:
     """Set it, 16 to 64 bytes, before the first topic is hashed; it is kept in cluster.json."""
     assert 16 <= len(secret) <= 64, "a key of BLAKE2b"
     _secret.set(secret)
+
+
+def topic_secret() -> bytes:
+    """It, for whoever makes a copy of what has such keys."""
+    return _secret.value
 
 
 def topic_key(topic: bytes) -> int:

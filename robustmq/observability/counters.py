@@ -285,6 +285,16 @@ COUNTERS: tuple[Counter, ...] = (
         "1 while the object store is not asked for records, as it has not answered.",
     ),
     _gauge("storage_tier_stopped", "Tiered partitions that are not uploaded, as the log says why."),
+    _gauge(
+        "storage_tier_light_objects",
+        "Objects in the object store that have what light topics had in shards' logs.",
+    ),
+    _gauge("storage_tier_light_bytes", "Bytes of these."),
+    _gauge(
+        "storage_tier_light_lag_bytes",
+        "Bytes of shards' logs that were not looked at yet for what is to be uploaded.",
+    ),
+    _gauge("storage_tier_light_stopped", "Shards whose log is not uploaded, as the log says why."),
     _counter("bus_frames_sent", "Frames sent to other workers."),
     _counter("bus_bytes_sent", "Bytes sent to other workers."),
     _gauge("bus_queued_bytes", "Bytes that wait for other workers."),

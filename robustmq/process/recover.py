@@ -26,6 +26,13 @@ from robustmq.cluster.meta_log import MetaLog
 from robustmq.cluster.state import ClusterState
 from robustmq.config import StorageSettings
 from robustmq.core.hashing import topic_hash
+from robustmq.process.recover_light import (
+    ShardObjects,
+    lines_of,
+    look_at_log,
+    secret_in,
+    write_logs,
+)
 from robustmq.storage import partition_state
 from robustmq.storage.cluster_mark import ALIVE_MS, Mark, read_mark, write_mark
 from robustmq.storage.cold_segments import ColdSegment
@@ -40,6 +47,7 @@ from robustmq.storage.manifest import (
     DamagedError,
     Head,
     Manifest,
+    log_prefix_of,
     object_name,
     prefix_of,
     read_head,
@@ -56,6 +64,7 @@ PRODUCER_IDS_BITS = 24
 """And its producer ids at its epoch times 2 to the power of this."""
 DEFAULT_SHARDS = 16
 _PARTITION = re.compile(r"([0-9a-f]{32})-([0-9]{1,9})")
+_SHARD = re.compile(r"light-([0-9]{1,9})")
 
 
 class RecoverError(Exception):
@@ -78,6 +87,8 @@ class Found(msgspec.Struct):
     mark: Mark
     version: str
     partitions: list[Partition] = []
+    logs: list[ShardObjects] = []
+    """What light topics have, by shard."""
     notes: list[str] = []
 
 
@@ -105,14 +116,17 @@ def look(store: ObjectStore, cluster_id: str) -> Found:
         found = Found(Mark(cluster_id, DEFAULT_SHARDS, 0, 0), "")
         found.notes.append(f"the cluster's mark is not there: {DEFAULT_SHARDS} shards are assumed")
     for name in store.folders(f"{cluster_id}/"):
-        match = _PARTITION.fullmatch(name)
-        if match is None:
+        light = _SHARD.fullmatch(name)
+        if _PARTITION.fullmatch(name) is None and light is None:
             continue
         prefix = f"{cluster_id}/{name}/"
         try:
             head, _ = read_head(store, prefix)
         except ObjectMissingError:
             found.notes.append(f"{name} has no manifest: nothing of it was told of")
+            continue
+        if light is not None:
+            found.logs.append(look_at_log(store, prefix, head))
             continue
         if head.deleted:
             found.notes.append(f"{name} of topic {_text(head)} was deleted: left out")
@@ -163,8 +177,16 @@ def check(found: Found, data_dir: Path, now_ms: int, take_over: bool) -> None:
     """Raises RecoverError when it must not be."""
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise RecoverError(f"{data_dir} is not empty: recover into a new directory")
-    if not found.partitions:
+    if not found.partitions and not found.logs:
         raise RecoverError("there is no partition in the store: nothing was uploaded")
+    wrong = [one.head.partition for one in found.logs if one.head.partition >= found.mark.shards]
+    if wrong:
+        raise RecoverError(
+            f"the cluster has {found.mark.shards} shards, and the store has a log of"
+            f" shard {wrong[0]}"
+        )
+    if found.logs and secret_in(found.logs) is None:
+        raise RecoverError("the manifests of shards' logs do not agree on one topic secret")
     age_ms = now_ms - found.mark.written_ms
     if not found.mark.stopped and age_ms < ALIVE_MS and not take_over:
         raise RecoverError(
@@ -182,7 +204,8 @@ def recover(
     say: Callable[[str], None],
 ) -> None:
     """Claim the store, and make the data directory."""
-    epochs = [partition.head.leader_epoch for partition in found.partitions]
+    heads = [one.head for one in found.partitions] + [one.head for one in found.logs]
+    epochs = [head.leader_epoch for head in heads]
     epoch = (max(*epochs, found.mark.epoch) // EPOCHS_APART + 1) * EPOCHS_APART
     mark = found.mark
     claimed = Mark(mark.cluster_id, mark.shards, epoch, now_ms, True)
@@ -190,11 +213,16 @@ def recover(
     topics = topics_of(found)
     living = [one for one in found.partitions if _is_of(one, topics)]
     for partition in living:
-        _claim(store, partition, epoch)
+        _claim(store, partition.head, epoch)
+    for log in found.logs:
+        _claim(store, log.head, epoch)
     fresh = data_dir.with_name(data_dir.name + ".recovering")
     shutil.rmtree(fresh, ignore_errors=True)
-    new_data_directory(fresh, mark.shards, mark.cluster_id)
+    new_data_directory(fresh, mark.shards, mark.cluster_id, secret_in(found.logs))
     _write_partitions(fresh, mark.shards, living, storage)
+    if found.logs:
+        places = {one.head.partition: _prefix(one.head) for one in found.logs}
+        write_logs(store, fresh, found.logs, epoch, storage, places, now_ms)
     state = ClusterState(
         cluster_id=mark.cluster_id,
         topics=topics,
@@ -219,9 +247,14 @@ def _is_of(partition: Partition, topics: dict[bytes, DeclaredTopic]) -> bool:
     return topic is not None and topic.topic_id.bytes == partition.head.topic.topic_id
 
 
-def _claim(store: ObjectStore, partition: Partition, epoch: int) -> None:
-    head = partition.head
-    prefix = prefix_of(head.cluster_id, head.topic.topic_id, head.partition)
+def _prefix(head: Head) -> str:
+    if not head.topic.name:
+        return log_prefix_of(head.cluster_id, head.partition)
+    return prefix_of(head.cluster_id, head.topic.topic_id, head.partition)
+
+
+def _claim(store: ObjectStore, head: Head, epoch: int) -> None:
+    prefix = _prefix(head)
     manifest = Manifest(store, prefix, msgspec.structs.replace(head, leader_epoch=epoch))
     manifest.load()
     if manifest.head.end_offset != head.end_offset:
@@ -291,12 +324,16 @@ def report(found: Found, topics: dict[bytes, DeclaredTopic]) -> list[str]:
                 f"  {number}: MISSING offsets {row.base_offset} to {row.next_offset}"
                 for row in one.missing
             ]
+    for log in found.logs:
+        size += sum(row.size for row in log.rows)
+        lines += lines_of(log)
     lines += found.notes
     lines.append(f"{len(topics)} topics, {size} bytes in the object store")
     lines.append(
-        "Not there: records behind the last upload of each partition, topics that were not tiered,"
-        " light topics, retained messages, sessions, committed offsets and other state of groups,"
-        " users, access rules, quotas and bans made at run time."
+        "Not there: records behind the last upload of each partition and shard, topics that were"
+        " not tiered, light topics of which the store has no record (they begin at 0 again),"
+        " retained messages, sessions, committed offsets and other state of groups, users, access"
+        " rules, quotas and bans made at run time."
     )
     return lines
 

@@ -13,6 +13,7 @@ from robustmq.observability.counters import Row
 from robustmq.shard.surroundings import TierAround
 from robustmq.storage.block_cache import BlockCache, CacheSettings
 from robustmq.storage.cold_reader import ColdReader
+from robustmq.storage.cold_runs import LogObjects
 from robustmq.storage.cold_segments import ColdSegments
 from robustmq.storage.disk import Buffer
 from robustmq.storage.object_store import ObjectRefusedError, ObjectStore
@@ -58,7 +59,9 @@ class Tiering:
         )
         self.cache.start()
         self._row = row
-        self.around = TierAround(store, self._threads.submit, self._reader)
+        self.around = TierAround(
+            store, self._threads.submit, self._reader, lambda prefix: LogObjects(self.cache, prefix)
+        )
 
     def _reader(self, prefix: str, cold: ColdSegments) -> ColdReader:
         return ColdReader(self.cache, prefix, cold)

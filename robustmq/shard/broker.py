@@ -38,6 +38,7 @@ from robustmq.shard.inbox import Inbox
 from robustmq.shard.interest import OwnerInterest
 from robustmq.shard.kafka_parts import EXPIRE, KafkaParts
 from robustmq.shard.left_behind import LeftBehind
+from robustmq.shard.light_tiers import LightTiers
 from robustmq.shard.log_cleaning import LogCleaning
 from robustmq.shard.mending import Mending
 from robustmq.shard.moving import Leavers, Moves
@@ -262,6 +263,7 @@ class Broker:
         self.log_cleaning = LogCleaning(self)
         self.mending = Mending(self)
         self.checkpoints = Checkpoints(self)
+        self.light_tiers = LightTiers(self)
 
     def _notify(self, worker: int, message: wire.Message) -> bool:
         return self.rpc.notify(worker, message)
@@ -311,6 +313,7 @@ class Broker:
             if self.placement.shard_owner(shard) == self.worker_id:
                 recovery.shard = shard
                 self.stores[shard] = open_store(shard, recovery)
+        self.light_tiers.attach()
         self.partitions.recovered()
         self._cluster_changed(set(self.cluster.declared_names()))
         self.partitions.declared()
@@ -402,6 +405,7 @@ class Broker:
         self.cursor_progress.tick()
         self.log_cleaning.tick()
         self.mending.tick()
+        self.light_tiers.tick()
         self.shares.tick()
         now = self.monotonic_ms()
         self.rates.resume(now)

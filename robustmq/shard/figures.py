@@ -33,6 +33,7 @@ def gauges(broker: Broker) -> dict[str, int]:
         ),
         **_held(broker),
         **broker.uploader.gauges(),
+        **broker.light_tiers.gauges(),
     }
 
 

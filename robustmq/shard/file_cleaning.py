@@ -10,17 +10,14 @@ changes, then the old files go. The next start finishes or drops it (`storage.lo
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import msgspec
 
-from robustmq.core.blocks import EntryView
+from robustmq.shard.light_needs import Cleanable, LightNeeds
 from robustmq.storage.cleaned_log import CleanedWriter, Span
 from robustmq.storage.disk import Buffer
-from robustmq.storage.light import is_dense
 from robustmq.storage.light_retention import NO_LIMIT, LightRetention
 from robustmq.storage.log_files import NEW, LogFile
 from robustmq.storage.log_survey import Judge, Piece, Pieces, entries, judged
@@ -30,9 +27,6 @@ SLICE_US = 2000
 LOOK_EVERY = 16
 """Entries between two looks at the clock."""
 SYNC_BYTES = 1024 * 1024
-HEADS_A_LOOK = 200
-"""So many heads of a topic's batches are read at a time to see what its limit in bytes keeps."""
-MAX_REMEMBERED = 4096
 LONGEST_WAIT_MS = 3_600_000
 MANY_GRAVES = 100_000
 
@@ -57,29 +51,9 @@ class Survey(msgspec.Struct, frozen=True):
     deletions: int
     inbox: int
     wait_ms: int
-    over: bool
-    """Nothing of light topics was needed then."""
-
-
-class Cleanable(msgspec.Struct, frozen=True):
-    """What a round of one shard goes by."""
-
-    store: ShardStore
-    retention: LightRetention
-    now_ms: int
-    inbox: array[int]
-    """Positions of the inbox entries that sessions refer to, in order."""
-    forced: bool
-    """Look at every file, whether it is worth it or not."""
-
-    def inbox_in(self, file: LogFile) -> int:
-        """How many of those stand in a file."""
-        return bisect_left(self.inbox, file.end) - bisect_left(self.inbox, file.start)
-
-    def refers_to(self, position: int) -> bool:
-        """Does a session refer to the inbox entry there?"""
-        at = bisect_left(self.inbox, position)
-        return at < len(self.inbox) and self.inbox[at] == position
+    over: int
+    """2: nothing of light topics was needed then; 1: nothing of them that is in the object store
+    was needed here; else 0."""
 
 
 class FileCleaning:
@@ -96,7 +70,7 @@ class FileCleaning:
         self._monotonic_us = monotonic_us
         self._count = count
         self._surveys: dict[str, Survey] = {}
-        self._walks: dict[bytes, tuple[Iterator[tuple[int, int]], int | None]] = {}
+        self._needs = LightNeeds(False)
         self.again_ms = 60_000
         """A file is not looked at again sooner."""
         self.smaller_than = 0.5
@@ -113,7 +87,7 @@ class FileCleaning:
 
     def begin_round(self) -> None:
         """What topics' limits in bytes keep is to be found again."""
-        self._walks.clear()
+        self._needs.begin_round()
 
     # -- one file ----------------------------------------------------------------------------------
 
@@ -126,7 +100,8 @@ class FileCleaning:
             return
         if not on.forced and not self._is_worth_it(on, file, inbox, over):
             return
-        judge = self._judge(on, over)
+        rank = self._rank(on.store, on.retention, file, over, on.now_ms)
+        judge = self._needs.judge(on, over)
         needed, judged_at = 0, on.store.end_position
 
         def take(piece: Piece) -> None:
@@ -137,16 +112,25 @@ class FileCleaning:
         if not sound:
             # Nobody knows what the bad bytes were: it stays as it is until its time is over.
             file.damaged = True
-            self._note(on, file, file.size, inbox, over)
+            self._note(on, file, file.size, inbox, rank)
         elif not needed:
             yield from self._exchange(on, [file], None)
         elif needed < file.size * self._worth(on) and not self.is_full():
-            yield from self._rewrite(on, [file], judge, over)
+            yield from self._rewrite(on, [file], judge, rank)
         else:
             if needed == file.size and not file.cleaned:
                 # It has nothing of what was deleted by now.
                 file.judged_at = judged_at
-            self._note(on, file, needed, inbox, over)
+            self._note(on, file, needed, inbox, rank)
+
+    def _rank(
+        self, store: ShardStore, retention: LightRetention, file: LogFile, over: bool, now_ms: int
+    ) -> int:
+        """See `Survey.over`."""
+        if over:
+            return 2
+        uploaded = file.end <= store.cold.may_go_to
+        return int(uploaded and NO_LIMIT < retention.longest_local_ms < now_ms - file.last_ms)
 
     def _worth(self, on: Cleanable) -> float:
         """A file is written anew when less than this part of it is needed; any part of it, when too
@@ -159,6 +143,7 @@ class FileCleaning:
         """May a file be worth a look, before it is known what sessions refer to?"""
         light = store.light
         found = self._surveys.get(file.path)
+        rank = self._rank(store, retention, file, over, now_ms)
         if found is None:
             if over or file.damaged:
                 return over
@@ -166,7 +151,7 @@ class FileCleaning:
             if not counted or not retention.is_plain:
                 return True
             return file.size - file.other_bytes < file.size * self.smaller_than
-        if over and not found.over:
+        if rank > found.over:
             return True
         if file.damaged or now_ms - found.at_ms < found.wait_ms:
             return False
@@ -177,7 +162,8 @@ class FileCleaning:
         if not self.is_due(on.store, on.retention, file, over, on.now_ms):
             return False
         found = self._surveys.get(file.path)
-        if found is None or (over and not found.over) or found.inbox > inbox:
+        rank = self._rank(on.store, on.retention, file, over, on.now_ms)
+        if found is None or rank > found.over or found.inbox > inbox:
             return True
         if found.deletions != on.store.light.deletions or not (over or on.retention.is_plain):
             return True
@@ -185,9 +171,7 @@ class FileCleaning:
         self._note(on, file, found.needed_bytes, inbox, found.over)
         return False
 
-    def _note(
-        self, on: Cleanable, file: LogFile, needed: int, inbox: int, over: bool = False
-    ) -> None:
+    def _note(self, on: Cleanable, file: LogFile, needed: int, inbox: int, over: int = 0) -> None:
         known = self._surveys.get(file.path)
         wait_ms = self.again_ms if known is None else min(known.wait_ms * 2, LONGEST_WAIT_MS)
         self._surveys[file.path] = Survey(
@@ -204,48 +188,7 @@ class FileCleaning:
         self._count("storage_log_bytes_freed", max(0, freed))
         self._count("storage_log_files_cleaned", len(files))
 
-    # -- what is needed ----------------------------------------------------------------------------
-
-    def _judge(self, on: Cleanable, over: bool) -> Judge:
-        light, retention, now_ms = on.store.light, on.retention, on.now_ms
-
-        def lives(entry: EntryView, position: int, end_offset: int, written_ms: int) -> bool:
-            if not is_dense(entry.topic):
-                # A partition has its own retention, and says where it begins.
-                return light.lives(entry, position, end_offset)
-            if over:
-                return False
-            limits = retention.of(entry.topic)
-            if NO_LIMIT < limits.retention_ms < now_ms - written_ms:
-                return False
-            if not light.lives(entry, position, end_offset):
-                return False
-            records = limits.retention_records
-            if records > NO_LIMIT and end_offset <= light.next_offset(entry.topic) - records:
-                return False
-            if limits.retention_bytes > NO_LIMIT:
-                return end_offset > self._begins(on, entry.topic, limits.retention_bytes)
-            return True
-
-        return Judge(lives, on.refers_to, on.store.log.files.forgettable_to())
-
-    def _begins(self, on: Cleanable, topic: bytes, max_bytes: int) -> int:
-        """Where a topic begins by its limit in bytes; 0 as long as that is not found out."""
-        found = self._walks.get(topic)
-        if found is None:
-            if len(self._walks) >= MAX_REMEMBERED:
-                self._walks.clear()
-            found = self._walks[topic] = (iter(on.store.light.newer_bytes(topic, max_bytes)), None)
-        walk, begin = found
-        if begin is not None:
-            return begin
-        for _ in range(HEADS_A_LOOK):
-            row = next(walk, None)
-            if row is None or row[1] >= max_bytes:
-                begin = row[0] if row is not None else 0
-                self._walks[topic] = (walk, begin)
-                return begin
-        return 0
+    # -- writing anew ------------------------------------------------------------------------------
 
     def _walk(
         self,
@@ -281,16 +224,12 @@ class FileCleaning:
                 return False
         return True
 
-    # -- writing anew ------------------------------------------------------------------------------
-
     def merge(self, on: Cleanable, files: list[LogFile]) -> Steps:
         """Make one of neighbours that were cleaned."""
         if not self.is_full():
-            yield from self._rewrite(on, files, self._judge(on, False))
+            yield from self._rewrite(on, files, self._needs.judge(on, False))
 
-    def _rewrite(
-        self, on: Cleanable, files: list[LogFile], judge: Judge, over: bool = False
-    ) -> Steps:
+    def _rewrite(self, on: Cleanable, files: list[LogFile], judge: Judge, over: int = 0) -> Steps:
         disk, table = on.store.disk, on.store.log.files
         judged_at = on.store.end_position
         number = table.next_number()

@@ -46,7 +46,9 @@ from robustmq.shard.refusals import Refusals
 from robustmq.shard.releases import Release, Releases
 from robustmq.shard.retained import may_retain
 from robustmq.shard.verifying import Verifications, produce_error
+from robustmq.storage.engine import PartitionLog
 from robustmq.storage.engine import ReadResult as StoredResult
+from robustmq.storage.log_files import Away
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.shard_store import ShardStore
 from robustmq.storage.tiered import TIERED, tier_offset
@@ -475,18 +477,13 @@ class LocalLogs:
             offset = tier_offset(log, timestamp_ms)
             return ListedOffset(0, offset, -1, epoch) if offset >= 0 else ListedOffset()
         if timestamp_ms in (EARLIEST_TIMESTAMP, EARLIEST_LOCAL_TIMESTAMP):
-            first = log.start_offset if log is not None else store.light.start_offset(topic)  # type: ignore[union-attr]
-            return ListedOffset(0, first, -1, epoch)
+            if log is not None:
+                return ListedOffset(0, log.start_offset, -1, epoch)
+            return _earliest(store, topic, epoch)
         if timestamp_ms in TIERED:
             return ListedOffset()
-        try:
-            if log is not None:
-                found = log.offset_for_time(timestamp_ms)
-            else:
-                found = store.light.offset_for_time(topic, timestamp_ms)  # type: ignore[union-attr]
-        except BrokerError as error:
-            return ListedOffset(error.fault.kafka)
-        if isinstance(found, Promise):
+        found = _at_time(log, store, topic, timestamp_ms)
+        if isinstance(found, ListedOffset | Promise):
             return found
         if found is None:
             return ListedOffset()
@@ -588,3 +585,30 @@ class LocalLogs:
         while len(self._given_ids) > MAX_GIVEN_IDS:
             self._given_ids.popitem(last=False)
         return found
+
+
+def _earliest(store: ShardStore | None, topic: bytes, epoch: int) -> ListedOffset | Promise[None]:
+    """Where a light topic begins."""
+    assert store is not None, "it is here"
+    try:
+        return ListedOffset(0, store.light.start_offset(topic), -1, epoch)
+    except BrokerError as error:
+        return _unread(error)
+
+
+def _at_time(
+    log: PartitionLog | None, store: ShardStore | None, topic: bytes, timestamp_ms: int
+) -> tuple[int, int] | ListedOffset | Promise[None] | None:
+    """The first batch at or after a time, or what is to be told instead."""
+    try:
+        if log is not None:
+            return log.offset_for_time(timestamp_ms)
+        assert store is not None, "it is here"
+        return store.light.offset_for_time(topic, timestamp_ms)
+    except BrokerError as error:
+        return _unread(error)
+
+
+def _unread(error: BrokerError) -> ListedOffset | Promise[None]:
+    """What is not at hand is asked for again when it has come."""
+    return error.coming if isinstance(error, Away) else ListedOffset(error.fault.kafka)

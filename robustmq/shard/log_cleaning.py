@@ -29,11 +29,13 @@ import msgspec
 
 from robustmq.config import StorageSettings
 from robustmq.promises import Promise
-from robustmq.shard.file_cleaning import SLICE_US, Cleanable, FileCleaning, Step, Steps
+from robustmq.shard.file_cleaning import SLICE_US, FileCleaning, Step, Steps
 from robustmq.shard.idle_topics import IdleTopics
 from robustmq.shard.inbox import HELD, ORDINAL_BITS
+from robustmq.shard.light_needs import Cleanable
 from robustmq.shard.position_floors import floor_of
 from robustmq.shard.subscribing import encode_cursors
+from robustmq.storage.cold_log import LightModes
 from robustmq.storage.light_retention import NO_LIMIT, LightRetention, LightRule
 from robustmq.storage.log_files import LogFile
 from robustmq.storage.shard_store import CURSOR, ShardStore
@@ -91,9 +93,19 @@ class LogCleaning:
     def reload(self, settings: StorageSettings) -> None:
         """Take over new settings."""
         rules = [
-            LightRule(one.filter, one.retention_ms, one.retention_bytes, one.retention_records)
+            LightRule(
+                one.filter,
+                one.retention_ms,
+                one.retention_bytes,
+                one.retention_records,
+                one.local_retention_ms,
+                one.local_retention_bytes,
+            )
             for one in settings.rules
         ]
+        modes = [(one.filter, one.mode) for one in settings.rules if one.mode]
+        self.modes = LightModes((*modes, ("", settings.default_mode)))
+        """Which light topics are tiered."""
         self.retention = LightRetention(settings.light_retention_ms, rules)
         self.idle_ms = settings.topic_idle_expiry_s * 1000
         self.max_bytes = settings.shard_log_bytes
@@ -183,7 +195,7 @@ class LogCleaning:
 
     def _at_once(self, shard: int, done: Promise[int]) -> Steps:
         store = self._stores[shard]
-        self._roll(store, shard)
+        self.roll(shard)
         end, until = store.end_position, self._monotonic_us() + CHECKPOINT_WAIT_US
         store.checkpoint_wanted = True
         while store.durable_checkpoint < end and self._monotonic_us() < until:
@@ -205,22 +217,23 @@ class LogCleaning:
         size = 0
         due = forced
         for file in closed:
-            over = excess > size or self._is_over(file, now_ms)
+            over = self._may_go(store, file, excess > size, now_ms)
             due = due or self.files.is_due(store, self.retention, file, over, now_ms)
             size += file.size
         groups = self._mergeable(store, floor.position)
         if not due and not groups:
             return
         inbox = yield from self._inbox(shard)
-        on = Cleanable(store, self.retention, now_ms, inbox, forced)
+        on = Cleanable(store, self.retention, now_ms, inbox, forced, self.modes)
         self.files.begin_round()
         for file in closed:
             size = file.size
-            yield from self.files.clean(on, file, excess > 0 or self._is_over(file, now_ms))
+            yield from self.files.clean(on, file, self._may_go(store, file, excess > 0, now_ms))
             excess -= size
         for group in self._mergeable(store, floor.position):
             yield from self.files.merge(on, group)
-        for _ in store.light.sweep_graves(store.log.files.forgettable_to()):
+        forgettable = min(store.log.files.forgettable_to(), store.cold.forgettable_to())
+        for _ in store.light.sweep_graves(forgettable):
             yield None
 
     def _inbox(self, shard: int) -> Generator[Step | None, Any, array[int]]:
@@ -252,10 +265,14 @@ class LogCleaning:
 
     # -- what a round goes by ----------------------------------------------------------------------
 
-    def _roll(self, store: ShardStore, shard: int) -> None:
+    def roll(self, shard: int) -> None:
         """Begin a new file, with an entry that says nothing: the last file is never cleaned."""
-        store.log.roll()
-        store.append(CURSOR, encode_cursors({}), 0, 0, self._wall_ms())
+        self._stores[shard].log.roll()
+        self.touch(shard)
+
+    def touch(self, shard: int) -> None:
+        """Append an entry that says nothing."""
+        self._stores[shard].append(CURSOR, encode_cursors({}), 0, 0, self._wall_ms())
         self._commits.mark(shard)
 
     def _close_old(self, store: ShardStore, shard: int, now_ms: int) -> None:
@@ -269,7 +286,7 @@ class LogCleaning:
         if not table:
             return
         if store.log.open_blocks > 0 and table[-1].first_ms < now_ms - longest_ms:
-            self._roll(store, shard)
+            self.roll(shard)
         closed = [one for one in table[:-1] if one.end > store.durable_checkpoint]
         if any(one.last_ms < now_ms - longest_ms for one in closed) or (
             closed and self._excess(store) > 0
@@ -283,6 +300,12 @@ class LogCleaning:
     def _is_over(self, file: LogFile, now_ms: int) -> bool:
         """Has the time of all light topics' records in it passed?"""
         return NO_LIMIT < self.retention.longest_ms < now_ms - file.last_ms
+
+    def _may_go(self, store: ShardStore, file: LogFile, excess: bool, now_ms: int) -> bool:
+        """Is nothing of light topics in it needed: by time, or as the log is too large? The latter
+        takes nothing that is to be uploaded still."""
+        uploaded = not self.modes.any or file.end <= store.cold.may_go_to
+        return (excess and uploaded) or self._is_over(file, now_ms)
 
     def _mergeable(self, store: ShardStore, floor: int) -> list[list[LogFile]]:
         """Groups of small neighbours that were cleaned."""

@@ -13,6 +13,7 @@ from robustmq.promises import Promise, resolved
 from robustmq.shard.metering import Meters, NoMeters
 from robustmq.shard.rpc import Bus
 from robustmq.shard.sessions import Authenticator
+from robustmq.storage.cold_log import ColdRuns
 from robustmq.storage.cold_segments import ColdSegments
 from robustmq.storage.object_store import ObjectStore
 from robustmq.storage.tiered import ColdReads
@@ -28,6 +29,8 @@ class TierAround(NamedTuple):
     """Runs a job on a thread; then, on the loop, the function with its result or its exception."""
     reader: Callable[[str, ColdSegments], ColdReads]
     """Reads the cold segments of a partition whose objects are below a prefix."""
+    runs: Callable[[str], ColdRuns]
+    """Reads the objects of a shard's log that are below a prefix."""
 
 
 class OffLoop(Protocol):

@@ -128,15 +128,23 @@ def read_slots(disk: Disk, path: str, size: int) -> Slots:
     """The index of a file, made again from its runs when it does not check."""
     found = read_span(disk, path, size)
     if found is not None:
-        _, count, index_at = found
-        data = disk.read(path, index_at, size - index_at)
-        index, footer = data[: 16 * count], data[16 * count :]
-        if len(footer) == FOOTER.size:
-            crc = crc32c(footer[4:], crc32c(index))
-            if crc == int.from_bytes(footer[:4], "little"):
-                positions: array[int] = array("Q", index[: 8 * count])
-                return Slots(positions, array("Q", index[8 * count :]), index_at)
+        _, _, index_at = found
+        slots = index_of(disk.read(path, index_at, size - index_at), index_at)
+        if slots is not None:
+            return slots
     return _slots_again(disk, path, size)
+
+
+def index_of(data: bytes, begin: int) -> Slots | None:
+    """The index that is the end of a file, from `begin` on; None when it does not check."""
+    count = (len(data) - FOOTER.size) // 16
+    index, footer = data[: 16 * count], data[16 * count :]
+    if count < 0 or len(footer) != FOOTER.size:
+        return None
+    if crc32c(footer[4:], crc32c(index)) != int.from_bytes(footer[:4], "little"):
+        return None
+    positions: array[int] = array("Q", index[: 8 * count])
+    return Slots(positions, array("Q", index[8 * count :]), begin)
 
 
 def _slots_again(disk: Disk, path: str, size: int) -> Slots:

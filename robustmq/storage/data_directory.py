@@ -78,10 +78,12 @@ def _read(file: Path) -> tuple[Identity, int]:
     return Identity(cluster_id, secret), shards
 
 
-def new_data_directory(directory: Path, shard_count: int, cluster_id: str) -> Identity:
-    """Make a data directory of a cluster."""
+def new_data_directory(
+    directory: Path, shard_count: int, cluster_id: str, topic_secret: bytes | None = None
+) -> Identity:
+    """Make a data directory of a cluster, with a secret of its own where none is given."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    secret = secrets.token_bytes(16)
+    secret = topic_secret or secrets.token_bytes(16)
     _write(
         directory / FILE_NAME,
         {

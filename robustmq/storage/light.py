@@ -19,7 +19,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from robustmq.core import batches, blocks
@@ -27,9 +27,10 @@ from robustmq.core.batches import BatchInfo
 from robustmq.core.hashing import topic_key
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.errors import BrokerError, Fault
+from robustmq.promises import Promise
 from robustmq.storage.engine import ReadResult
 from robustmq.storage.light_mending import Found, Tear
-from robustmq.storage.log_files import Gone
+from robustmq.storage.log_files import Away, Gone
 from robustmq.storage.memory import find_time
 from robustmq.storage.shard_log import MAX_ENTRY_BYTES, ShardLog
 
@@ -41,6 +42,9 @@ MAX_TEARS = 64
 MAX_MENDED = 65_536
 CHAIN_ROWS = 16
 """What a chain counts beside its rows."""
+MAX_SOUGHT = 64
+"""So many look-ups by time are remembered that wait for the object store."""
+_GREATEST = -3
 LAST_BYTES = 512
 """So much is read at once where a batch begins."""
 
@@ -66,12 +70,14 @@ _Entry = tuple[int, int, int, int, bytes]
 
 class _Chain:
     """The known end of a topic's chain, oldest first. `whole`: nothing older is there; `torn`: what
-    is older cannot be reached, until it is looked for from the `tear` on."""
+    is older cannot be reached, until it is looked for from the `tear` on; `away`: it may be in the
+    object store."""
 
-    __slots__ = ("key", "offsets", "positions", "tear", "torn", "whole")
+    __slots__ = ("away", "key", "offsets", "positions", "tear", "torn", "whole")
 
     def __init__(self, key: int) -> None:
         self.key = key
+        self.away = False
         self.offsets: array[int] = array("Q")
         self.positions: array[int] = array("Q")
         self.whole = False
@@ -93,6 +99,10 @@ class LightReader:
         self._max_rows = max_rows
         self._chains: OrderedDict[bytes, _Chain] = OrderedDict()
         self._rows = 0
+        # Of look-ups by time: up to which offset they have come, and the best they have met.
+        self._sought: OrderedDict[tuple[bytes, int], tuple[int, tuple[int, int] | None]] = (
+            OrderedDict()
+        )
         self.bridges: dict[int, tuple[int, int]] = {}
         """Over what recovery has set aside: by the position of a batch that is lost, its base
         offset (or that of the first before it that is lost with it) and the position of the batch
@@ -113,7 +123,8 @@ class LightReader:
     def _look_for_more(self, chain: _Chain) -> bool:
         """May there be more behind a tear? Then it is looked for."""
         tear = chain.tear
-        if tear is None or (chain.key, tear.leads_to) in self._mended:
+        if tear is None or chain.away or (chain.key, tear.leads_to) in self._mended:
+            # What may be in the object store was looked for when it was read.
             return False
         if len(self.tears) < MAX_TEARS:
             self.tears[tear.topic] = tear
@@ -121,6 +132,7 @@ class LightReader:
 
     def forget(self, topic: bytes) -> None:
         """The topic was deleted."""
+        self._sought.clear()
         chain = self._chains.pop(topic, None)
         if chain is not None:
             self._rows -= len(chain.offsets) + CHAIN_ROWS
@@ -128,11 +140,21 @@ class LightReader:
     def let_go(self) -> None:
         """Something of the log is gone: what is known of chains may be, too."""
         self._chains.clear()
+        self._sought.clear()
         self._mended.clear()
         self._rows = 0
 
-    def _head(self, key: int, position: int) -> _Head:
-        """The head of the block entry at a position. Raises Gone, or CORRUPT_RECORD."""
+    def _may_be_away(self, topic: bytes) -> bool:
+        """May the object store have something of a topic? Of others nobody asks it."""
+        cold = self._log.cold
+        return cold is not None and is_dense(topic) and cold.may_have(topic)
+
+    def _read(self, position: int, length: int, away: bool) -> bytes | memoryview:
+        return self._log.read_light(position, length) if away else self._log.read(position, length)
+
+    def _head(self, key: int, position: int, away: bool) -> _Head:
+        """The head of the block entry at a position; with `away` also in the object store. Raises
+        Gone, Away, or CORRUPT_RECORD."""
         mended = self._mended.get((key, position))
         if mended is not None:
             return _Head(0, mended[1], mended[0], 0)
@@ -143,26 +165,37 @@ class LightReader:
                 # It is what the index knew last: nobody knows what lay before.
                 raise BrokerError(Fault.CORRUPT_RECORD, f"nothing leads over {position}")
             return _Head(0, bridge[1], bridge[0], 0)
-        data = self._log.read(position, blocks.ENTRY_HEADER)
-        head = blocks.stored_head(data, key, position)
-        if head is None:
-            raise BrokerError(Fault.CORRUPT_RECORD, f"no batch at {position}")
+        try:
+            data = self._read(position, blocks.ENTRY_HEADER, away)
+            head = blocks.stored_head(data, key, position)
+            if head is None:
+                raise self._damaged(position, away, f"no batch at {position}")
+        except BrokerError as error:
+            if away and error.fault is Fault.CORRUPT_RECORD:
+                raise self._log.lost_light(key, position, error) from None
+            raise
         return _Head._make(head)
 
-    def _head_below(self, key: int, position: int, end_offset: int) -> _Head:
+    def _head_below(self, key: int, position: int, end_offset: int, away: bool) -> _Head:
         """The same, where a batch stands that begins before an offset. What leads over a lost one
         may begin there, when the offsets behind it were skipped."""
-        head = self._head(key, position)
+        head = self._head(key, position, away)
         if head.base_offset > end_offset or (head.base_offset == end_offset and head.length):
             raise BrokerError(Fault.CORRUPT_RECORD, f"no batch before {end_offset} at {position}")
         return head
 
+    def _damaged(self, position: int, away: bool, reason: str) -> BrokerError:
+        """What came from the object store is fetched again first."""
+        if away:
+            return self._log.damaged_light(position, reason)
+        return BrokerError(Fault.CORRUPT_RECORD, reason)
+
     def _entry(
-        self, key: int, position: int, topic: bytes = b"", check_hot: bool = False
+        self, key: int, position: int, away: bool, topic: bytes = b"", check_hot: bool = False
     ) -> _Entry:
         """The block entry at a position, by one read where it is small, and checked when it comes
-        from a disk, or with `check_hot`; a `topic` has its name compared, too. Raises Gone, or
-        CORRUPT_RECORD."""
+        from a disk, or with `check_hot`; a `topic` has its name compared, too; with `away` also in
+        the object store. Raises Gone, Away, or CORRUPT_RECORD."""
         if position in self.bridges:
             raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is lost")
         log = self._log
@@ -172,20 +205,21 @@ class LightReader:
             if found is not None:
                 log.hot_bytes_read += found[0]
         else:
-            data = log.read(position, LAST_BYTES)
+            data = self._read(position, LAST_BYTES, away)
             found = blocks.stored_batch(data, 0, key, topic, position, True)
             if found is not None and len(data) < found[0] <= MAX_ENTRY_BYTES:
-                data = log.read(position, found[0])
+                data = self._read(position, found[0], away)
                 found = blocks.stored_batch(data, 0, key, topic, position, True)
         if found is None or found[4] is None:
-            raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is damaged")
+            raise self._damaged(position, away, f"the batch at {position} is damaged")
         return found  # type: ignore[return-value]
 
     def _last_batch(self, topic: bytes, position: int, offset: int) -> bytes | None:
         """The last batch of a topic when it holds an offset; None: whatever is wrong with it, the
         chain is walked."""
         try:
-            _, _, first, last, batch = self._entry(topic_key(topic), position, topic, True)
+            away = self._may_be_away(topic)
+            _, _, first, last, batch = self._entry(topic_key(topic), position, away, topic, True)
         except BrokerError:
             return None
         return batch if first <= offset <= last else None
@@ -197,6 +231,7 @@ class LightReader:
             chain = self._chains[topic] = _Chain(topic_key(topic))
             self._rows += CHAIN_ROWS
         self._chains.move_to_end(topic)
+        chain.away = self._may_be_away(topic)
         self._extend(topic, chain, end_offset, last_position)
         if chain.offsets and not chain.whole and not chain.torn and chain.offsets[0] > offset:
             self._deepen(topic, chain, offset)
@@ -216,7 +251,7 @@ class LightReader:
         broken: BrokerError | None = None
         while position not in (NO_POSITION, known):
             try:
-                head = self._head_below(chain.key, position, end_offset)
+                head = self._head_below(chain.key, position, end_offset, chain.away)
             except BrokerError as error:
                 if error.fault is Fault.STORAGE_FAILED:
                     raise
@@ -249,10 +284,11 @@ class LightReader:
         positions: list[int] = []
         first, position = chain.offsets[0], chain.positions[0]
         before = position
+        unread: BrokerError | None = None
         try:
-            position = self._head(chain.key, position).previous
+            position = self._head(chain.key, position, chain.away).previous
             while position != NO_POSITION and first > offset:
-                head = self._head_below(chain.key, position, first)
+                head = self._head_below(chain.key, position, first, chain.away)
                 first, before = head.base_offset, position
                 offsets.append(first)
                 positions.append(position)
@@ -260,15 +296,19 @@ class LightReader:
             chain.whole = position == NO_POSITION
         except BrokerError as error:
             if error.fault is Fault.STORAGE_FAILED:
-                raise
-            chain.torn = not isinstance(error, Gone)
-            chain.whole = not chain.torn
-            chain.tear = Tear(topic, before, first, position)
+                # What was found is kept: whoever asks again goes on from there.
+                unread = error
+            else:
+                chain.torn = not isinstance(error, Gone)
+                chain.whole = not chain.torn
+                chain.tear = Tear(topic, before, first, position)
         offsets.reverse()
         positions.reverse()
         chain.offsets = array("Q", offsets) + chain.offsets
         chain.positions = array("Q", positions) + chain.positions
         self._rows += len(offsets)
+        if unread is not None:
+            raise unread
 
     def known_start(self, topic: bytes, start_offset: int) -> int:
         """Where a topic begins, as far as is known without a walk: not behind its first record."""
@@ -307,7 +347,7 @@ class LightReader:
             return next_offset
         key = topic_key(topic)
         while position != NO_POSITION and position >= committed:
-            head = self._head(key, position)
+            head = self._head(key, position, False)
             position, next_offset = head.previous, head.base_offset
         return next_offset
 
@@ -317,14 +357,14 @@ class LightReader:
         """(bytes, first offset) of the newest batches, so many of either at most, or one more."""
         found = self._index.lookup(topic)
         offset, position = found if found is not None else (0, NO_POSITION)
-        key = topic_key(topic)
+        key, away = topic_key(topic), self._may_be_away(topic)
         size = count = 0
         while position != NO_POSITION and count < max_batches and size < max_bytes:
             if offset <= start_offset:
                 break
             try:
-                head = self._head(key, position)
-            except Gone:
+                head = self._head(key, position, away)
+            except (Gone, Away):
                 break
             if not head.length:
                 offset, position = head.base_offset, head.previous
@@ -359,7 +399,7 @@ class LightReader:
         high_watermark = self.high_watermark(topic)
         start = self.known_start(topic, start_offset)
         if not start <= offset <= end_offset:
-            return ReadResult(high_watermark, self.start(topic, start_offset), [], True)
+            return self._out_of_range(topic, start_offset)
         until = high_watermark if committed else end_offset
         if offset >= until or max_bytes <= 0:
             return ReadResult(high_watermark, start)
@@ -367,7 +407,7 @@ class LightReader:
             try:
                 chain = self._chain(topic, end_offset, last_position, offset)
             except BrokerError as error:
-                return ReadResult(high_watermark, start, [], False, error.fault.kafka)
+                return _failed(error, high_watermark, start)
             first = chain.offsets[0] if chain.offsets else end_offset
             if offset < first and chain.torn:
                 more = self._look_for_more(chain)
@@ -386,8 +426,15 @@ class LightReader:
                 if not again:
                     raise
             except BrokerError as error:
-                return ReadResult(high_watermark, start, [], False, error.fault.kafka)
+                return _failed(error, high_watermark, start)
         raise AssertionError("a chain that was walked again is there")
+
+    def _out_of_range(self, topic: bytes, start_offset: int) -> ReadResult:
+        high_watermark = self.high_watermark(topic)
+        try:
+            return ReadResult(high_watermark, self.start(topic, start_offset), [], True)
+        except BrokerError as error:
+            return _failed(error, high_watermark, self.known_start(topic, start_offset))
 
     def _batches(
         self, chain: _Chain, offset: int, max_bytes: int, high_watermark: int
@@ -397,7 +444,8 @@ class LightReader:
         size = 0
         while at < len(chain.offsets) and chain.offsets[at] < high_watermark:
             try:
-                _, _, _, last_offset, batch = self._entry(chain.key, chain.positions[at])
+                position = chain.positions[at]
+                _, _, _, last_offset, batch = self._entry(chain.key, position, chain.away)
             except BrokerError:
                 if buffers:
                     break
@@ -415,8 +463,24 @@ class LightReader:
     def offset_for_time(
         self, topic: bytes, timestamp_ms: int, start_offset: int = 0
     ) -> tuple[int, int] | None:
-        """The first batch at or after a time; -3: the greatest time stamp."""
-        return find_time(self._all(topic, start_offset), timestamp_ms)
+        """The first batch at or after a time; -3: the greatest time stamp. Raises Away; who asks
+        again goes on where that was."""
+        key = topic, timestamp_ms
+        seen, best = self._sought.pop(key, (start_offset, None))
+        try:
+            for info in self._all(topic, max(seen, start_offset)):
+                found = find_time((info,), timestamp_ms)
+                if found is not None and timestamp_ms != _GREATEST:
+                    return found
+                if found is not None and (best is None or found[1] > best[1]):
+                    best = found
+                seen = info.base_offset + info.last_offset_delta + 1
+        except Away:
+            self._sought[key] = seen, best
+            if len(self._sought) > MAX_SOUGHT:
+                self._sought.popitem(last=False)
+            raise
+        return best
 
     def _all(self, topic: bytes, first: int) -> Iterable[BatchInfo]:
         found = self._index.lookup(topic)
@@ -426,7 +490,9 @@ class LightReader:
         at = max(0, bisect_right(chain.offsets, first) - 1)
         for position in chain.positions[at:]:
             try:
-                batch = self._entry(chain.key, position)[4]
+                batch = self._entry(chain.key, position, chain.away)[4]
+            except Away:
+                raise
             except BrokerError:
                 continue
             info = batches.validate(batch, 0, len(batch), False)
@@ -434,16 +500,22 @@ class LightReader:
             if info.base_offset + info.last_offset_delta >= first:
                 yield info
 
-    def newer_bytes(self, topic: bytes, enough: int) -> Iterable[tuple[int, int]]:
+    def newer_bytes(
+        self, topic: bytes, enough: int, away: bool = False
+    ) -> Iterator[tuple[int, int] | Promise[None]]:
         """Of a topic's batches, newest first: (base offset, bytes of it and all newer ones), until
-        that is enough. One step reads one head."""
+        that is enough. One step reads one head. With `away` those in the object store, too: when
+        the next is not at hand, a promise of it."""
         found = self._index.lookup(topic)
         position = found[1] if found is not None else NO_POSITION
-        key = topic_key(topic)
+        key, away = topic_key(topic), away and self._may_be_away(topic)
         size = 0
         while position != NO_POSITION and size < enough:
             try:
-                head = self._head(key, position)
+                head = self._head(key, position, away)
+            except Away as error:
+                yield error.coming
+                continue
             except BrokerError:
                 return
             size += head.length
@@ -454,15 +526,22 @@ class LightReader:
         """Headers of the last batches, oldest first, of so many bytes at most."""
         found = self._index.lookup(topic)
         position = found[1] if found is not None else NO_POSITION
-        key = topic_key(topic)
+        key, away = topic_key(topic), self._may_be_away(topic)
         infos: list[BatchInfo] = []
         size = 0
         while position != NO_POSITION and size < max_bytes:
             try:
-                length, position, _, _, batch = self._entry(key, position)
+                length, position, _, _, batch = self._entry(key, position, away)
             except BrokerError:
                 break
             infos.append(batches.validate(batch, 0, len(batch), False))
             size += length
         infos.reverse()
         return infos
+
+
+def _failed(error: BrokerError, high_watermark: int, start_offset: int) -> ReadResult:
+    """What a reader is told: what is in the object store comes later."""
+    if isinstance(error, Away):
+        return ReadResult(high_watermark, start_offset, pending=error.coming)
+    return ReadResult(high_watermark, start_offset, [], False, error.fault.kafka)

@@ -24,6 +24,9 @@ class LightLimits(msgspec.Struct, frozen=True):
     retention_ms: int = NO_LIMIT
     retention_bytes: int = NO_LIMIT
     retention_records: int = NO_LIMIT
+    local_retention_ms: int = NO_LIMIT
+    """What is in the object store stays here, too, for so long; and so many bytes of it."""
+    local_retention_bytes: int = NO_LIMIT
 
 
 class LightRule(msgspec.Struct, frozen=True):
@@ -33,6 +36,8 @@ class LightRule(msgspec.Struct, frozen=True):
     retention_ms: int | None = None
     retention_bytes: int | None = None
     retention_records: int | None = None
+    local_retention_ms: int | None = None
+    local_retention_bytes: int | None = None
 
 
 class LightRetention:
@@ -51,6 +56,10 @@ class LightRetention:
         finite = [one for one in times if one >= 0]
         self.shortest_ms = min(finite) if finite else NO_LIMIT
         """Something may be over after this; -1: nothing, by time."""
+        local = [r.local_retention_ms for r in self._rules if r.local_retention_ms is not None]
+        self.longest_local_ms = NO_LIMIT if NO_LIMIT in local else max(local, default=NO_LIMIT)
+        """What is in the object store need not be here for longer than this, by any rule that says
+        something about it; -1: it may be."""
         self.is_plain = not self._rules
         """All topics keep their records for the same time, and nothing else bounds them."""
 
@@ -75,8 +84,7 @@ class LightRetention:
 
 
 def _says_something(rule: LightRule) -> bool:
-    limits = (rule.retention_ms, rule.retention_bytes, rule.retention_records)
-    return any(limit is not None for limit in limits)
+    return any(getattr(rule, name) is not None for name in LightLimits.__struct_fields__)
 
 
 def _in_order(numbers: list[object]) -> list[int]:

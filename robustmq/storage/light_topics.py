@@ -16,6 +16,7 @@ import msgspec
 from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
+from robustmq.promises import Promise
 from robustmq.storage import shard_log
 from robustmq.storage.engine import PartitionSettings, ReadResult
 from robustmq.storage.light import OTHER_PREFIX, LightReader
@@ -42,6 +43,7 @@ RESERVED_OFFSETS = 4096
 LEAVING_BYTES = 256 * 1024
 GRAVES_SLICE = 500
 """So many are looked at in one go."""
+MAX_BRIDGES = 65_536
 
 
 class LightTopics:
@@ -259,7 +261,7 @@ class LightTopics:
             # Nothing is left in the log behind it.
             found = ring.read(ring.start_offset, max_bytes)
         return msgspec.structs.replace(
-            found, high_watermark=ring.end_offset, start_offset=self.start_offset(topic)
+            found, high_watermark=ring.end_offset, start_offset=self.known_start(topic)
         )
 
     def held(self, topic: bytes, max_batches: int, max_bytes: int) -> tuple[int, int]:
@@ -365,9 +367,19 @@ class LightTopics:
         known = self._index.lookup(topic)
         return known[0] if known is not None else 0
 
-    def newer_bytes(self, topic: bytes, enough: int) -> Iterable[tuple[int, int]]:
+    def newer_bytes(
+        self, topic: bytes, enough: int, away: bool = False
+    ) -> Iterator[tuple[int, int] | Promise[None]]:
         """See `LightReader.newer_bytes`."""
-        return self._reader.newer_bytes(topic, enough)
+        return self._reader.newer_bytes(topic, enough, away)
+
+    def lead_over(self, position: int, end_offset: int, previous: int) -> bool:
+        """Of a batch that is lost there readers go on with the one before it, which ends at
+        `end_offset`, until the next start. False: so many are lost that this is given up."""
+        room = len(self._reader.bridges) < MAX_BRIDGES
+        if room:
+            self._reader.bridges[position] = end_offset, previous
+        return room
 
     def let_go(self) -> None:
         """Something of the log is gone."""

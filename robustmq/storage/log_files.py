@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import msgspec
 
 from robustmq.errors import BrokerError, Fault
+from robustmq.promises import Promise
 from robustmq.storage import cleaned_log
 from robustmq.storage.cleaned_log import Run, Slots
 from robustmq.storage.disk import Disk
@@ -30,6 +31,15 @@ class Gone(BrokerError):
 
     def __init__(self, position: int) -> None:
         super().__init__(Fault.RECORD_GONE, f"position {position} is gone")
+
+
+class Away(BrokerError):
+    """What stands at a position is in the object store, and not at hand."""
+
+    def __init__(self, coming: Promise[None]) -> None:
+        """`coming`: ask again when it settles."""
+        super().__init__(Fault.STORAGE_FAILED, "the records are in the object store")
+        self.coming = coming
 
 
 class LogFile(msgspec.Struct, eq=False):

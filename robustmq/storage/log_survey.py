@@ -26,6 +26,7 @@ from robustmq.storage.shard_log import (
     NO_MARKER,
     SHARED_BLOCK,
     TOPIC_DELETED,
+    TOPIC_PLACED,
     TOPIC_TRIMMED,
     block_begin,
     parsed,
@@ -127,6 +128,15 @@ def entries(piece: Piece) -> Iterator[Entry | None]:
         at += found[0]
 
 
+def named(entry: Entry) -> bytes:
+    """The topic of an entry that says something of one; empty: it does not."""
+    if entry.kind == TOPIC_DELETED:
+        return bytes(entry.data[HEAD.size :])
+    if entry.kind in (TOPIC_TRIMMED, TOPIC_PLACED):
+        return bytes(entry.data[HEAD.size + 8 :])
+    return b""
+
+
 def judged(entry: Entry, judge: Judge) -> Iterator[Piece | None]:
     """What of an entry is needed, as log entries with their positions; None now and then, when a
     look at the clock is due."""
@@ -169,6 +179,18 @@ def _of_block(entry: Entry, lives: LightLives, before: bytes) -> Iterator[Piece 
         head = log_entry.head(entry.kind, payload, source, sequence, written_ms)
         position = entry.position + first + begin - len(before)
         yield position, memoryview(bytes(head) + payload)
+
+
+def block_entries(entry: Entry) -> Iterator[tuple[EntryView, int, int]]:
+    """The block entries in a log entry, each with its position and the offset behind it."""
+    if entry.kind not in (BLOCK, SHARED_BLOCK):
+        return
+    data = bytes(entry.data[HEAD.size :])
+    first = block_begin(data) if entry.kind == SHARED_BLOCK else 0
+    block = data[first:]
+    for one in blocks.entries(block):
+        end_offset = one.base_offset + offsets_taken(block, one.batch_begin)
+        yield one, entry.position + HEAD.size + first + one.begin, end_offset
 
 
 def _parts(block: bytes) -> Iterator[tuple[int, bytes]]:

@@ -86,11 +86,22 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     rows: bytes = b""
     doomed: bytes = b""
     doomed_parts: tuple[Part, ...] = ()
+    gaps: bytes = b""
+    """Base offsets of segments that are gone, whose rows stand in sealed parts."""
+
+
+SECRET = "topic_secret"
+"""The setting in the head of a shard's log that has the secret of topics' keys in it, in hex."""
 
 
 def prefix_of(cluster_id: str, topic_id: bytes, partition: int) -> str:
     """Where a partition's objects are."""
     return f"{cluster_id}/{topic_id.hex()}-{partition}/"
+
+
+def log_prefix_of(cluster_id: str, shard: int) -> str:
+    """Where the objects of a shard's log are."""
+    return f"{cluster_id}/light-{shard}/"
 
 
 def object_name(base_offset: int, leader_epoch: int) -> str:
@@ -103,9 +114,20 @@ def part_name(part: Part) -> str:
     return f"{NAME}-{object_name(part.base_offset, part.leader_epoch)}"
 
 
+def _numbers(data: bytes) -> array[int]:
+    values = array("q", data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
 def pack(rows: Iterable[ColdSegment]) -> bytes:
     """Rows as they stand on disk: five little-endian integers of 8 bytes each."""
-    values = array("q", [value for row in rows for value in row])
+    return _packed([value for row in rows for value in row])
+
+
+def _packed(numbers: Sequence[int]) -> bytes:
+    values = array("q", numbers)
     if sys.byteorder == "big":
         values.byteswap()
     return values.tobytes()
@@ -113,10 +135,7 @@ def pack(rows: Iterable[ColdSegment]) -> bytes:
 
 def unpack(data: bytes) -> list[ColdSegment]:
     """The rows that `pack` wrote."""
-    values = array("q", data)
-    if sys.byteorder == "big":
-        values.byteswap()
-    columns = iter(values)
+    columns = iter(_numbers(data))
     return [ColdSegment(*row) for row in zip(*[columns] * COLUMNS, strict=True)]
 
 
@@ -161,7 +180,10 @@ def read_rows(store: ObjectStore, prefix: str, head: Head) -> list[ColdSegment]:
     """All segments that a head tells of, oldest first."""
     rows = [row for part in head.parts for row in read_part(store, prefix, part)]
     rows += unpack(head.rows)
-    return [row for row in rows if row.next_offset > head.start_offset]
+    gaps = set(_numbers(head.gaps))
+    return [
+        row for row in rows if row.next_offset > head.start_offset and row.base_offset not in gaps
+    ]
 
 
 class Manifest:
@@ -269,6 +291,36 @@ class Manifest:
                 rows=pack(kept),
                 doomed=pack(gone),
                 doomed_parts=over,
+            )
+        )
+        self._going = _doomed_paths(self._prefix, self.head)
+
+    def drop(self, gone: Sequence[ColdSegment]) -> None:
+        """These segments are over, wherever they stand; MAX_DOOMED at most. Their objects are
+        removed by `remove`."""
+        assert len(gone) <= MAX_DOOMED, "in slices"
+        self.remove()
+        head = self.head
+        bases = {row.base_offset for row in gone}
+        kept = [row for row in unpack(head.rows) if row.base_offset not in bases]
+        gaps = bases.difference(row.base_offset for row in unpack(head.rows))
+        gaps.update(_numbers(head.gaps))
+        parts, over = [], []
+        for part in head.parts:
+            inside = {one for one in gaps if part.base_offset <= one < part.next_offset}
+            if len(inside) == part.rows:
+                over.append(part)
+                gaps -= inside
+            else:
+                parts.append(part)
+        self._put(
+            msgspec.structs.replace(
+                head,
+                parts=tuple(parts),
+                rows=pack(kept),
+                gaps=_packed(sorted(gaps)),
+                doomed=pack(gone),
+                doomed_parts=tuple(over),
             )
         )
         self._going = _doomed_paths(self._prefix, self.head)

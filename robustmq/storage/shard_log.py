@@ -25,9 +25,10 @@ from crc32c import crc32c
 from robustmq.core import log_entry
 from robustmq.core.log_entry import MARK, VERSION
 from robustmq.errors import BrokerError, Fault
+from robustmq.storage.cold_log import ColdLog
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.disk import Buffer, Disk
-from robustmq.storage.log_files import LogFile, LogFiles
+from robustmq.storage.log_files import Away, Gone, LogFile, LogFiles
 
 HEAD = struct.Struct("<IIBBHQQQ")
 NEEDLE = bytes([VERSION]) + MARK.to_bytes(2, "little")
@@ -71,6 +72,8 @@ class ShardLog:
         self._hot_bytes = hot_bytes
         self._corruption = corruption
         self.files = LogFiles(directory, disk)
+        self.cold: ColdLog | None = None
+        """What is in the object store, for `read_light`."""
         # Heads and payloads, and their positions. What is let go is taken out of the front of both
         # by and by: to find a place in a long deque takes as long as to walk through half of it.
         self._hot_starts: array[int] = array("Q")
@@ -203,6 +206,40 @@ class ShardLog:
         data, begin = self._hot[at], position - self._hot_starts[at]
         return (data, begin) if begin < len(data) else None
 
+    def read_light(self, position: int, length: int) -> bytes | memoryview:
+        """The same of an entry of a light topic, which may be in the object store alone. Raises
+        Gone or Away."""
+        try:
+            return self.read(position, length)
+        except Gone:
+            if self.cold is None:
+                raise
+            return self.cold.read(position, length)
+
+    def damaged_light(self, position: int, reason: str) -> BrokerError:
+        """What `read_light` gave is no entry: what to raise. What came from the object store is
+        fetched again first."""
+        if self.cold is not None and self.cold.has(position) and not self._is_here(position):
+            coming = self.cold.anew(position)
+            if coming is not None:
+                return Away(coming)
+        return BrokerError(Fault.CORRUPT_RECORD, reason)
+
+    def lost_light(self, key: int, position: int, error: BrokerError) -> BrokerError:
+        """What to raise when no head of a batch can be had there: in the object store the one
+        before it is looked for first."""
+        if self.cold is None or not self.cold.has(position) or self._is_here(position):
+            return error
+        coming = self.cold.way_round(key, position)
+        return error if coming is None else Away(coming)
+
+    def _is_here(self, position: int) -> bool:
+        try:
+            self.read(position, 1)
+        except Gone:
+            return False
+        return True
+
     def let_go(self, replaced: list[LogFile], made: LogFile | None) -> None:
         """`made`, or nothing, stands for the positions of these neighbours from now on; the storage
         thread removes their files after this."""
@@ -310,6 +347,12 @@ class ShardLog:
         )
 
     # -- recovery ----------------------------------------------------------------------------------
+
+    def begin_at(self, position: int) -> None:
+        """A log that has nothing begins at a position: what lies before it is in the object store
+        alone."""
+        assert not self.files.files and not self.end_position, "it has nothing"
+        self.end_position = self.committed_position = position
 
     def peek(self, end: int) -> Iterator[tuple[int, int, memoryview]]:
         """Before `recover`: (position, kind, payload) of the sound entries below `end`."""

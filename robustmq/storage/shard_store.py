@@ -20,6 +20,7 @@ from robustmq.core import blocks
 from robustmq.promises import Promise
 from robustmq.storage import checkpoints, shard_log
 from robustmq.storage.checkpoints import COPY, INDEX, Checkpoint, CheckpointWriter
+from robustmq.storage.cold_log import ColdLog
 from robustmq.storage.committer import Committer, GroupedJob, Job, Stage
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
@@ -121,6 +122,10 @@ class ShardStore:
         )
         self._sources: dict[int, int] = {}
         self._lookups = Lookups(kv)
+        self.cold = self.log.cold = ColdLog(self._lookups)
+        """What of the log is in the object store."""
+        self.upload_path = f"{directory}/upload"
+        """Where what is about to be uploaded is written."""
         self.light = LightTopics(self.log, self._lookups, settings.memory_bytes)
         self.shared = SharedPartitions(self.log, self.light, self._lookups, self.append)
         self.retained = RetainedValues(self._lookups)
@@ -237,6 +242,11 @@ class ShardStore:
             # Nothing of the log is damaged there.
             self._damaged = True
             self._report(point.position, len(data))
+        if self.cold.state.uploaded_to:
+            raise DataDirectoryError(
+                f"{self._directory}: both copies of the topic index are lost, and the log alone"
+                " does not say what is in the object store: see `robustmq recover`"
+            )
         for at, kind, payload in self.log.peek(point.position):
             self.light.rebuild(at, kind, bytes(payload))
         self.light.rebuilt()
@@ -661,12 +671,14 @@ class ShardStore:
         self._writer = None
         writer.write_parts()
         # Partitions, look-ups and the log have all that the checkpoint rests on, and it comes last.
+        looked_to = self.cold.state.looked_to
         self.flush(True, True)
         done = writer.finish()
-        done.when_settled(lambda: self._checkpointed(writer.position))
+        done.when_settled(lambda: self._checkpointed(writer.position, looked_to))
         return done
 
-    def _checkpointed(self, position: int) -> None:
+    def _checkpointed(self, position: int, looked_to: int) -> None:
+        self.cold.durable_to = looked_to
         self.durable_checkpoint = max(self.durable_checkpoint, position)
 
     def _lasting_sources(self) -> dict[int, int]:

@@ -11,7 +11,8 @@ import pytest
 
 from robustmq.core.publish import build_entry
 from robustmq.errors import Fault
-from robustmq.shard.file_cleaning import Cleanable, FileCleaning, Steps
+from robustmq.shard.file_cleaning import FileCleaning, Steps
+from robustmq.shard.light_needs import Cleanable
 from robustmq.storage.light_retention import LightRetention, LightRule
 from robustmq.storage.log_files import Gone
 from robustmq.storage.shard_store import INBOX, MACHINE, StoreSettings

@@ -15,8 +15,10 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 
+from robustmq.config import Settings
 from robustmq.core import batches
 from robustmq.shard.broker import Broker
+from robustmq.shard.surroundings import TierAround
 from tests.simulation.client import SimClient
 from tests.simulation.members import Groups
 from tests.simulation.producer import Partition, SimProducer
@@ -33,8 +35,15 @@ VANDAL = b"vandal"
 class History:
     """A node, its clients and its faults, all from one seed."""
 
-    def __init__(self, seed: int, workers: int, cleaned: bool = False) -> None:
-        self.world = World(seed, workers, cleaned=cleaned)
+    def __init__(
+        self,
+        seed: int,
+        workers: int,
+        cleaned: bool = False,
+        settings: Settings | None = None,
+        tier: Callable[[World, int, int], TierAround] | None = None,
+    ) -> None:
+        self.world = World(seed, workers, settings, cleaned, tier)
         self.random = self.world.scheduler.random
         self.seen: dict[tuple[Partition, int], bytes] = {}
         view = next(iter(self.world.cluster.views.values()))
@@ -176,7 +185,7 @@ class History:
                 values.extend(record.value or b"" for record in records)
         shard = broker.placement.shard(*partition)
         assert epoch <= self.world.cluster.epochs[shard], f"{partition}: an epoch of the future"
-        if not result.error:
+        if not (result.error or result.pending):
             assert len(values) == result.high_watermark, f"{partition}: the log has a hole"
         return values
 

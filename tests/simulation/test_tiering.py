@@ -8,9 +8,6 @@ else. `scripts/test --sim SEED` replays one history.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import msgspec
 import pytest
@@ -18,10 +15,8 @@ import pytest
 from robustmq.config import Settings
 from robustmq.core import batches
 from robustmq.promises import Promise
-from robustmq.shard.surroundings import TierAround
 from robustmq.storage.cluster_mark import NAME as MARK
 from robustmq.storage.cold_segments import ColdSegments
-from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.engine import ReadResult
 from robustmq.storage.manifest import (
     ABORTED,
@@ -34,9 +29,9 @@ from robustmq.storage.manifest import (
     read_head,
     read_rows,
 )
-from robustmq.storage.object_store import ObjectStoreError
 from robustmq.storage.segment import SegmentPartition
 from tests.simulation.test_transactions import DECLARED, LOAD_MS, History, owner
+from tests.simulation.tiers import Tier
 from tests.simulation.world import World
 from tests.storage.memory_objects import MemoryObjects
 
@@ -45,10 +40,6 @@ ONE = os.environ.get("ROBUSTMQ_SIM_SEED")
 SEEDS = [int(ONE)] if ONE else range(MANY)
 TRANSACTIONS = 80
 SEGMENT_BYTES = 700
-
-
-class Died(BaseException):
-    """The process ends in the middle of a call."""
 
 
 class Reader:
@@ -78,51 +69,6 @@ class Reader:
         raise NotImplementedError
 
 
-class Tier:
-    """The object store of a world, and the threads that call it."""
-
-    def __init__(self) -> None:
-        self.store = MemoryObjects(MemoryDisk())
-        self.troubled = False
-        self.died = 0
-        self.failed = 0
-
-    def of_worker(self, world: World, number: int, life: int) -> TierAround:
-        store = self.store.seen_from(world.disks[number])
-        dice = world.scheduler.random
-
-        def verdict() -> str:
-            draw = dice.random() if self.troubled else 1.0
-            if draw > 0.06:
-                return ""
-            self.failed += 1
-            store.error = Died if draw < 0.015 else (lambda: ObjectStoreError("on demand"))
-            return "before" if dice.random() < 0.5 else "behind"
-
-        store.plan = verdict
-
-        def submit(job: Callable[[], Any], done: Callable[[Any], None]) -> None:
-            def run() -> None:
-                lives = world.brokers[number] is not None and world.incarnations[number] == life
-                if not lives and dice.random() < 0.5:
-                    return
-                try:
-                    result = job()
-                except Died:
-                    self.died += 1
-                    if lives:
-                        world.kill(number)
-                        world.scheduler.at(20 + dice.random() * 100, partial(world.start, number))
-                    return
-                except Exception as error:  # noqa: BLE001
-                    result = error
-                world.alive(number, life, partial(done, result))()
-
-            world.scheduler.at(1 + dice.random() * 60, run)
-
-        return TierAround(store, submit, lambda prefix, cold: Reader(store, prefix, cold))
-
-
 def settings() -> Settings:
     """Rounds that follow one another quickly."""
     made = Settings()
@@ -132,7 +78,7 @@ def settings() -> Settings:
 
 
 def history(seed: int, workers: int) -> tuple[History, Tier]:
-    tier = Tier()
+    tier = Tier(Reader)
     world = World(seed, workers, settings(), tier=tier.of_worker)
     made = History(
         world,

@@ -376,6 +376,8 @@ class World:
             cleaning = broker.log_cleaning
             cleaning.interval_ms = cleaning.files.again_ms = 0
             cleaning.files.smaller_than, cleaning.merged_bytes = 1.0, 8_000
+            broker.light_tiers.longest_open_ms = 200
+            broker.light_tiers.first_wait_ms = 500
         self.brokers[number] = broker
         for other in range(self.worker_count):
             if other != number and self.brokers[other] is not None:
