@@ -371,10 +371,14 @@ class ShardLog:
                 yield at, found[1], entry[HEAD.size :]
 
     def recover(
-        self, position: int, on_entry: Callable[[int, int, int, int, int, memoryview], None]
+        self,
+        position: int,
+        on_entry: Callable[[int, int, int, int, int, memoryview], None],
+        lost_power: bool = True,
     ) -> None:
         """Open the files and replay from `position`: (position, kind, source, sequence, time,
-        payload)."""
+        payload). Unless it may have `lost_power`, what a process wrote is there as it wrote it, up
+        to where it was killed: a bad entry at the end is a torn one only if the file ends in it."""
         self.files.open()
         for index, file in enumerate(self.files.files):
             self.end_position = file.end
@@ -388,7 +392,7 @@ class ShardLog:
             last = index == len(self.files.files) - 1
             self._disk.mark_unsynced(file.path)
             at = max(0, position - file.start)
-            self._recover_segment(file, at, last, on_entry)
+            self._recover_segment(file, at, last, lost_power, on_entry)
         if self.end_position < position:
             # A checkpoint stands on a log that is synced: somebody has taken something away.
             self._corruption(self.end_position, position - self.end_position)
@@ -407,6 +411,7 @@ class ShardLog:
         file: LogFile,
         at: int,
         last: bool,
+        lost_power: bool,
         on_entry: Callable[[int, int, int, int, int, memoryview], None],
     ) -> None:
         start, size = file.start, file.size
@@ -425,7 +430,7 @@ class ShardLog:
                     " run that version, or choose another node.data_dir"
                 )
             behind = _next_valid_in(data, at + 1)
-            if behind is None and last:
+            if behind is None and last and (lost_power or _is_cut_short(data, at)):
                 self._disk.truncate(file.path, at)
                 file.size = at
                 self.end_position = file.end = start + at
@@ -480,6 +485,14 @@ def _is_of_another_version(data: memoryview, at: int) -> bool:
     if version == VERSION or mark != MARK or not HEAD.size <= length <= len(data) - at:
         return False
     return bool(crc32c(data[at + 8 : at + length]) == crc)
+
+
+def _is_cut_short(data: memoryview, at: int) -> bool:
+    """Do the data end before the entry at `at` does, as far as that can be known?"""
+    if at + HEAD.size > len(data):
+        return True
+    length, _, _, version, mark, *_ = HEAD.unpack_from(data, at)
+    return bool(version == VERSION and mark == MARK and length > len(data) - at)
 
 
 def _next_valid_in(data: memoryview, at: int) -> int | None:

@@ -201,7 +201,7 @@ class ShardStore:
                     return
             listener.on_entry(kind, at, data, at >= applied)
 
-        self.log.recover(position, on_entry)
+        self.log.recover(position, on_entry, self._lost_power)
         self._checkpointed_at = self.durable_checkpoint = position
         self.light.keep_names()
         self._not_ahead(applied)

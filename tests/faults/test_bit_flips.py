@@ -157,3 +157,28 @@ def test_the_offsets_of_an_acknowledged_end_that_is_lost_are_not_given_again(
             assert "Traceback" not in broker.log
             assert broker.log.count("set aside") >= 1
             broker.kill()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_end_of_a_shards_log_costs_no_record_of_a_declared_topic(
+    tmp_path: Path, workers: int
+) -> None:
+    """The records have files of their own; the log alone says that they are committed."""
+    choose = random.Random(seed())
+    with BrokerProcess(tmp_path, workers) as broker:
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
+        admin.create_topics([NewTopic("declared", 1)])["declared"].result(30)
+        for number in range(5):
+            assert offset_of(broker, "declared", f"{number}") == number
+        broker.kill()
+        (segment,) = [one for one in broker.data.glob("*/segments/*/*.log") if one.stat().st_size]
+        log = max((segment.parents[2] / "log").glob("*.log"))
+        flip(log, log.stat().st_size - 3, choose)
+        for number in range(2):
+            broker.start()
+            values = [str(one) for one in range(5)] + ["later"] * number
+            assert read_over(broker, "declared") == (values, [])
+            assert offset_of(broker, "declared", "later") == 5 + number
+            assert number or "set aside" in broker.log, "the damage is told"
+            broker.kill()

@@ -35,6 +35,11 @@ from robustmq.storage.shard_store import ShardStore, StoreSettings
 WALL_OFFSET_MS = 1_700_000_000_000
 
 
+def _undamaged(position: int, length: int) -> None:
+    """No disk is damaged here: whatever a kill leaves is a torn end."""
+    raise AssertionError(f"{length} bytes at {position} are taken for damaged")
+
+
 class Scheduler:
     """Virtual time; events of the same time run in random order."""
 
@@ -351,7 +356,7 @@ class World:
                 committer,
                 self.cluster.epochs[shard],
                 recovery,
-                lambda position, length: None,
+                _undamaged,
             )
 
         around = Surroundings(

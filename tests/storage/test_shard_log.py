@@ -26,7 +26,7 @@ class Disk:
         self.hot_bytes = hot_bytes
         self.open()
 
-    def open(self, position: int = 0) -> list[int]:
+    def open(self, position: int = 0, lost_power: bool = True) -> list[int]:
         """Recover; the numbers that are replayed."""
         self.corrupt: list[tuple[int, int]] = []
         self.log = ShardLog(
@@ -38,7 +38,9 @@ class Disk:
         )
         found: list[int] = []
         self.log.recover(
-            position, lambda _at, _kind, _s, _q, _t, data: found.append(int(bytes(data)))
+            position,
+            lambda _at, _kind, _s, _q, _t, data: found.append(int(bytes(data))),
+            lost_power,
         )
         return found
 
@@ -61,14 +63,38 @@ def test_replay_gives_every_entry_in_order_as_often_as_one_likes() -> None:
     assert disk.open(15 * ONE) == [15, 16, 17]
 
 
+@pytest.mark.parametrize("lost_power", [True, False])
 @pytest.mark.parametrize("left", range(1, ONE, 7))
-def test_a_torn_tail_is_cut_and_the_log_goes_on_from_there(left: int) -> None:
+def test_a_torn_tail_is_cut_and_the_log_goes_on_from_there(left: int, lost_power: bool) -> None:
     disk = Disk()
     disk.append(*range(5))
     del disk.file()[4 * ONE + left :]
-    assert disk.open() == [0, 1, 2, 3] and disk.corrupt == []
+    assert disk.open(0, lost_power) == [0, 1, 2, 3] and disk.corrupt == []
     disk.append(9)
-    assert disk.open() == [0, 1, 2, 3, 9]
+    assert disk.open(0, lost_power) == [0, 1, 2, 3, 9]
+
+
+LENGTH = range(4)
+"""The bytes of an entry that say where it ends."""
+
+
+@pytest.mark.parametrize("at", range(ONE))
+def test_a_whole_entry_at_the_end_that_does_not_check_is_torn_only_by_a_loss_of_power(
+    at: int,
+) -> None:
+    disk = Disk()
+    disk.append(*range(5))
+    disk.file()[4 * ONE + at] ^= 1 << at % 8
+    whole = bytes(disk.file())
+    assert disk.open(0, False) == [0, 1, 2, 3]
+    if at in LENGTH:
+        return
+    assert disk.corrupt == [(4 * ONE, ONE)]
+    assert disk.append(9) == [5 * ONE], "no position is used twice"
+    assert disk.open(0, False) == disk.open() == [0, 1, 2, 3, 9]
+    disk.file()[:] = whole
+    assert disk.open() == [0, 1, 2, 3] and not disk.corrupt
+    assert disk.append(9) == [4 * ONE]
 
 
 @pytest.mark.parametrize("bit", range(0, ONE * 8, 13))
