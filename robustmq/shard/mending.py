@@ -1,6 +1,7 @@
 """Has looked for what lies behind a tear in the chain of a light topic (`storage.light_mending`):
 one search at a time, a piece a job of the storage thread, with a rest behind each as long as it
-took. Until it is over, readers are told to come again."""
+took. Until it is over, readers are told to come again. Of topics that may have something in the
+object store `cold_mending` does it, as their readers wait for what is fetched."""
 
 from __future__ import annotations
 
