@@ -27,8 +27,8 @@ from robustmq.core.blocks import EntryView
 from robustmq.core.hashing import topic_secret
 from robustmq.errors import BrokerError
 from robustmq.promises import Promise
-from robustmq.shard.file_cleaning import LOOK_EVERY, SLICE_US, Step
 from robustmq.shard.cold_mending import way_round
+from robustmq.shard.file_cleaning import LOOK_EVERY, SLICE_US, Step
 from robustmq.shard.light_needs import Cleanable, LightNeeds
 from robustmq.shard.tier_steps import Apart, Look, ShardTier, TierSteps, Wait
 from robustmq.storage.cleaned_log import (
