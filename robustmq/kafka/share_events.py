@@ -331,19 +331,23 @@ def encode(
 
 def decode_partition_event(data: bytes | memoryview) -> SharePartitionEvent:
     """An event for a share-partition."""
-    return _partition_event.decode(data)  # type: ignore[no-any-return]
+    event: SharePartitionEvent = _partition_event.decode(data)
+    return event
 
 
 def decode_partition_reply(data: bytes | memoryview) -> SharePartitionReply:
     """The reply of a share-partition."""
-    return _partition_reply.decode(data)  # type: ignore[no-any-return]
+    reply: SharePartitionReply = _partition_reply.decode(data)
+    return reply
 
 
 def decode_group_event(data: bytes | memoryview) -> ShareGroupEvent:
     """An event for a share group."""
-    return _group_event.decode(data)  # type: ignore[no-any-return]
+    event: ShareGroupEvent = _group_event.decode(data)
+    return event
 
 
 def decode_group_reply(data: bytes | memoryview) -> ShareGroupReply:
     """The reply of a share group."""
-    return _group_reply.decode(data)  # type: ignore[no-any-return]
+    reply: ShareGroupReply = _group_reply.decode(data)
+    return reply
