@@ -116,12 +116,15 @@ class OwnBroker:
             time.sleep(0.01)
 
     def _lives(self) -> bool:
-        """Is a process of its session still there?"""
+        """Is a thread of its session still there? A process whose first thread has ended holds
+        its files until the last one has.
+        """
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with suppress(OSError):
-                    if os.getsid(int(entry.name)) == self.pid:
-                        state = (entry / "stat").read_text().rpartition(") ")[2][0]
-                        if state not in "ZX":
-                            return True
+                    if os.getsid(int(entry.name)) == self.pid and any(
+                        stat.read_text().rpartition(") ")[2][0] not in "ZX"
+                        for stat in entry.glob("task/*/stat")
+                    ):
+                        return True
         return False
