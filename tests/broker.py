@@ -29,9 +29,13 @@ def until(
 
 
 def _is_gone(pid: int) -> bool:
-    """Has a process ended, whether somebody has looked at its end or not?"""
+    """Has a process ended, whether somebody has looked at its end or not? Its files and ports are
+    held until its last thread has."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
+        return all(
+            stat.read_text().rpartition(") ")[2][0] in "ZX"
+            for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+        )
     except OSError:
         return True
 

@@ -80,6 +80,7 @@ class Cleaning:
             self._due_ms = now + self._interval_ms
             self._round = self._partitions.walk()
             self._best = None
+            self._write_owed()
         now_ms = self._wall_ms()
         for _ in range(SLICE):
             held = next(self._round, None)
@@ -90,6 +91,13 @@ class Cleaning:
             self._retain(held, now_ms)
             if held.log.settings.compact and self._compactor.idle:
                 self._consider(held, now_ms)
+
+    def _write_owed(self) -> None:
+        """Indexes that were not there when their files were opened: who is not appended to has
+        them now too, and need not be read whole at every start."""
+        for shard, store in self._stores.items():
+            if store.owes_partitions:
+                self._commits.mark_lazy(shard, 0)
 
     def _retain(self, held: HeldLog, now_ms: int) -> None:
         freed = held.log.retain(now_ms)

@@ -240,7 +240,7 @@ class SegmentPartition:
     def write_job(self) -> WriteJob | None:
         """The same in parts, for the commit of a shard to write together with others."""
         changed = self._state_changed or bool(self._to_make)
-        if self._unwritten == len(self._new) and not (changed or self._unindexed or self._bad):
+        if self._unwritten == len(self._new) and not (changed or self.indexes_due or self._bad):
             return None
         rows = self._new[self._unwritten :]
         self._unwritten = len(self._new)
@@ -257,6 +257,12 @@ class SegmentPartition:
         always."""
         beside = changed or self._unindexed or self._unsynced or self._to_reserve or self._bad
         return self._made and not beside and not self._is_index_due()
+
+    @property
+    def indexes_due(self) -> bool:
+        """Is there an index to be written, so that the next opening need not read what this one
+        had to?"""
+        return bool(self._unindexed) or self._is_index_due()
 
     def _is_index_due(self) -> bool:
         if not self.files:

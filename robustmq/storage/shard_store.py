@@ -322,6 +322,11 @@ class ShardStore:
         return self._lookups.range(start, stop)
 
     @property
+    def owes_partitions(self) -> bool:
+        """Has a partition something that the next commit writes, whether or not the log has?"""
+        return bool(self._unwritten)
+
+    @property
     def uncommitted_bytes(self) -> int:
         """Bytes of the log that wait for their commit."""
         return self.log.end_position - self.log.committed_position
@@ -531,6 +536,8 @@ class ShardStore:
         self.resume(log, name)
         if isinstance(log, SegmentPartition):
             log.damaged = self._report
+            if log.indexes_due:
+                self._unwritten[id(log)] = log
         for offset, length in log.quarantined:
             # What a crash has left behind the last marker was promised to nobody.
             if self._damaged or offset < end_offset:

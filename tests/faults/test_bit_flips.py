@@ -160,6 +160,41 @@ def test_the_offsets_of_an_acknowledged_end_that_is_lost_are_not_given_again(
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("stops", [True, False])
+def test_indexes_that_are_lost_are_made_anew_for_a_topic_that_nobody_writes_to(
+    tmp_path: Path, stops: bool
+) -> None:
+    """Without them each start reads all of its records: by a clean stop they are there, or when
+    retention is looked at."""
+    check_s = "3600" if stops else "1"
+    with BrokerProcess(tmp_path, 1, STORAGE__RETENTION_CHECK_S=check_s) as broker:
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
+        config = {"segment.bytes": str(1 << 20)}
+        admin.create_topics([NewTopic("large", 1, config=config)])["large"].result(30)
+        producer = Producer({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "linger.ms": 0})
+        for number in range(50):
+            producer.produce("large", f"{number}".zfill(100_000), partition=0)
+            assert not producer.flush(30)
+        assert broker.stop() == 0
+        paths = sorted(broker.data.glob("*/segments/*/*.index"))
+        assert len(paths) >= 4
+        for path in paths:
+            path.unlink()
+        broker.start()
+        if stops:
+            assert broker.stop() == 0
+        # Of the last file little is read without one, but it too has one at a clean stop.
+        wanted = paths if stops else paths[:-1]
+        until(lambda: all(path.exists() for path in wanted), 10, "the indexes")
+        if not stops:
+            broker.kill()
+        broker.start()
+        values, holes = read_over(broker, "large")
+        assert values == [f"{number}".zfill(100_000) for number in range(50)]
+        assert not holes
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_damaged_end_of_a_shards_log_costs_no_record_of_a_declared_topic(
     tmp_path: Path, workers: int
