@@ -52,6 +52,7 @@ from robustmq.promises import Promise
 from robustmq.security.passwords import PasswordFileError
 from robustmq.shard.broker import Broker
 from robustmq.shard.recovery import Recovery
+from robustmq.shard.room import DISK_RESERVE_BYTES
 from robustmq.shard.surroundings import Surroundings, TierAround
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.data_directory import DataDirectoryError, shard_directory
@@ -61,8 +62,6 @@ from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 LINK_TIMEOUT_S = 5.0
 GC_THRESHOLDS = (10_000, 10, 10)
-DISK_RESERVE_BYTES = 32 * 1024 * 1024
-"""Left free, so that LevelDB can go on where it cannot wait."""
 UNREADABLE_FILES_SAID = 1000
 DISK_FAILED = 70
 T = TypeVar("T")

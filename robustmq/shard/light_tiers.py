@@ -30,6 +30,7 @@ from robustmq.promises import Promise
 from robustmq.shard.cold_mending import way_round
 from robustmq.shard.file_cleaning import LOOK_EVERY, SLICE_US, Step
 from robustmq.shard.light_needs import Cleanable, LightNeeds
+from robustmq.shard.room import DISK_RESERVE_BYTES
 from robustmq.shard.tier_steps import Apart, Look, ShardTier, TierSteps, Wait
 from robustmq.storage.cleaned_log import (
     CleanedWriter,
@@ -71,6 +72,8 @@ FIRST_WAITS = 4
 """The first pause between two looks at an object, in storage.retention_check_s."""
 LONGEST_WAIT_MS = 6 * 3_600_000
 """They grow up to this."""
+ROOM_BESIDE = 2 * DISK_RESERVE_BYTES
+"""So much is to be free beside an object that is made on the local disk."""
 FIRST_PAUSE_MS = 200
 MIN_PAUSE_US = 500
 
@@ -92,6 +95,10 @@ class LightTiers:
         self._due_ms = 0
         self._pause_ms = 0
         self._looks_left = 0
+        self._copying = False
+        """The object of a file is being made on the local disk."""
+        self._cramped = False
+        """There was no room for it when it was looked for last."""
         self.last_error = ""
         self.longest_open_ms = LONGEST_OPEN_MS
         self.first_wait_ms = FIRST_WAITS * broker.settings.storage.retention_check_s * 1000
@@ -104,8 +111,9 @@ class LightTiers:
 
     def tick(self) -> None:
         """Twenty times a second: begin with the next shard when it is due."""
-        tier = self._tier
-        if tier is None or self._steps is not None:
+        if self._copying and self._broker.owner.room.is_full:
+            self._give_copy_up()
+        if self._tier is None or self._steps is not None:
             return
         if self._broker.draining:
             return
@@ -132,6 +140,7 @@ class LightTiers:
         for shard, store in self._broker.stores.items():
             prefix = log_prefix_of(self._broker.cluster.cluster_id, shard)
             self._shards[shard] = ShardTier(shard, store, prefix)
+            store.drop_copy()
             store.cold.runs = tier.runs(prefix)
             store.cold.failed = False
             store.cold.want = self._wanted
@@ -152,12 +161,14 @@ class LightTiers:
         used = self._modes.any or one.cold.state.uploaded_to
         if used and not one.stopped:
             self._working, self._steps = one, self._work(one)
-            self._go_on(None)
+            self._go_on(self._steps, None)
 
-    def _go_on(self, result: Any) -> None:
+    def _go_on(self, steps: TierSteps, result: Any) -> None:
         """Let the steps go on until they want a thread, or have had their slice."""
-        steps = self._steps
-        assert steps is not None and self._working is not None, "something is done"
+        if steps is not self._steps:
+            # They were given up.
+            return
+        assert self._working is not None, "something is done"
         if self._broker.draining:
             # What is half done the next start drops.
             self._steps = None
@@ -172,30 +183,38 @@ class LightTiers:
             self._steps = None
             self._failed(self._working, error)
             return
-        self._do(step)
+        self._do(steps, step)
 
-    def _do(self, step: Step | Apart | Wait | None) -> None:
+    def _do(self, steps: TierSteps, step: Step | Apart | Wait | None) -> None:
         around = self._around
         if step is None:
-            self._later(MIN_PAUSE_US)
+            self._later(steps, MIN_PAUSE_US)
         elif isinstance(step, Wait):
-            step.until.when_settled(lambda: self._later(0))
+            step.until.when_settled(lambda: self._later(steps, 0))
         elif isinstance(step, Apart):
             assert self._tier is not None, "there is a store"
-            self._tier.submit(step.work, self._go_on)
+            self._tier.submit(step.work, lambda result: self._go_on(steps, result))
         else:
             assert self._working is not None, "something is done"
             found: list[Any] = []
             work = step.work
             done = self._working.store.run(lambda: found.append(work()), step.size)
-            done.when_settled(lambda: self._later(MIN_PAUSE_US, found))
+            done.when_settled(lambda: self._later(steps, MIN_PAUSE_US, found))
             around.kick()
 
-    def _later(self, pause_us: int, found: Sequence[Any] = (None,)) -> None:
+    def _later(self, steps: TierSteps, pause_us: int, found: Sequence[Any] = (None,)) -> None:
         """Let the steps go on with what the last one has found."""
-        self._around.call_later(pause_us, lambda: self._go_on(found[0]))
+        self._around.call_later(pause_us, lambda: self._go_on(steps, found[0]))
+
+    def _give_copy_up(self) -> None:
+        """The disk is full: what is half made for an upload takes room that others need."""
+        assert self._working is not None, "something is done"
+        self._steps, self._copying = None, False
+        self._working.store.drop_copy()
 
     def _failed(self, one: ShardTier, error: Exception) -> None:
+        self._copying = False
+        one.store.drop_copy()
         one.manifest = None
         one.cold.doubt()
         if not one.cold.loaded:
@@ -243,7 +262,7 @@ class LightTiers:
         for _ in range(FILES):
             # Asked for anew: files become others while one is looked at.
             file = one.waiting()
-            if file is None or self._broker.owner.room.is_full:
+            if file is None or not self._has_room(file):
                 break
             yield from self._look_at(one, one.manifest, file)
         else:
@@ -336,6 +355,22 @@ class LightTiers:
 
     # -- uploading ---------------------------------------------------------------------------------
 
+    def _has_room(self, file: LogFile) -> bool:
+        """Can an object of a file be made, and others go on to write beside it?"""
+        if self._broker.owner.room.is_full:
+            return False
+        _, total, free = self._around.space()
+        cramped = total >= 0 and free < file.size + ROOM_BESIDE
+        if cramped and not self._cramped:
+            self._around.log(
+                "error",
+                "there is no room on the disk for what is to be uploaded: it waits",
+                free=free,
+                wanted=file.size + ROOM_BESIDE,
+            )
+        self._cramped = cramped
+        return not cramped
+
     def _look_at(self, one: ShardTier, manifest: Manifest, file: LogFile) -> TierSteps:
         """Have what is to be in the store of a file uploaded."""
         cold, store, modes = one.cold, one.store, self._modes
@@ -344,8 +379,11 @@ class LightTiers:
             cold.advance(file.end, modes)
             self._changed(one)
             return
-        staged = store.upload_path
-        size = yield from self._stage(one, file, modes, begin, staged)
+        self._copying = True
+        size = yield from self._copy(one, file, modes, begin)
+        self._copying = False
+        if size <= 0:
+            store.drop_copy()
         if size < 0:
             if file in store.log.files.files:
                 # Bad bytes: it stays here, whole.
@@ -363,7 +401,7 @@ class LightTiers:
         self._changed(one)
 
         def upload() -> None:
-            objects.put_file(one.path(row), staged, size)
+            objects.put_file(one.path(row), store.copy_path, size)
             manifest.add(row)
 
         began = self._around.monotonic_ms()
@@ -372,8 +410,7 @@ class LightTiers:
         self._changed(one)
         self._around.count("storage_tier_segments_uploaded", 1)
         self._around.count("storage_tier_bytes_uploaded", size)
-        disk = store.disk
-        yield Step(lambda: disk.remove(staged))
+        store.drop_copy()
         rate = self._broker.settings.storage.tiering.upload_bytes_per_second
         left_ms = size * 1000 // rate - (self._around.monotonic_ms() - began) if rate else 0
         if left_ms > 0:
@@ -381,19 +418,19 @@ class LightTiers:
             self._around.call_later(left_ms * 1000, lambda: rested.resolve(None))
             yield Wait(rested)
 
-    def _stage(
-        self, one: ShardTier, file: LogFile, modes: LightModes, begin: int, path: str
+    def _copy(
+        self, one: ShardTier, file: LogFile, modes: LightModes, begin: int
     ) -> Generator[Step | None, Any, int]:
         """Write the object of a file beside the log; its size, 0: there is nothing to upload, -1:
         bad bytes were met, or the file is gone."""
-        disk = one.store.disk
+        disk, path = one.store.disk, one.store.copy_path
         judged_at = one.store.end_position
         judge, told = _choice(one, modes, begin)
         writer = CleanedWriter()
         if file.cleaned:
             one.store.log.files.slots(file)
         pieces = Pieces(disk, file)
-        yield Step(lambda: disk.remove(path))
+        one.store.drop_copy()
         while True:
             found = yield Step(pieces.read)
             if not found:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from robustmq.errors import BrokerError, Fault
 from robustmq.promises import Promise
 
+DISK_RESERVE_BYTES = 32 * 1024 * 1024
+"""A disk with less than this free is full: LevelDB can go on where it cannot wait."""
 CAP_RESUMES = 0.95
 """A shard that was at its cap takes records again when it is below this part of it."""
 

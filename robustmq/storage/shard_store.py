@@ -124,7 +124,7 @@ class ShardStore:
         self._lookups = Lookups(kv)
         self.cold = self.log.cold = ColdLog(self._lookups)
         """What of the log is in the object store."""
-        self.upload_path = f"{directory}/upload"
+        self.copy_path = f"{directory}/upload"
         """Where what is about to be uploaded is written."""
         self.light = LightTopics(self.log, self._lookups, settings.memory_bytes)
         self.shared = SharedPartitions(self.log, self.light, self._lookups, self.append)
@@ -603,6 +603,19 @@ class ShardStore:
             # The oldest first: what a crash leaves is what lies behind.
             for path in paths:
                 disk.remove(path)
+
+        self._committer.free(remove)
+
+    def drop_copy(self) -> None:
+        """What is, or was, made for an upload is not needed; also where it is being written, and
+        where all writes wait for room."""
+        disk, path = self._disk, self.copy_path
+
+        def remove() -> None:
+            if disk.size(path):
+                # Who writes to it has it open, and with that its bytes.
+                disk.truncate(path, 0)
+            disk.remove(path)
 
         self._committer.free(remove)
 

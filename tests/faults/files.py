@@ -1,16 +1,17 @@
 """Files that fail, under a real broker: rules that a test sets while it runs, and what the journal
-says was synced (faulty_files.c, which is preloaded).
+says was synced (faulty_files.c, which is preloaded); and a disk that is full.
 """
 
 from __future__ import annotations
 
 import mmap
 import random
+import shutil
 import struct
 import subprocess
 import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 READ, WRITE, SYNC, OPEN = 1, 2, 4, 8
@@ -114,3 +115,10 @@ class FaultyFiles:
                 if keep < size:
                     cut[name] = size, keep
         return cut
+
+
+def fill(file: Path, leave_bytes: int = 0) -> None:
+    """Take all room of a file's disk but so much."""
+    with suppress(OSError), file.open("wb", buffering=0) as ballast:
+        while shutil.disk_usage(file.parent).free > leave_bytes:
+            ballast.write(bytes(1 << 18))

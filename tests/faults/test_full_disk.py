@@ -4,8 +4,6 @@ acknowledged stays, and the node goes on by itself when there is room.
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import paho.mqtt.client as paho
@@ -16,19 +14,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from robustmq.mqtt.packets import Publish
 from tests.broker import BrokerProcess, until
+from tests.faults.files import fill
 from tests.faults.load import read_log
 from tests.mqtt.wire import Wire
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.xfail("only root may mount: tests/storage/test_committer.py has the seam alone")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 class Answers:
@@ -77,13 +65,7 @@ def test_a_full_disk_refuses_producers_keeps_what_is_there_and_recovers(small_di
         assert produce(broker, "before", 20_000) is None
         workers = broker.worker_pids()
         ballast = small_disk / "ballast"
-        with ballast.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 20))
-                    file.flush()
-            except OSError:
-                file.close()
+        fill(ballast)
         # The first message finds the disk full, and waits; those behind it are refused.
         # Acknowledgements leave in order, so it has a connection of its own.
         first = Answers(broker)
