@@ -425,6 +425,9 @@ class Partitions:
         if store is None:
             return None
         name = partition_name(known.topic_id.bytes, partition)
+        # A loss of power may have left what was known of its producers, and taken their records.
+        known_end = store.producers.end_offset(declared_key(known.topic_id.bytes, partition))
+        store.note_end(name, max(known_end, store.noted_end(name)))
         log = store.open_partition(name, known.engine, known.settings)
         self._hold(topic, partition, known, log)
         return log

@@ -107,6 +107,17 @@ class LightTopics:
         for key, value in self._lookups.range(_START, after(_START)):
             self._starts[key[1:]] = int.from_bytes(value, "little")
 
+    def keep_ahead_of_starts(self) -> None:
+        """A loss of power may have left where a topic begins, and taken its records: no record that
+        comes now gets an offset that counts as deleted."""
+        for topic, start in list(self._starts.items()):
+            self.skip_to(topic, start)
+
+    def skip_to(self, topic: bytes, offset: int) -> None:
+        """The next record of a topic gets this offset, or a later one."""
+        if self.next_offset(topic) < offset:
+            self.place(topic, offset)
+
     def begin_dump(self) -> bytes:
         """A checkpoint begins: what stands before the parts of the index in it."""
         return self._index.begin_dump()

@@ -147,7 +147,7 @@ class ShardLog:
     def disk_bytes(self) -> int:
         """What the files take, with what is still to be written."""
         files = self.files.files
-        if not files or files[-1].cleaned:
+        if not files or files[-1].cleaned or self._behind_gap:
             return sum(file.size for file in files)
         return sum(file.size for file in files[:-1]) + self.end_position - files[-1].start
 
@@ -396,15 +396,18 @@ class ShardLog:
         if self.end_position < position:
             # A checkpoint stands on a log that is synced: somebody has taken something away.
             self._corruption(self.end_position, position - self.end_position)
-        self.end_position = max(self.end_position, position)
-        self.committed_position = self.end_position
-        # What is appended next does not stand right behind the last file: it begins one.
-        files = self.files.files
-        self._behind_gap = bool(files) and (files[-1].cleaned or self.end_position > files[-1].end)
-        self._rolled = self._behind_gap
-        if files:
+        self.skip_to(max(self.end_position, position))
+        if self.files.files:
             # Nobody has counted what the last file had before.
             self._other_bytes = -(1 << 62)
+
+    def skip_to(self, position: int) -> None:
+        """Recovery: what is appended next stands there. If that is not right behind the last file
+        it begins one."""
+        self.end_position = self.committed_position = position
+        files = self.files.files
+        self._behind_gap = bool(files) and (files[-1].cleaned or position > files[-1].end)
+        self._rolled = self._behind_gap
 
     def _recover_segment(
         self,

@@ -35,7 +35,7 @@ from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.segment_opening import is_small
 from robustmq.storage.shard_log import ShardLog
 from robustmq.storage.shared import SharedPartition, SharedPartitions, stored_name
-from robustmq.storage.stored_producers import StoredProducers
+from robustmq.storage.stored_producers import StoredProducers, light_key
 
 BLOCK = shard_log.BLOCK
 MACHINE = shard_log.MACHINE
@@ -203,9 +203,9 @@ class ShardStore:
 
         self.log.recover(position, on_entry, self._lost_power)
         self._checkpointed_at = self.durable_checkpoint = position
+        self._go_behind(applied)
         self.light.keep_names()
-        self._not_ahead(applied)
-        self._says_all()
+        self._says_all(applied)
 
     def _look_at_boot(self) -> None:
         now = self._disk.boot_id
@@ -214,20 +214,25 @@ class ShardStore:
             # With the first commit, which keeps what that means for partitions.
             self._lookups.put(_BOOT, now)
 
-    def _says_all(self) -> None:
+    def _says_all(self, applied: int) -> None:
         """Without its key-value store a shard is its log, if that has its beginning still."""
-        if self.log.start_position and self._kv.get(checkpoints.CHECKPOINT) is None:
+        is_gone = self._kv.get(checkpoints.CHECKPOINT) is None and not applied
+        if self.log.start_position and is_gone:
             raise DataDirectoryError(
                 f"{self._directory}: the key-value store is gone, and the log alone does not say"
                 " all: restore the shard from a backup"
             )
 
-    def _not_ahead(self, applied: int) -> None:
-        """Of a loss of power the key-value store may have kept more than the log: what comes at
-        those positions now it does not know."""
-        end = self.log.end_position
-        if applied > end:
-            self._kv.write([(_APPLIED, end.to_bytes(8, "little"))], True)
+    def _go_behind(self, applied: int) -> None:
+        """Of a loss of power the key-value store may have kept more than the log. What it says of
+        positions and offsets that are lost must not hold for what comes next, as that a topic is
+        deleted up to there: that gets later ones."""
+        if applied <= self.log.end_position:
+            return
+        self.log.skip_to(applied)
+        self.light.keep_ahead_of_starts()
+        for topic in self.producers.light_topics():
+            self.light.skip_to(topic, self.producers.end_offset(light_key(topic)))
 
     def _load_index(self, point: Checkpoint) -> None:
         """The index of a checkpoint; when both of its files are gone or damaged, it is made again

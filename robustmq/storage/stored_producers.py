@@ -11,10 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from robustmq.storage.lookups import Lookups
+import msgspec
+
+from robustmq.storage.lookups import Lookups, after
 
 _PRODUCERS, _ABORTED = b"s", b"a"
 _NUMBER = 8
+
+_head_decoder = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw])
+"""Of a snapshot: version, end offset, producers."""
 
 
 class Aborted(NamedTuple):
@@ -51,6 +56,21 @@ class StoredProducers:
         """Keep a snapshot; None: there are no producers."""
         if snapshot is not None or self.load(key) is not None:
             self._lookups.put(_PRODUCERS + key, snapshot)
+
+    def end_offset(self, key: bytes) -> int:
+        """Behind all offsets of a partition that are known here."""
+        snapshot = self.load(key)
+        end_offset = 0 if snapshot is None else _head_decoder.decode(snapshot)[1]
+        return max(end_offset, self.last_aborted(key) + 1)
+
+    def light_topics(self) -> set[bytes]:
+        """The light topics of which something is known."""
+        found = set()
+        for prefix in (_PRODUCERS + b"l", _ABORTED + b"l"):
+            for name, _ in self._lookups.range(prefix, after(prefix)):
+                begin = len(prefix) + 2
+                found.add(name[begin : begin + int.from_bytes(name[len(prefix) : begin], "big")])
+        return found
 
     def add_aborted(self, key: bytes, row: Aborted) -> None:
         """A transaction of a partition was aborted."""

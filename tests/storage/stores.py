@@ -71,10 +71,11 @@ class Machine:
         self.store.flush(sync)
         self.committer.kick()
 
-    def lose_power(self, keep: float) -> ShardStore:
-        """Of what is not synced this part (0 to 1) survives; recover."""
+    def lose_power(self, keep: float, of_look_ups: float | None = None) -> ShardStore:
+        """Of what is not synced this part (0 to 1) survives, and of the key-value store the same or
+        another one; recover."""
         self.disk.lose_power(keep)
-        self.kv.lose_power(keep)
+        self.kv.lose_power(keep if of_look_ups is None else of_look_ups)
         return self.open()
 
     def publish(self, topic: bytes, *values: bytes, source: int = 0, sequence: int = 0) -> int:

@@ -4,9 +4,11 @@ lost more."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,8 @@ from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.segment_index import read_head, read_rows
 from robustmq.storage.shard_log import ShardLog
 from robustmq.storage.shard_store import DECLARED_MARKER, StoreSettings
-from tests.storage.stores import NOW_MS, Machine, batch
+from robustmq.storage.stored_producers import Aborted, light_key
+from tests.storage.stores import NOW_MS, Machine, batch, values_of
 
 TOPICS = [b"a", b"b/c"]
 TURNS = st.lists(
@@ -120,6 +123,10 @@ class Loaded:
             result = self.log.read(self.last_offset + 1, 10_000)
             data = b"".join(map(bytes, result.buffers))
             assert not result.error
+            if result.out_of_range and result.start_offset < self.log.high_watermark:
+                # All that was there before is lost.
+                self.last_offset = result.start_offset - 1
+                continue
             if not data:
                 break
             for begin, info in batches.headers(data, 0, len(data), True):
@@ -143,9 +150,9 @@ class Loaded:
 
 
 @settings(max_examples=150, deadline=None)
-@given(turns=TURNS, keep=st.floats(0, 1), sync=st.booleans())
+@given(turns=TURNS, keep=st.floats(0, 1), of_look_ups=st.floats(0, 1), sync=st.booleans())
 def test_what_was_synced_survives_power_loss_and_the_rest_is_a_prefix(
-    turns: list[tuple[list[tuple[str, int]], str]], keep: float, sync: bool
+    turns: list[tuple[list[tuple[str, int]], str]], keep: float, of_look_ups: float, sync: bool
 ) -> None:
     # Without sync a hole may be where one file of the log ends and lost more than the next.
     size = 700 if sync else 1 << 20
@@ -155,7 +162,7 @@ def test_what_was_synced_survives_power_loss_and_the_rest_is_a_prefix(
             loaded.append(where, count)
         loaded.end_turn(how)
     for part in (keep, 0.0):
-        loaded.machine.lose_power(part)
+        loaded.machine.lose_power(part, of_look_ups)
         loaded.log = loaded.open_partition()
         # A partition of which a turn without sync has appended is synced by none but its own.
         loaded.check(sync)
@@ -201,9 +208,17 @@ def test_offsets_that_a_loss_of_power_took_are_not_given_again(promised: bool) -
 
 
 @settings(max_examples=150, deadline=None)
-@given(turns=TURNS, crash_after=st.integers(0, 4_000), keep=st.floats(0, 1))
+@given(
+    turns=TURNS,
+    crash_after=st.integers(0, 4_000),
+    keep=st.floats(0, 1),
+    of_look_ups=st.floats(0, 1),
+)
 def test_a_crash_at_any_byte_and_then_power_loss_keeps_all_that_was_acknowledged(
-    turns: list[tuple[list[tuple[str, int]], str]], crash_after: int, keep: float
+    turns: list[tuple[list[tuple[str, int]], str]],
+    crash_after: int,
+    keep: float,
+    of_look_ups: float,
 ) -> None:
     loaded = Loaded(StoreSettings(segment_bytes=700, hot_bytes=300, sync=True))
     loaded.machine.disk.crash_after = crash_after
@@ -215,7 +230,7 @@ def test_a_crash_at_any_byte_and_then_power_loss_keeps_all_that_was_acknowledged
     except Crash:
         pass
     loaded.machine.disk.crash_after = None
-    loaded.machine.lose_power(keep)
+    loaded.machine.lose_power(keep, of_look_ups)
     loaded.log = loaded.open_partition()
     loaded.check(True)
     kept = loaded.machine.store.retained.get(b"kept") or b""
@@ -346,3 +361,92 @@ def test_recovery_knows_that_nobody_may_have_synced_the_log(tmp_path: Path) -> N
     shard_log(disk)
     assert disk.is_unsynced(path)
     disk.close()
+
+
+def ahead(before: Callable[[Machine], object], behind: Callable[[Machine], object]) -> Machine:
+    """A shard that loses power: of what happens `behind` a sync the key-value store keeps all, and
+    the log nothing."""
+    machine = Machine()
+    before(machine)
+    machine.commit(sync=True)
+    behind(machine)
+    machine.commit()
+    machine.lose_power(0, 1)
+    return machine
+
+
+def check_new_records(machine: Machine, topic: bytes, first_offset: int) -> None:
+    """What is acknowledged now is there, over restarts, and not below this offset."""
+    machine.publish(topic, b"new")
+    machine.commit(sync=True)
+    for _ in range(2):
+        light = machine.store.light
+        assert light.end_offset(topic) == first_offset + 1
+        found = light.read(topic, first_offset, 1_000)
+        assert not (found.error or found.out_of_range)
+        assert values_of(b"".join(map(bytes, found.buffers)), first_offset) == [b"new"]
+        machine.open()
+
+
+def trimmed(machine: Machine, topic: bytes) -> None:
+    """All records that a topic has, and two more, are deleted."""
+    machine.publish(topic, b"1", b"2")
+    machine.store.light.trim(topic, machine.store.light.end_offset(topic), NOW_MS)
+
+
+@pytest.mark.parametrize("topic", [b"there before", b"new"])
+def test_records_behind_a_start_that_alone_survives_are_not_taken_for_deleted(topic: bytes) -> None:
+    machine = ahead(
+        lambda machine: machine.publish(b"there before", b"0"),
+        lambda machine: trimmed(machine, topic),
+    )
+    check_new_records(machine, topic, 3 if topic == b"there before" else 2)
+
+
+def test_a_shard_of_which_only_look_ups_survive_goes_on() -> None:
+    machine = Machine()
+    trimmed(machine, b"a")
+    machine.commit()
+    for path in list(machine.disk.files):
+        machine.disk.remove(path)
+    machine.lose_power(0, 1)
+    check_new_records(machine, b"a", 2)
+
+
+def test_records_behind_a_deletion_that_alone_survives_are_not_of_the_deleted_topic() -> None:
+    """The cleaning of the log lets go what is, and so does who makes its index again."""
+
+    def behind(machine: Machine) -> None:
+        machine.publish(b"other", b"x" * 500)
+        machine.store.light.delete(b"a", NOW_MS)
+
+    machine = ahead(lambda machine: machine.publish(b"a", b"0"), behind)
+    machine.publish(b"a", b"new")
+    machine.commit(sync=True)
+    machine.store.checkpoint([])
+    machine.committer.kick()
+    for path in [path for path in machine.disk.files if "/index-" in path]:
+        machine.disk.remove(path)
+    machine.open()
+    light = machine.store.light
+    found = light.read(b"a", light.start_offset(b"a"), 1_000)
+    values = values_of(b"".join(map(bytes, found.buffers)), light.start_offset(b"a"))
+    assert values[-1] == b"new"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_alone_survives_of_producers_is_not_told_of_records_that_come_next(
+    ended: bool,
+) -> None:
+    """Whose transaction was aborted, or which sequence numbers there were."""
+
+    def behind(machine: Machine) -> None:
+        machine.publish(b"a", b"1", b"2")
+        if ended:
+            machine.store.producers.add_aborted(light_key(b"a"), Aborted(7, 1, 2, 3))
+        else:
+            snapshot = msgspec.msgpack.encode([1, 3, []])
+            machine.store.producers.save(light_key(b"a"), snapshot)
+
+    machine = ahead(lambda machine: machine.publish(b"a", b"0"), behind)
+    check_new_records(machine, b"a", 3)
