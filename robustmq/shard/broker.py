@@ -601,6 +601,9 @@ class Broker:
                 return resolved(None)
             case wire.ExclusiveClaim():
                 return self.holders.claim(worker, message)
+            case wire.ExclusiveRelease():
+                self.holders.release(worker, message)
+                return resolved(None)
             case wire.RetainedQuery():
                 return self._told(pages(self.stores, message, self.wall_ms()))
         if self._on_notice(worker, message):
@@ -622,8 +625,6 @@ class Broker:
                 self.left_behind.taken(message)
             case wire.ShareLoads():
                 self.interest.set_loads(message)
-            case wire.ExclusiveRelease():
-                self.holders.release(worker, message)
             case wire.ReleasePacketIds():
                 self.owner.release(message)
             case wire.Drained():

@@ -14,7 +14,7 @@ A filter is exclusive by its text: `$exclusive/a/+` and `$exclusive/a/b` do not 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustmq.core.hashing import key_hash
 from robustmq.errors import BrokerError
@@ -103,13 +103,16 @@ class Exclusive:
         """Recovery: a session holds this."""
         self._held[filter_] = client_id
 
-    def release(self, filter_: bytes, client_id: bytes) -> None:
+    def release(self, filter_: bytes, client_id: bytes) -> Promise[Any]:
         """A client holds this no longer, and that is committed. One that asks for it again
-        already stays its holder."""
-        if self._held.get(filter_) == client_id and not self._asking[filter_, client_id]:
-            del self._held[filter_]
-            message = wire.ExclusiveRelease(filter_, client_id)
-            self._broker.rpc.notify(self._owner(filter_), message)
+        already stays its holder. Settles when others can have it; fails when the owner is away,
+        which hears of it when it is back."""
+        if self._held.get(filter_) != client_id or self._asking[filter_, client_id]:
+            return resolved(None)
+        del self._held[filter_]
+        return self._broker.rpc.call(
+            self._owner(filter_), wire.ExclusiveRelease(filter_, client_id)
+        )
 
     def held_of(self, worker: int) -> Held:
         """What the sessions here hold of the filters that a worker owns."""

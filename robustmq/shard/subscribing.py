@@ -8,6 +8,7 @@ worker that is away learns all of it when it is back, before it serves.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,13 +119,16 @@ class Subscribing:
             raise BrokerError(Fault.UNSPECIFIED, "the session has ended")
         return decided
 
-    def _give_up(self, client_id: bytes, filters: list[bytes]) -> None:
-        """A client gives up its exclusive subscriptions, unless it has them anew."""
+    def _give_up(self, client_id: bytes, filters: list[bytes]) -> list[Promise[Any]]:
+        """A client gives up its exclusive subscriptions, unless it has them anew; what settles when
+        others can have them."""
         current = self._broker.sessions.get(client_id)
         held = current.session.subscriptions if current is not None else {}
-        for filter_ in filters:
-            if is_exclusive(filter_) and filter_ not in held:
-                self._broker.exclusive.release(filter_, client_id)
+        return [
+            self._broker.exclusive.release(filter_, client_id)
+            for filter_ in filters
+            if is_exclusive(filter_) and filter_ not in held
+        ]
 
     async def automatic(
         self, subscriber: Subscriber, naming: Naming, identity: Identity
@@ -174,7 +178,9 @@ class Subscribing:
             self._broker.shares.withdraw(subscriber, withdrawn)
         await self._announce(changes)
         await self._broker.sessions.write(subscriber, wait=True)
-        self._give_up(subscriber.client_id, list(packet.filters))
+        for given_up in self._give_up(subscriber.client_id, list(packet.filters)):
+            with suppress(BrokerError):
+                await given_up
         return tuple(codes)
 
     async def send_retained(
@@ -344,10 +350,12 @@ class Subscribing:
         self._tell(changes)
         if any(map(is_exclusive, filters)):
             client_id = subscriber.client_id
+
+            def ended() -> None:
+                self._give_up(client_id, filters)
+
             # Behind the record of the session's end, which this turn commits.
-            self._broker.commits.mark(
-                subscriber.shard, False, lambda: self._give_up(client_id, filters)
-            )
+            self._broker.commits.mark(subscriber.shard, False, ended)
 
     # -- telling owners ----------------------------------------------------------------------------
 

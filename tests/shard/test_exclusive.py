@@ -51,6 +51,18 @@ def test_one_client_holds_it_until_it_unsubscribes(broker: BrokerProcess, number
         assert one.subscribe(name) == (QUOTA_EXCEEDED,)
 
 
+def test_who_hears_of_an_unsuback_has_it_at_once(broker: BrokerProcess) -> None:
+    """Wherever it is decided, and whichever of both hands it over."""
+    hands = 50
+    name = b"$exclusive/" + topic_on(1, 2, "hands")
+    with client(broker, 0) as one, client(broker, 1) as other:
+        for number in range(hands):
+            now, then = (one, other) if number % 2 else (other, one)
+            assert now.subscribe(name, qos=1) == (1,), f"after {number}"
+            assert then.subscribe(name, qos=1) == (QUOTA_EXCEEDED,)
+            assert now.unsubscribe(name) == (0,)
+
+
 def test_it_is_given_up_when_the_session_ends_and_not_when_the_connection_does(
     broker: BrokerProcess,
 ) -> None:
