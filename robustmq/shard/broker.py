@@ -312,7 +312,8 @@ class Broker:
         for shard in range(self.placement.shard_count):
             if self.placement.shard_owner(shard) == self.worker_id:
                 recovery.shard = shard
-                self.stores[shard] = open_store(shard, recovery)
+                store = self.stores[shard] = open_store(shard, recovery)
+                store.light.left_memory = self.kafka.producers.left_memory
         self.light_tiers.attach()
         self.partitions.recovered()
         self._cluster_changed(set(self.cluster.declared_names()))

@@ -182,14 +182,22 @@ class Partitions:
             # What leaves the tier does so before it moves.
             self._tier(topic.name, partition, known, log)
         if known.engine != engine:
-            for partition in range(known.partitions):
-                if (topic.name, partition) in self._waiting:
-                    self.get(topic.name, partition)
+            self._open_all(topic.name, known)
             for partition in known.logs:
                 known.placed.setdefault(partition, known.engine)
             known.engine = engine
             for partition in list(known.logs):
                 self._move(topic.name, known, partition)
+
+    def _open_all(self, topic: bytes, known: _Topic) -> None:
+        """All partitions that have something are about to move: those that are not open, too."""
+        for partition in range(known.partitions):
+            if (topic, partition) in self._waiting:
+                self.get(topic, partition)
+        if known.engine == engines.SHARED:
+            for store in self._stores.values():
+                for partition in list(store.shared.of_topic(known.topic_id.bytes)):
+                    self.get(topic, partition)
 
     def _open_stored(self, topic: bytes, known: _Topic) -> None:
         """Open what is on disk from before the start; what another engine has than the one that
@@ -203,9 +211,9 @@ class Partitions:
                 for partition in store.shared.of_topic(topic_id):
                     found[partition].append(engines.SHARED)
         for partition, names in found.items():
-            for engine in names:
-                if engine != known.engine:
-                    self._open_other(topic, partition, known, engine)
+            others = [engine for engine in names if engine != known.engine]
+            if others:
+                self._open_others(topic, partition, known, others)
             if names == [engines.SEGMENT] == [known.engine] and self._may_wait(
                 topic, partition, known
             ):
@@ -228,27 +236,35 @@ class Partitions:
         self._waiting.pop(place, None)
         return True
 
-    def _open_other(self, topic: bytes, partition: int, known: _Topic, engine: str) -> None:
-        """An engine has something of a partition that another one was chosen for."""
+    def _open_others(self, topic: bytes, partition: int, known: _Topic, names: list[str]) -> None:
+        """Engines have something of a partition that another one was chosen for: the one that ends
+        last has all of it, what others have is the begin of a copy, or was to be removed."""
         store = self._stores[self._placement.shard(topic, partition)]
         name = partition_name(known.topic_id.bytes, partition)
-        other = store.open_beside(name, engine, known.settings)
-        store.resume_old(other, name)
-        if known.engine == engines.MEMORY or partition in known.logs:
-            # Lost on restart, and said so; or, of three, the one that was moved from is found.
-            store.discard(other)
+        opened: list[tuple[PartitionLog, str]] = []
+        for engine in names:
+            log = store.open_beside(name, engine, known.settings)
+            store.resume_old(log, name)
+            opened.append((log, engine))
+        old, source = max(opened, key=lambda one: one[0].end_offset)
+        for log, _ in opened:
+            if log is not old:
+                store.discard(log)
+        if known.engine == engines.MEMORY:
+            # Lost on restart, and said so.
+            store.discard(old)
             return
         fresh = store.open_beside(name, known.engine, known.settings)
-        if fresh.end_offset >= other.end_offset:
-            # The move was made, but for the removal.
-            store.note_end(name, max(other.end_offset, store.noted_end(name)))
-            store.discard(other)
-            fresh.close()
-            return
+        moved = fresh.end_offset >= old.end_offset
         fresh.close()
-        store.take(other, name)
-        self._hold(topic, partition, known, other)
-        known.placed[partition] = engine
+        if moved:
+            # But for the removal.
+            store.note_end(name, max(old.end_offset, store.noted_end(name)))
+            store.discard(old)
+            return
+        store.take(old, name)
+        self._hold(topic, partition, known, old)
+        known.placed[partition] = source
         self._move(topic, known, partition)
 
     def _move(self, topic: bytes, known: _Topic, partition: int) -> None:

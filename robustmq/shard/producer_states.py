@@ -5,7 +5,9 @@ A partition's table (`groups.producers`) is in memory from its first use on. Wha
 under the partition's key when the shard makes a checkpoint, when many tables of a shard have
 changed, and when the table makes room for another; so what recovery does not find there stands in
 the shard's log behind the checkpoint, where it is read (`replay`). An open transaction is therefore
-never forgotten. What is in mode memory is never saved: it is lost with its records.
+never forgotten. In mode memory a declared topic's is lost at the start, with its records; that of a
+light topic which has nothing in the log is kept in memory alone, until the topic leaves that mode
+(`left_memory`).
 
 Bounds: `MAX_TABLES` tables in memory, the least used saved and dropped; aborted transactions are
 rows on the disk, and go when the log begins behind them.
@@ -46,7 +48,7 @@ class _State:
         self.key: bytes | None = None
         self.last_aborted = -1
         self.aborted: list[Aborted] = []
-        """Of a partition in mode memory."""
+        """Of one that is not saved."""
 
 
 class ProducerStates:
@@ -77,22 +79,24 @@ class ProducerStates:
         key = (topic, partition)
         state = self._states.get(key)
         if state is None:
-            durable = self._placement.mode(topic) != "memory"
-            return self._load(key, self._partitions.topic_id(topic), durable)
+            topic_id = self._partitions.topic_id(topic)
+            durable = topic_id is not None or self._placement.mode(topic) != "memory"
+            return self._load(key, topic_id, durable)
         self._states.move_to_end(key)
         return state
 
     def _load(self, key: Key, topic_id: bytes | None, durable: bool) -> _State:
+        """`durable`: it is saved, also if nothing of it was so far."""
         topic, partition = key
         table = ProducerTable(expiry_ms=self.expiry_ms)
         state = _State(table, self._placement.shard(topic, partition), topic_id)
-        if durable:
-            state.key = _stored_key(topic_id, topic, partition)
-            stored = self._stored[state.shard]
-            snapshot = stored.load(state.key)
-            if snapshot is not None:
-                table.restore(snapshot)
-            state.last_aborted = stored.last_aborted(state.key)
+        stored, stored_key = self._stored[state.shard], _stored_key(topic_id, topic, partition)
+        snapshot = stored.load(stored_key)
+        if snapshot is not None:
+            table.restore(snapshot)
+        state.last_aborted = stored.last_aborted(stored_key)
+        if durable or snapshot is not None or state.last_aborted >= 0:
+            state.key = stored_key
         self._states[key] = state
         if len(self._states) > MAX_TABLES:
             self._make_room()
@@ -114,14 +118,27 @@ class ProducerStates:
         if state.key is None:
             if self._placement.mode(topic) == "memory":
                 return
-            # The topic has left that mode.
-            state.key = _stored_key(state.topic_id, topic, partition)
+            # It was only read in that mode.
+            self._keep(state, topic, partition)
         changed = self._changed.get(state.shard)
         if changed is None:
             changed = self._changed[state.shard] = {}
         changed[key] = None
         if len(changed) > MAX_CHANGED:
             self.save(state.shard)
+
+    def left_memory(self, topic: bytes) -> None:
+        """What a light topic of mode memory has goes into the log: its producers are kept, too."""
+        state = self._states.get((topic, 0))
+        if state is not None and state.key is None:
+            self._keep(state, topic, 0)
+            self._save(state)
+
+    def _keep(self, state: _State, topic: bytes, partition: int) -> None:
+        state.key = _stored_key(state.topic_id, topic, partition)
+        for row in state.aborted:
+            self._stored[state.shard].add_aborted(state.key, row)
+        state.aborted = []
 
     def save(self, shard: int) -> None:
         """Put what has changed in a shard where its next commit, or checkpoint, writes it."""
@@ -262,6 +279,11 @@ class ProducerStates:
                 self._changed.get(state.shard, {}).pop(key, None)
                 assert state.key is not None, "what the log has is kept"
                 self._stored[state.shard].drop(state.key)
+        for topic in self._placement.declared:
+            topic_id = self._partitions.topic_id(topic)
+            if topic_id is not None and self._placement.mode(topic) == "memory":
+                for stored in self._stored.values():
+                    stored.drop_topic(topic_id)
 
 
 def _beginning_before(rows: Iterator[Aborted], end_offset: int) -> Iterator[Aborted]:

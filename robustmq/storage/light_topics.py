@@ -8,7 +8,7 @@ bound. LevelDB has the names, and where a topic begins that does not begin at 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import msgspec
@@ -63,6 +63,8 @@ class LightTopics:
         """Topics with a ring that have records in the log too: up to here."""
         self._reserved: dict[bytes, int] = {}
         """Topics with a ring that the log knows: after a restart they go on behind this offset."""
+        self.left_memory: Callable[[bytes], None] = lambda topic: None
+        """Hears of a topic whose ring goes into the log."""
         self._starts: dict[bytes, int] = {}
         """Where light topics begin that do not begin at 0."""
         self._damaged: list[tuple[int, int]] = []
@@ -545,6 +547,7 @@ class LightTopics:
             self._append_left(block, leader_epoch)
         else:
             self.place(topic, end_offset)
+        self.left_memory(topic)
         if ring.start_offset > first or (ring.start_offset and not whole):
             self._trim_log(topic, ring.start_offset, 0)
         return ring.size

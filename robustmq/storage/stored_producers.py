@@ -39,7 +39,11 @@ def light_key(topic: bytes) -> bytes:
 
 def declared_key(topic_id: bytes, partition: int) -> bytes:
     """The key of a partition of a declared topic."""
-    return b"d" + topic_id + partition.to_bytes(4, "big")
+    return _declared(topic_id) + partition.to_bytes(4, "big")
+
+
+def _declared(topic_id: bytes) -> bytes:
+    return b"d" + topic_id
 
 
 class StoredProducers:
@@ -118,6 +122,12 @@ class StoredProducers:
         self._lookups.put(_ABORTED + key, None)
         for name, _ in list(self._lookups.range(_ABORTED + key, _behind(key))):
             self._lookups.put(name, None)
+
+    def drop_topic(self, topic_id: bytes) -> None:
+        """All partitions of a declared topic have lost their records."""
+        for prefix in (_PRODUCERS + _declared(topic_id), _ABORTED + _declared(topic_id)):
+            for name, _ in list(self._lookups.range(prefix, after(prefix))):
+                self._lookups.put(name, None)
 
 
 def _aborted_key(key: bytes, offset: int) -> bytes:

@@ -18,7 +18,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     NewTopic,
 )
 
+from robustmq.shard.moving import SLICE_BATCHES
 from tests.broker import BrokerProcess, until
+from tests.faults.files import WRITE, FaultyFiles
 from tests.faults.load import (
     KafkaProducer,
     MqttPublisher,
@@ -43,10 +45,13 @@ class Switched:
         made = self.admin.create_topics([NewTopic(topic, PARTITIONS)])[topic]
         made.result(20)
 
-    def prefill(self) -> list[str]:
+    def prefill(self, in_a_batch: int = 20) -> list[str]:
         """Enough in partition 0 that it cannot be copied in one turn."""
         producer = Producer(
-            {"bootstrap.servers": f"127.0.0.1:{self.broker.kafka}", "batch.num.messages": 20}
+            {
+                "bootstrap.servers": f"127.0.0.1:{self.broker.kafka}",
+                "batch.num.messages": in_a_batch,
+            }
         )
         values = [f"old {number}" for number in range(PREFILLED)]
         for value in values:
@@ -187,3 +192,25 @@ def test_light_topics_change_their_mode_while_all_goes_on(tmp_path: Path, worker
             assert not doubled(values) and in_order(values, sent)
         subscriber.wait_for(publisher.acked)
         assert not doubled([payload for name, payload in subscriber.received if name != topics[2]])
+
+
+@pytest.mark.timeout(120)
+def test_yet_another_engine_while_a_partition_moves_and_kill_9_then_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = FaultyFiles(tmp_path)
+    for name, value in files.environment.items():
+        monkeypatch.setenv(name, value)
+    with BrokerProcess(tmp_path, 1) as broker:
+        switched = Switched(broker, "chosen")
+        switched.set(engine="rocksdb")
+        old = switched.prefill(2)
+        files.set(WRITE, "/segments/", wait_s=0.3)
+        switched.set(engine="segment")
+        until(lambda: files.hits() > 1, what="the begin of the copy")
+        switched.set(engine="shared")
+        broker.kill()
+        assert files.hits() < PREFILLED // 2 // SLICE_BATCHES, "the copy was under way"
+        files.clear()
+        broker.start()
+        assert read_log(broker, "chosen", PARTITIONS)[0] == old
