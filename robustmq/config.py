@@ -240,11 +240,13 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         bound(
             "bytes",
-            "All topics of mode memory in one worker; the oldest records make way.",
-            1 * MIB,
+            "All topics of mode memory in one worker, with 64 bytes a batch; the oldest records of"
+            " the largest make way. 0: by all workers a sixteenth of the machine's memory (or of"
+            " what its container may take), and 8 MiB at least.",
+            0,
             reloadable=False,
         ),
-    ] = 64 * MIB
+    ] = 0
     retention_check_s: Annotated[
         int,
         bound(

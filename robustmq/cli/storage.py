@@ -53,8 +53,8 @@ NAMES_ASKED = 200
 
 
 class ShardUse(msgspec.Struct, frozen=True):
-    """One shard: bytes on disk, and where its log stands. Of a stopped broker the topics are not
-    known (-1)."""
+    """One shard: bytes in mode memory and on disk, and where its log stands. Of a stopped broker
+    memory and topics are not known (-1)."""
 
     shard: int
     worker: int
@@ -68,6 +68,7 @@ class ShardUse(msgspec.Struct, frozen=True):
     checkpoint_position: int
     light_topics: int
     partitions: int
+    memory_bytes: int
     dead_bytes: int
 
 
@@ -131,6 +132,7 @@ def _list(files: Files, options: argparse.Namespace) -> int:
                 use.checkpoint if told is None else told.checkpoint_position,
                 told.light_topics if told is not None else -1,
                 told.partitions if told is not None else -1,
+                told.memory_bytes if told is not None else -1,
                 told.dead_bytes if told is not None else -1,
             )
         )
@@ -138,7 +140,7 @@ def _list(files: Files, options: argparse.Namespace) -> int:
         print_rows(rows)
         return 0
     headings = (
-        "shard", "worker", "log", "dead", "segments", "engines", "look-ups", "quarantine",
+        "shard", "worker", "memory", "log", "dead", "segments", "engines", "look-ups", "quarantine",
         "begins", "ends", "not checkpointed", "light topics", "partitions",
     )  # fmt: skip
     print_table([Column(name, True) for name in headings], map(_shard_cells, rows))
@@ -149,6 +151,7 @@ def _shard_cells(row: ShardUse) -> tuple[object, ...]:
     return (
         row.shard,
         row.worker if row.worker >= 0 else None,
+        sized(row.memory_bytes) if row.memory_bytes >= 0 else None,
         sized(row.log_bytes),
         sized(row.dead_bytes) if row.dead_bytes >= 0 else None,
         sized(row.segment_bytes),

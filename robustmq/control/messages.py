@@ -245,6 +245,8 @@ class ShardRow(msgspec.Struct, frozen=True):
     checkpoint_position: int
     light_topics: int
     partitions: int
+    memory_bytes: int
+    """What its topics of mode memory take."""
     dead_bytes: int
     """What nobody needs of its log, as of the last look of the cleaning; files that it has not
     looked at count as needed."""

@@ -25,6 +25,7 @@ from robustmq.promises import Promise
 from robustmq.shard.broker import Broker
 from robustmq.shard.partitions import HeldLog
 from robustmq.storage.lookups import after
+from robustmq.storage.memory import MemoryPartition
 
 LOOK_US = 20_000
 """How often an operator who waits for a compaction is told whether it is over."""
@@ -35,10 +36,14 @@ def list_shards(operator: Operator, _request: ListShards) -> Steps:
     """One row for each."""
     broker = operator.broker
     open_ = dict.fromkeys(broker.stores, 0)
+    memory = dict.fromkeys(broker.stores, 0)
     for held in broker.partitions.walk():
         open_[held.shard] += 1
+        if isinstance(held.log, MemoryPartition):
+            memory[held.shard] += held.log.weight
         yield None
     for shard, store in broker.stores.items():
+        rings = sum(ring.weight for _, ring in store.light.rings())
         yield ShardRow(
             shard,
             broker.worker_id,
@@ -47,7 +52,8 @@ def list_shards(operator: Operator, _request: ListShards) -> Steps:
             store.committed_position,
             store.checkpoint_position,
             len(store.light),
-            open_.get(shard, 0),
+            open_[shard],
+            memory[shard] + rings,
             _dead_bytes(broker, shard),
         )
 

@@ -212,6 +212,11 @@ COUNTERS: tuple[Counter, ...] = (
     _gauge("storage_held_log", _HELD, "robustmq_storage_held_bytes", engine="log"),
     _gauge("storage_held_segment", _HELD, "robustmq_storage_held_bytes", engine="segment"),
     _gauge("storage_held_memory", _HELD, "robustmq_storage_held_bytes", engine="memory"),
+    _gauge(
+        "storage_memory_bound_bytes",
+        "What all topics of mode memory of a worker may take (storage.memory_bytes).",
+    ),
+    _counter("storage_memory_bytes_dropped", "Bytes in mode memory that made way for newer ones."),
     _counter(
         "storage_log_read_memory", _READ, "robustmq_storage_log_read_bytes_total", source="memory"
     ),

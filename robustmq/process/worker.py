@@ -44,6 +44,7 @@ from robustmq.process.context import UNREADABLE, WorkerContext
 from robustmq.process.housekeeping import Housekeeping
 from robustmq.process.kafka_sasl import SaslVerifier
 from robustmq.process.long_work import LongWork
+from robustmq.process.machine_memory import ring_bytes
 from robustmq.process.meta import socket_path
 from robustmq.process.meta_client import LocalMeta, MetaClient, MetaPort
 from robustmq.process.spawn import spawn
@@ -58,6 +59,7 @@ from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.data_directory import DataDirectoryError, shard_directory
 from robustmq.storage.disk import RealDisk, free_bytes, total_bytes
 from robustmq.storage.kv import KeyValueSettings, open_key_value
+from robustmq.storage.memory import RingMemory
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 LINK_TIMEOUT_S = 5.0
@@ -208,6 +210,7 @@ class Worker:
         )
         self._bus.on_pressure(self._pressed)
         self._bus.on_turn_end(lambda: self._broker.end_turn())
+        self._rings = RingMemory(settings.storage.memory_bytes or ring_bytes(context.worker_count))
         around = Surroundings(
             self._bus,
             clock.monotonic_ms,
@@ -225,6 +228,7 @@ class Worker:
             lambda: (data_dir, total_bytes(data_dir), free_bytes(data_dir)),
             LongWork(loop),
             self._open_tier(loop),
+            self._rings,
         )
         self._broker = Broker(
             settings,
@@ -277,7 +281,6 @@ class Worker:
             storage.segment_bytes,
             storage.hot_bytes // shards,
             storage.checkpoint_bytes,
-            storage.memory_bytes // shards,
             storage.sync == "disk",
         )
 
@@ -298,6 +301,7 @@ class Worker:
                 view.shard_epoch(shard),
                 recovery,
                 lambda position, length: self._set_aside(shard, position, length),
+                self._rings,
             )
 
         return open_store

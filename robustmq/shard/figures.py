@@ -59,7 +59,8 @@ def _held(broker: Broker) -> dict[str, int]:
     return {
         "storage_held_log": log,
         "storage_held_segment": sum(store.disk_bytes for store in stores) - log,
-        "storage_held_memory": sum(store.light.memory_bytes for store in stores),
+        "storage_held_memory": broker.around.rings.held_bytes,
+        "storage_memory_bound_bytes": broker.around.rings.max_bytes,
     }
 
 
@@ -69,6 +70,7 @@ def _storage_totals(broker: Broker) -> dict[str, int]:
     found = {
         "storage_bytes_written": written,
         "storage_partition_bytes_written": sum(store.appended_bytes for store in stores) - written,
+        "storage_memory_bytes_dropped": broker.around.rings.dropped_bytes,
         "storage_fsyncs": max((store.disk.syncs for store in stores), default=0),
         "storage_log_read_memory": sum(store.log.hot_bytes_read for store in stores),
         "storage_log_read_disk": sum(store.log.cold_bytes_read for store in stores),

@@ -8,7 +8,8 @@ mended by the rule that `Partitions` opens them with: as long as the new one end
 does, the old one is in force and the copy goes on.
 
 Into memory as much goes as there is room for. Out of memory: what is appended to a partition that
-has still to move is acknowledged when it has moved (`settling`).
+has still to move is acknowledged when it has moved (`settling`), and none of it makes way for what
+other topics have in memory.
 
 Bounds: MOVES_AT_ONCE copies run in a worker, each by SLICE_BATCHES or SLICE_BYTES; others wait.
 """

@@ -275,8 +275,11 @@ class Partitions:
         shard = self._placement.shard(topic, partition)
         store, engine = self._stores[shard], known.engine
         name = partition_name(known.topic_id.bytes, partition)
+        old = known.logs[partition]
         from_memory = source == engines.MEMORY
         self.settling += from_memory
+        if isinstance(old, MemoryPartition):
+            store.rings.keep_all(old, True)
 
         def open_fresh() -> PartitionLog:
             fresh = store.open_beside(name, engine, known.settings)
@@ -297,13 +300,15 @@ class Partitions:
             del known.moves[partition]
             self.settling -= from_memory
             if why:
+                if isinstance(old, MemoryPartition):
+                    store.rings.keep_all(old, False)
                 self._report("a partition stays in its engine", topic, partition, why)
             elif not move.ended:
                 # The topic may have got yet another engine.
                 self._move(topic, known, partition)
 
-        bounded = known.settings.memory_bytes if engine == engines.MEMORY else 0
-        move = Move(store, shard, known.logs[partition], open_fresh, flip, over, bounded)
+        bounded = store.rings.max_bytes if engine == engines.MEMORY else 0
+        move = Move(store, shard, old, open_fresh, flip, over, bounded)
         known.moves[partition] = move
         self._moves.begin(move)
 
@@ -375,7 +380,6 @@ class Partitions:
         return PartitionSettings(
             segment_bytes=number("segment.bytes"),
             index_interval_bytes=number("index.interval.bytes"),
-            memory_bytes=self._defaults.memory_bytes,
             sync=mode in ("persistent", "tiered"),
             segment_ms=number("segment.ms"),
             segment_index_bytes=number("segment.index.bytes"),

@@ -15,6 +15,7 @@ from robustmq.shard.rpc import Bus
 from robustmq.shard.sessions import Authenticator
 from robustmq.storage.cold_log import ColdRuns
 from robustmq.storage.cold_segments import ColdSegments
+from robustmq.storage.memory import RingMemory
 from robustmq.storage.object_store import ObjectStore
 from robustmq.storage.tiered import ColdReads
 
@@ -66,12 +67,14 @@ class Surroundings:
         space: Callable[[], tuple[str, int, int]] = lambda: ("", -1, -1),
         off_loop: OffLoop = at_once,
         tier: TierAround | None = None,
+        rings: RingMemory | None = None,
     ) -> None:
         """`unique` gives random UUIDs; `count(name, amount)` adds to a counter; `log(level, text,
         **fields)`; `kick` runs what was submitted to the storage thread; `call_later(delay_us,
         run)` is the loop's; `space` tells the data directory, the bytes of its file system, and
         those that are free; `off_loop` runs what takes long on another thread;
-        `tier` is the object store of tiered partitions, if there is one."""
+        `tier` is the object store of tiered partitions, if there is one; `rings` is the memory
+        that topics of mode memory share, which the shards are opened with."""
         self.bus = bus
         self.monotonic_ms = monotonic_ms
         self.wall_ms = wall_ms
@@ -88,3 +91,4 @@ class Surroundings:
         self.access: Access = Unguarded() if access is None else access
         self.space = space
         self.tier = tier
+        self.rings = RingMemory() if rings is None else rings

@@ -35,7 +35,6 @@ class PartitionSettings(msgspec.Struct, frozen=True):
 
     segment_bytes: int = 64 * 1024 * 1024
     index_interval_bytes: int = 4096
-    memory_bytes: int = 64 * 1024 * 1024
     sync: bool = False
     log_append_time: bool = False
     segment_ms: int = 7 * 86_400_000

@@ -2,8 +2,8 @@
 
 A light topic is made by its first publish. What is known of it in memory is a slot of the topic
 index (next offset, position of its last batch); its batches lie scattered in the shard's log
-(`light.LightReader`). A topic of mode memory has a ring instead; all rings of a shard share one
-bound. LevelDB has the names, and where a topic begins that does not begin at 0.
+(`light.LightReader`). A topic of mode memory has a ring instead (`memory`). LevelDB has the names,
+and where a topic begins that does not begin at 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from robustmq.storage.engine import PartitionSettings, ReadResult
 from robustmq.storage.light import OTHER_PREFIX, LightReader
 from robustmq.storage.light_mending import Search
 from robustmq.storage.lookups import Lookups, after
-from robustmq.storage.memory import MemoryPartition
+from robustmq.storage.memory import MemoryPartition, RingMemory
 from robustmq.storage.shard_log import (
     BLOCK,
     NO_MARKER,
@@ -44,23 +44,24 @@ LEAVING_BYTES = 256 * 1024
 GRAVES_SLICE = 500
 """So many are looked at in one go."""
 MAX_BRIDGES = 65_536
+_RING = PartitionSettings()
+"""Rings of light topics have no settings."""
 
 
 class LightTopics:
     """The light topics of one shard."""
 
-    def __init__(self, log: ShardLog, lookups: Lookups, memory_bytes: int) -> None:
-        """All topics of mode memory hold so many bytes."""
+    def __init__(self, log: ShardLog, lookups: Lookups, memory: RingMemory) -> None:
+        """`memory`: what topics of mode memory share with all others of the worker."""
         self._log = log
         self._lookups = lookups
-        self._max_memory_bytes = memory_bytes
+        self._ring_memory = memory
         self._index = TopicIndex()
         self._reader = LightReader(log, self._index)
         self._new_topics: list[bytes] = []
-        self._memory: dict[bytes, MemoryPartition] = {}
-        self._memory_bytes = 0
+        self._rings: dict[bytes, MemoryPartition] = {}
         self._bases: dict[bytes, int] = {}
-        """Topics with a ring that have records in the log too: up to here."""
+        """Topics with a ring that have records in the log too: up to here (`_base`)."""
         self._reserved: dict[bytes, int] = {}
         """Topics with a ring that the log knows: after a restart they go on behind this offset."""
         self.left_memory: Callable[[bytes], None] = lambda topic: None
@@ -207,9 +208,9 @@ class LightTopics:
 
     def assign(self, block: bytearray, leader_epoch: int) -> None:
         """Give the entries of a block that is appended next their offsets, in place."""
-        if self._memory:
+        if self._rings:
             for entry in blocks.entries(block):
-                if entry.topic in self._memory:
+                if entry.topic in self._rings:
                     self.leave_memory(entry.topic, leader_epoch)
         self._index.assign(block, self._log.next_payload, leader_epoch, self._new_topics)
 
@@ -232,7 +233,7 @@ class LightTopics:
 
     def exists(self, topic: bytes) -> bool:
         """Is there such a light topic?"""
-        return topic in self._memory or self._index.lookup(topic) is not None
+        return topic in self._rings or self._index.lookup(topic) is not None
 
     def create(self, topic: bytes, timestamp_ms: int = 0) -> None:
         """Make an empty light topic."""
@@ -243,9 +244,9 @@ class LightTopics:
 
     def delete(self, topic: bytes, timestamp_ms: int = 0) -> None:
         """Delete a light topic."""
-        ring = self._memory.pop(topic, None)
+        ring = self._rings.pop(topic, None)
         if ring is not None:
-            self._memory_bytes -= ring.size
+            ring.close()
         self._bases.pop(topic, None)
         self._reserved.pop(topic, None)
         if self._index.remove(topic):
@@ -258,7 +259,7 @@ class LightTopics:
 
     def read(self, topic: bytes, offset: int, max_bytes: int, committed: bool = True) -> ReadResult:
         """Whole (committed) batches of a light topic from an offset on."""
-        ring = self._memory.get(topic)
+        ring = self._rings.get(topic)
         if ring is not None:
             return self._read_ring(topic, ring, offset, max_bytes)
         return self._reader.read(topic, offset, max_bytes, self._starts.get(topic, 0), committed)
@@ -267,7 +268,7 @@ class LightTopics:
         self, topic: bytes, ring: MemoryPartition, offset: int, max_bytes: int
     ) -> ReadResult:
         """From the log what a topic has there from before it was kept in memory."""
-        if offset >= self._bases.get(topic, 0):
+        if offset >= self._base(topic, ring):
             return ring.read(offset, max_bytes)
         found = self._reader.read(topic, offset, max_bytes, self._starts.get(topic, 0))
         if not (found.buffers or found.out_of_range or found.error or found.pending):
@@ -283,12 +284,12 @@ class LightTopics:
 
     def high_watermark(self, topic: bytes) -> int:
         """The end of what is committed of a light topic."""
-        ring = self._memory.get(topic)
+        ring = self._rings.get(topic)
         return ring.end_offset if ring is not None else self._reader.high_watermark(topic)
 
     def end_offset(self, topic: bytes) -> int:
         """The offset that the next record of a light topic gets."""
-        ring = self._memory.get(topic)
+        ring = self._rings.get(topic)
         if ring is not None:
             return ring.end_offset
         known = self._index.lookup(topic)
@@ -296,27 +297,25 @@ class LightTopics:
 
     def start_offset(self, topic: bytes) -> int:
         """The first offset that is kept of a light topic."""
-        ring = self._memory.get(topic)
-        if ring is not None and topic not in self._bases:
+        ring = self._rings.get(topic)
+        if ring is not None and not self._base(topic, ring):
             return ring.start_offset
         return self._reader.start(topic, self._starts.get(topic, 0))
 
     def known_start(self, topic: bytes) -> int:
         """The same as far as it is known without looking: not behind it."""
-        ring = self._memory.get(topic)
-        if ring is not None and topic not in self._bases:
+        ring = self._rings.get(topic)
+        if ring is not None and not self._base(topic, ring):
             return ring.start_offset
         return self._reader.known_start(topic, self._starts.get(topic, 0))
 
     def trim(self, topic: bytes, offset: int, timestamp_ms: int) -> int:
         """Have a light topic begin at an offset, not beyond its end; where it begins now. Its
         batches stay in the shard's log until that is cleaned."""
-        ring = self._memory.get(topic)
+        ring = self._rings.get(topic)
         if ring is not None:
-            before = ring.size
             if offset > ring.start_offset:
                 ring.trim(offset)
-            self._memory_bytes += ring.size - before
             if topic not in self._bases:
                 return ring.start_offset
             if self._outgrown(topic, ring):
@@ -340,9 +339,9 @@ class LightTopics:
 
     def offset_for_time(self, topic: bytes, timestamp_ms: int) -> tuple[int, int] | None:
         """The first batch at or after a time; -3: the greatest time stamp."""
-        ring = self._memory.get(topic)
+        ring = self._rings.get(topic)
         if ring is not None:
-            if topic in self._bases and timestamp_ms >= 0:
+            if self._base(topic, ring) and timestamp_ms >= 0:
                 start = self._starts.get(topic, 0)
                 found = self._reader.offset_for_time(topic, timestamp_ms, start)
                 if found is not None:
@@ -359,7 +358,7 @@ class LightTopics:
         """The last record of a topic that is kept in the log is not younger than this (wall clock
         ms); 0: nobody knows."""
         known = self._index.lookup(topic)
-        if known is None or known[1] == NO_POSITION or topic in self._memory:
+        if known is None or known[1] == NO_POSITION or topic in self._rings:
             return 0
         return self._log.files.written_before(known[1])
 
@@ -446,23 +445,18 @@ class LightTopics:
 
     def last_batches(self, topic: bytes, max_bytes: int) -> Iterable[BatchInfo]:
         """Headers of the last batches of a light topic, oldest first."""
-        ring = self._memory.get(topic)
+        ring = self._rings.get(topic)
         if ring is not None:
             return ring.last_batches(max_bytes)
         return self._reader.last_batches(topic, max_bytes)
 
-    @property
-    def memory_bytes(self) -> int:
-        """What topics of mode memory hold."""
-        return self._memory_bytes
-
     def rings(self) -> list[tuple[bytes, MemoryPartition]]:
         """The topics of mode memory, with what they hold."""
-        return list(self._memory.items())
+        return list(self._rings.items())
 
     def topics(self, limit: int) -> list[bytes]:
         """Names of light topics, so many at most."""
-        found = [*self._memory, *self._new_topics][:limit]
+        found = [*self._rings, *self._new_topics][:limit]
         names = set(found)
         for key, _ in self._lookups.range(_TOPIC, after(_TOPIC)):
             if len(found) >= limit:
@@ -473,66 +467,65 @@ class LightTopics:
         return found
 
     def __len__(self) -> int:
-        return len(self._index) + len(self._memory) - self.others
+        return len(self._index) + len(self._rings) - self.others
 
     def append_memory(self, block: bytearray, leader_epoch: int) -> None:
         """Append a block of topics in memory mode, giving offsets in place; the oldest make
         way."""
         for entry in blocks.entries(block):
             topic = entry.topic
-            ring = self._memory.get(topic) or self._begin_ring(topic)
-            before = ring.size
+            ring = self._rings.get(topic) or self._begin_ring(topic)
             batch = block[entry.batch_begin : entry.end]
             base_offset = ring.append(batch, leader_epoch)
             blocks.set_base_offset(block, entry.begin, base_offset)
-            self._memory_bytes += ring.size - before
             if topic in self._reserved:
                 self._outgrown(topic, ring)
                 if ring.end_offset + RESERVED_OFFSETS // 2 > self._reserved[topic]:
                     self._reserved[topic] = ring.end_offset + RESERVED_OFFSETS
                     self.place(topic, self._reserved[topic])
-        while self._memory_bytes > self._max_memory_bytes:
-            freed = self._free_memory()
-            if not freed:
-                break
-            self._memory_bytes -= freed
 
     def _begin_ring(self, topic: bytes) -> MemoryPartition:
-        ring = MemoryPartition(PartitionSettings(memory_bytes=self._max_memory_bytes))
+        ring = MemoryPartition(_RING, self._ring_memory)
         known = self._index.lookup(topic)
         if known is not None:
             ring.start_offset = ring.end_offset = self._reserved[topic] = known[0]
             if known[1] != NO_POSITION:
                 self._bases[topic] = known[0]
-        self._memory[topic] = ring
+        self._rings[topic] = ring
         return ring
 
+    def _base(self, topic: bytes, ring: MemoryPartition) -> int:
+        """What of a topic with a ring stands in the log ends here; 0: there is nothing, or the ring
+        has let its oldest go, and with it goes what the log has before them."""
+        base = self._bases.get(topic, 0)
+        return base if ring.start_offset <= base else 0
+
     def _outgrown(self, topic: bytes, ring: MemoryPartition) -> bool:
-        """Has the ring let its oldest go? Then what the log has before them goes, too."""
-        base = self._bases.get(topic)
-        if base is None or ring.start_offset <= base:
+        """Has the ring let its oldest go? Then the log says that those before them went, too."""
+        if topic not in self._bases or self._base(topic, ring):
             return False
-        del self._bases[topic]
-        self._trim_log(topic, base, 0)
+        self._trim_log(topic, self._bases.pop(topic), 0)
         return True
 
     def in_memory(self, topic: bytes) -> bool:
         """Has the topic a ring?"""
-        return topic in self._memory
+        return topic in self._rings
 
     def leave_memory(self, topic: bytes, leader_epoch: int) -> int:
         """A topic has another mode than memory now: what its ring holds goes into the log, at its
         offsets; the bytes. Subscribers were told of it already, so the entries are such that tell
         nothing."""
-        ring = self._memory.pop(topic)
-        self._memory_bytes -= ring.size
+        ring = self._rings.pop(topic)
+        size = ring.size
+        self._outgrown(topic, ring)
         self._reserved.pop(topic, None)
         whole = self._bases.pop(topic, None) is not None
         known = self._index.lookup(topic)
         if known is None:
             self._new_topics.append(topic)
-        first, end_offset = ring.start_offset, ring.end_offset
-        batches = ring.batches()
+        first = start_offset = ring.start_offset
+        end_offset, batches = ring.end_offset, ring.batches()
+        ring.close()
         if batches:
             first = int.from_bytes(batches[0][:8], "big")
         self._index.set(topic, first, NO_POSITION if known is None else known[1])
@@ -548,23 +541,12 @@ class LightTopics:
         else:
             self.place(topic, end_offset)
         self.left_memory(topic)
-        if ring.start_offset > first or (ring.start_offset and not whole):
-            self._trim_log(topic, ring.start_offset, 0)
-        return ring.size
+        if start_offset > first or (start_offset and not whole):
+            self._trim_log(topic, start_offset, 0)
+        return size
 
     def _append_left(self, block: bytearray, leader_epoch: int) -> None:
         self._index.assign(
             block, self._log.next_payload + len(NO_MARKER), leader_epoch, self._new_topics
         )
         self._log.append(SHARED_BLOCK, NO_MARKER + block, 0, 0, 0)
-
-    def _free_memory(self) -> int:
-        """Free the oldest batch of the topic that is first in turn, and put that topic last."""
-        for topic in list(self._memory):
-            ring = self._memory.pop(topic)
-            self._memory[topic] = ring
-            freed = ring.drop_first()
-            if freed:
-                self._outgrown(topic, ring)
-                return freed
-        return 0

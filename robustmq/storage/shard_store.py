@@ -30,6 +30,7 @@ from robustmq.storage.kv import KeyValue
 from robustmq.storage.light_topics import LightTopics
 from robustmq.storage.log_files import LogFile
 from robustmq.storage.lookups import Lookups, after
+from robustmq.storage.memory import MemoryPartition, RingMemory
 from robustmq.storage.retained_values import RetainedValues
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.segment_opening import is_small
@@ -70,7 +71,6 @@ class StoreSettings(msgspec.Struct, frozen=True):
     segment_bytes: int = 64 * 1024 * 1024
     hot_bytes: int = 4 * 1024 * 1024
     checkpoint_bytes: int = 64 * 1024 * 1024
-    memory_bytes: int = 8 * 1024 * 1024
     sync: bool = False
 
 
@@ -104,29 +104,27 @@ class ShardStore:
         leader_epoch: int,
         listener: RecoveryListener,
         corruption: Callable[[int, int], None],
+        rings: RingMemory | None = None,
     ) -> None:
-        """Opens and recovers the shard; `corruption(position, length)` hears of quarantined
-        bytes."""
+        """Opens and recovers the shard; `corruption(position, length)` hears of quarantined bytes;
+        `rings` is what mode memory has to share with other shards: some of its own unless given."""
         self._directory = directory
         self._settings = settings
         self._disk = disk
         self._kv = kv
         self._committer = committer
         self.leader_epoch = leader_epoch
-        self.log = ShardLog(
-            f"{directory}/log",
-            disk,
-            settings.segment_bytes,
-            settings.hot_bytes,
-            self._corruption,
-        )
+        segment_bytes, hot_bytes = settings.segment_bytes, settings.hot_bytes
+        self.log = ShardLog(f"{directory}/log", disk, segment_bytes, hot_bytes, self._corruption)
         self._sources: dict[int, int] = {}
         self._lookups = Lookups(kv)
         self.cold = self.log.cold = ColdLog(self._lookups)
         """What of the log is in the object store."""
         self.copy_path = f"{directory}/upload"
         """Where what is about to be uploaded is written."""
-        self.light = LightTopics(self.log, self._lookups, settings.memory_bytes)
+        self.rings = rings or RingMemory()
+        """The memory of its topics of mode memory, light and declared."""
+        self.light = LightTopics(self.log, self._lookups, self.rings)
         self.shared = SharedPartitions(self.log, self.light, self._lookups, self.append)
         self.retained = RetainedValues(self._lookups)
         self.delayed = DelayedMessages(self._lookups)
@@ -505,6 +503,8 @@ class ShardStore:
         """Open what an engine has of a partition: another one may be in force."""
         if engine_name == engines.SHARED:
             return self.shared.open(*split_name(name), settings)
+        if engine_name == engines.MEMORY:
+            return MemoryPartition(settings, self.rings)
         return engine(engine_name)(self._path_of(name, engine_name), self._disk, settings)
 
     def _path_of(self, name: str, engine_name: str) -> str:

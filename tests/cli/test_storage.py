@@ -79,6 +79,8 @@ def test_shards_are_listed_with_what_they_hold(broker: BrokerProcess) -> None:
     assert [row["shard"] for row in shards] == list(range(16))
     assert sum(row["light_topics"] for row in shards) >= 102
     assert sum(row["partitions"] for row in shards) == 3
+    memory = [row["memory_bytes"] for row in shards if row["memory_bytes"]]
+    assert len(memory) == 1 and 100 < memory[0] < 300
     assert all(row["end_position"] - row["start_position"] >= 0 for row in shards)
     # What nobody waits for is committed a moment later.
     until(

@@ -30,6 +30,7 @@ from robustmq.shard.surroundings import Surroundings, TierAround
 from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.disk import Crash, MemoryDisk
 from robustmq.storage.kv import MemoryKeyValue
+from robustmq.storage.memory import RingMemory
 from robustmq.storage.shard_store import ShardStore, StoreSettings
 
 WALL_OFFSET_MS = 1_700_000_000_000
@@ -342,6 +343,8 @@ class World:
         view = SimView(self.cluster, number)
         committer = InlineCommitter(self._storage_thread(number, life))
 
+        rings = RingMemory()
+
         def open_store(shard: int, recovery: Recovery) -> ShardStore:
             self.cluster.epochs[shard] += 1
             return ShardStore(
@@ -357,6 +360,7 @@ class World:
                 self.cluster.epochs[shard],
                 recovery,
                 _undamaged,
+                rings,
             )
 
         around = Surroundings(
@@ -374,6 +378,7 @@ class World:
                 delay_us / 1000 + self.scheduler.random.random(), self.alive(number, life, run)
             ),
             tier=self._tier(self, number, life) if self._tier is not None else None,
+            rings=rings,
         )
         broker = Broker(self.settings, number, self.worker_count, view, around, open_store)
         broker.checkpoints.slice_bytes = broker.checkpoints.looks_a_slice = 1

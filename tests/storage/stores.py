@@ -6,8 +6,10 @@ from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.records import Record
 from robustmq.storage.committer import InlineCommitter
-from robustmq.storage.disk import MemoryDisk
+from robustmq.storage.disk import Disk, MemoryDisk
+from robustmq.storage.engine import PartitionLog, PartitionSettings
 from robustmq.storage.kv import MemoryKeyValue
+from robustmq.storage.memory import MemoryPartition, RingMemory
 from robustmq.storage.shard_store import BLOCK, ShardStore, StoreSettings
 from robustmq.storage.stored_producers import StoredProducers
 
@@ -42,11 +44,12 @@ class Heard:
 class Machine:
     """A disk, a key-value store, and a shard on them that can be opened again and again."""
 
-    def __init__(self, settings: StoreSettings | None = None) -> None:
+    def __init__(self, settings: StoreSettings | None = None, ring_bytes: int = 1 << 20) -> None:
         self.settings = settings or StoreSettings(segment_bytes=2_000, hot_bytes=500)
         self.disk = MemoryDisk()
         self.kv = MemoryKeyValue()
         self.epoch = 0
+        self.ring_bytes = ring_bytes
         self.open()
 
     def open(self) -> ShardStore:
@@ -63,6 +66,7 @@ class Machine:
             self.epoch,
             self.heard,
             self.heard.on_corruption,
+            RingMemory(self.ring_bytes),
         )
         return self.store
 
@@ -107,3 +111,9 @@ def values_of(data: bytes, first_offset: int) -> list[bytes]:
         assert info.crc_ok and info.base_offset == first_offset + len(found)
         found += [one.value or b"" for one in batches.parse(data, begin, begin + info.length)]
     return found
+
+
+def open_ring(directory: str, disk: Disk, settings: PartitionSettings) -> PartitionLog:
+    """A partition in memory, opened as one with files is."""
+    del directory, disk
+    return MemoryPartition(settings, RingMemory())

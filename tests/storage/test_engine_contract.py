@@ -44,7 +44,7 @@ from robustmq.storage.engine import (
 )
 from robustmq.storage.rocksdb_engine import open_partition as open_rocksdb
 from robustmq.storage.rocksdb_stored import open_stored as open_stored_rocksdb
-from tests.storage.stores import Machine
+from tests.storage.stores import Machine, open_ring
 
 NOW_MS = 1_700_000_000_000
 SETTINGS = PartitionSettings(segment_bytes=500, index_interval_bytes=120)
@@ -149,7 +149,7 @@ def _path(directory: Path) -> str:
 
 
 ENGINES: dict[str, Callable[[Path], Harness]] = {
-    "memory": lambda directory: OwnFiles(engine("memory"), MemoryDisk(), "/p", False),
+    "memory": lambda directory: OwnFiles(open_ring, MemoryDisk(), "/p", False),
     "segment": lambda directory: OwnFiles(engine("segment"), MemoryDisk(), "/p", True),
     "segment on a disk": lambda directory: OwnFiles(
         engine("segment"), RealDisk(), _path(directory), True

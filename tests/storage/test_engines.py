@@ -10,7 +10,8 @@ from robustmq.core.publish import build_entry
 from robustmq.promises import Promise
 from robustmq.storage.disk import MemoryDisk
 from robustmq.storage.engine import PartitionSettings, ReadResult, engine
-from tests.storage.stores import NOW_MS, Machine, batch, values_of
+from robustmq.storage.memory import MemoryPartition, RingMemory
+from tests.storage.stores import NOW_MS, Machine, batch, open_ring, values_of
 
 
 class Log(Protocol):
@@ -30,7 +31,8 @@ class Engine:
     def __init__(self, name: str) -> None:
         self.immediate = name == "memory"
         settings = PartitionSettings(segment_bytes=400, index_interval_bytes=100)
-        self.log = engine(name)("/p", MemoryDisk(), settings)
+        opened = open_ring if self.immediate else engine(name)
+        self.log = opened("/p", MemoryDisk(), settings)
         self.read = self.log.read
         self.offset_for_time = self.log.offset_for_time
 
@@ -146,14 +148,14 @@ def test_a_batch_larger_than_any_buffer_is_read_whole(log: Log) -> None:
 
 
 def test_offsets_of_a_memory_log_are_not_used_again_after_a_restart() -> None:
-    log = engine("memory")("/p", MemoryDisk(), PartitionSettings())
+    log = MemoryPartition(PartitionSettings(), RingMemory())
     log.resume_at(12)
     assert log.append(bytearray(batch(b"a")), 1) == 12
     assert log.read(3, 100).out_of_range and log.start_offset == 12
 
 
 def test_the_oldest_batches_of_a_memory_log_make_way() -> None:
-    log = engine("memory")("/p", MemoryDisk(), PartitionSettings(memory_bytes=1_000))
+    log = MemoryPartition(PartitionSettings(), RingMemory(2_000))
     for _ in range(100):
         log.append(bytearray(batch(b"x" * 50)), 1)
     assert log.end_offset == 100 and log.start_offset > 85

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from robustmq.core.publish import build_entry
-from robustmq.storage.shard_store import StoreSettings
 from tests.storage.stores import Machine, batch, values_of
 
 T = b"t"
@@ -66,7 +65,7 @@ def test_a_topic_that_was_always_in_memory_leaves_it_with_all_it_has() -> None:
 
 
 def test_what_made_way_in_memory_takes_along_what_the_log_has_before_it() -> None:
-    machine = Machine(StoreSettings(segment_bytes=2_000, hot_bytes=500, memory_bytes=400))
+    machine = Machine(ring_bytes=800)
     machine.publish(T, b"old")
     machine.commit()
     for number in range(20):
@@ -95,7 +94,7 @@ def test_offsets_that_were_given_in_memory_are_not_given_again_after_a_restart()
 
 
 def test_a_topic_that_is_deleted_gives_its_memory_back() -> None:
-    machine = Machine(StoreSettings(segment_bytes=2_000, hot_bytes=500, memory_bytes=1_000))
+    machine = Machine(ring_bytes=1_200)
     for round_ in range(20):
         in_memory(machine, b"x" * 500, topic=b"%d" % round_)
         machine.store.light.delete(b"%d" % round_)

@@ -13,7 +13,8 @@ from robustmq.records import Record
 from robustmq.shard.commits import Commits
 from robustmq.shard.moving import Move, Moves
 from robustmq.storage.disk import MemoryDisk, RealDisk
-from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
+from robustmq.storage.engine import PartitionLog, PartitionSettings
+from robustmq.storage.memory import MemoryPartition, RingMemory
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.verification import Fault, Verification
 from tests.storage.stores import Machine, batch
@@ -290,7 +291,7 @@ def test_a_move_to_another_engine_leaves_out_what_is_lost() -> None:
     files.disk.files[name(6)][2 * ONE + 30] ^= 1
     machine = Machine()
     store = machine.store
-    fresh = engine("memory")("/q", MemoryDisk(), PartitionSettings())
+    fresh = MemoryPartition(PartitionSettings(), RingMemory())
     commits = Commits({0: store}, lambda: None)
     over: list[str] = []
     flipped: list[PartitionLog] = []
