@@ -196,7 +196,7 @@ def _topics(files: Files, options: argparse.Namespace) -> int:
         held = files.node.ask(ListHeld(filter=options.match), HeldRow)
         rows += [
             SizeRow(
-                row.topic, row.partition, row.shard, row.engine, row.mode, row.bytes,
+                row.topic, row.partition, row.shard, row.engine, row.mode, row.tiered, row.bytes,
                 row.end_offset - row.start_offset, row.start_offset, row.end_offset, row.last_ms,
             )
             for row in held
@@ -209,8 +209,8 @@ def _topics(files: Files, options: argparse.Namespace) -> int:
         return 0
     columns = [
         Column("topic"), Column("partition", True), Column("shard", True), Column("engine"),
-        Column("mode"), Column("bytes", True), Column("records", True), Column("offsets", True),
-        Column("last", True),
+        Column("mode"), Column("tiered"), Column("bytes", True), Column("records", True),
+        Column("offsets", True), Column("last", True),
     ]  # fmt: skip
     print_table(columns, map(_topic_cells, rows))
     return 0
@@ -219,7 +219,7 @@ def _topics(files: Files, options: argparse.Namespace) -> int:
 def _topic_cells(row: SizeRow) -> tuple[object, ...]:
     offsets = f"{row.first_offset}-{row.next_offset}" if row.next_offset >= 0 else None
     return (
-        row.topic, row.partition, row.shard, row.engine or None, row.mode or None,
+        row.topic, row.partition, row.shard, row.engine or None, row.mode or None, row.tiered,
         sized(row.bytes), row.records if row.records >= 0 else None, offsets,
         ago(row.last_ms) if row.last_ms > 0 else None,
     )  # fmt: skip
@@ -237,6 +237,7 @@ def _kept(node: Node, rows: list[SizeRow]) -> list[SizeRow]:
             row,
             topic=known[row.topic].name,
             mode=known[row.topic].mode,
+            tiered=known[row.topic].mode == "tiered",
             engine=known[row.topic].engine,
         )
         if not row.mode and row.topic in known

@@ -32,13 +32,14 @@ LOCK_FILE = "lock"
 
 
 class SizeRow(msgspec.Struct, frozen=True):
-    """One topic, or one partition; -1 and "" where something is not known."""
+    """One topic, or one partition; -1, "" and None where something is not known."""
 
     topic: str
     partition: int
     shard: int
     engine: str
     mode: str
+    tiered: bool | None
     bytes: int
     records: int
     first_offset: int
@@ -156,7 +157,7 @@ def light_sizes(
             pace.passed(read)
         rows += [
             SizeRow(
-                *_named(one.name), shard, "", "", one.bytes, one.records, one.first_offset,
+                *_named(one.name), shard, "", "", None, one.bytes, one.records, one.first_offset,
                 one.next_offset, one.last_ms,
             )
             for one in sizes.rows(by, limit)
@@ -181,7 +182,9 @@ def declared_sizes(files: Files, fits: Callable[[str], bool]) -> list[SizeRow]:
             topic_id, _, partition = stored.path.name.partition("-")
             if fits(topic_id):
                 sizes = _engine_sizes(stored)
-                rows.append(SizeRow(topic_id, int(partition), shard, stored.engine, "", *sizes))
+                rows.append(
+                    SizeRow(topic_id, int(partition), shard, stored.engine, "", None, *sizes)
+                )
         for folder in sorted((directory / "segments").glob("*-*")):
             topic_id, _, partition = folder.name.partition("-")
             paths = sorted(folder.glob("*.log"))
@@ -194,7 +197,7 @@ def declared_sizes(files: Files, fits: Callable[[str], bool]) -> list[SizeRow]:
                     last_ms = max(one.info.max_timestamp, last_ms)
             rows.append(
                 SizeRow(
-                    topic_id, int(partition), shard, "segment", "",
+                    topic_id, int(partition), shard, "segment", "", None,
                     sum(path.stat().st_size for path in paths), following - first, first, following,
                     last_ms,
                 )

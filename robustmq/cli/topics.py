@@ -62,8 +62,11 @@ def _print(rows: list[TopicRow], options: argparse.Namespace) -> None:
     if options.json:
         print_rows(rows)
         return
-    names = ("topic", "partitions", "mode", "engine", "cleanup.policy", "retention.ms")
-    columns = [Column(name, name in NUMBERS) for name in (*names, "retention.bytes", "moving")]
+    names = (
+        "topic", "partitions", "mode", "engine", "tiered", "cleanup.policy", "retention.ms",
+        "retention.bytes", "moving",
+    )  # fmt: skip
+    columns = [Column(name, name in NUMBERS) for name in names]
     print_table(columns, (msgspec.structs.astuple(row) for row in rows))
 
 

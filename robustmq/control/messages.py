@@ -253,7 +253,8 @@ class ShardRow(msgspec.Struct, frozen=True):
 
 
 class HeldRow(msgspec.Struct, frozen=True):
-    """One partition that is not in the log of a shard."""
+    """One partition that is not in the log of a shard. `tiered`: closed segments go to the object
+    store, by its mode or by `remote.storage.enable`."""
 
     topic: str
     partition: int
@@ -261,6 +262,7 @@ class HeldRow(msgspec.Struct, frozen=True):
     worker: int
     engine: str
     mode: str
+    tiered: bool
     bytes: int
     start_offset: int
     end_offset: int
@@ -311,13 +313,15 @@ class SetTopic(Request, frozen=True, tag="topics_set", forbid_unknown_fields=Tru
 
 
 class TopicRow(msgspec.Struct, frozen=True):
-    """A declared topic and how it is kept: as it says itself, or by rules and defaults. `moving`:
+    """A declared topic and how it is kept: as it says itself, or by rules and defaults. `tiered`:
+    closed segments go to the object store, by its mode or by `remote.storage.enable`; `moving`:
     partitions of this worker on their way to another engine."""
 
     topic: str
     partitions: int
     mode: str
     engine: str
+    tiered: bool
     cleanup_policy: str
     retention_ms: int
     retention_bytes: int

@@ -26,6 +26,7 @@ from robustmq.shard.broker import Broker
 from robustmq.shard.partitions import HeldLog
 from robustmq.storage.lookups import after
 from robustmq.storage.memory import MemoryPartition
+from robustmq.storage.segment import SegmentPartition
 
 LOOK_US = 20_000
 """How often an operator who waits for a compaction is told whether it is over."""
@@ -87,6 +88,7 @@ def list_held(operator: Operator, request: ListHeld) -> Steps:
                 broker.worker_id,
                 engines.MEMORY,
                 "memory",
+                False,
                 ring.size,
                 ring.start_offset,
                 ring.end_offset,
@@ -105,6 +107,7 @@ def _held_row(broker: Broker, held: HeldLog, name: str) -> HeldRow:
         broker.worker_id,
         engines.MEMORY if kept.mode == "memory" else kept.engine,
         kept.mode,
+        isinstance(log, SegmentPartition) and log.settings.tiered,
         log.size,
         log.start_offset,
         log.end_offset,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from robustmq import names
+from robustmq import engines, names
 from robustmq.control.contract import Operator, Refused, Steps, pattern
 from robustmq.control.messages import ListTopics, SetTopic, ShowTopicMetrics, TopicRow
 from robustmq.kafka.config_resources import RESOURCES, TOPIC
 from robustmq.kafka.gateway import AdminResult
-from robustmq.kafka.topic_configs import effective
+from robustmq.kafka.topic_configs import effective, is_tiered
 from robustmq.promises import start
 
 
@@ -46,6 +46,7 @@ def _row(operator: Operator, name: bytes, shown: str) -> TopicRow | None:
     if topic is None:
         return None
     kept = broker.placement.kept(name)
+    in_files = kept.engine == engines.SEGMENT and kept.mode != "memory"
     defaults = broker.kafka.gateway.defaults_of(name)
 
     def text(setting: str) -> str:
@@ -56,6 +57,7 @@ def _row(operator: Operator, name: bytes, shown: str) -> TopicRow | None:
         topic.partitions,
         kept.mode,
         kept.engine if kept.mode != "memory" else "",
+        in_files and is_tiered(topic.configs, defaults, kept.mode),
         text("cleanup.policy"),
         int(text("retention.ms")),
         int(text("retention.bytes")),

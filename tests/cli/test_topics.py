@@ -60,6 +60,57 @@ def test_topics_are_listed_and_set_while_the_broker_runs(tmp_path: Path) -> None
         assert robustmq("topics", *node)[0] == 0, "the counters of [[topic_metrics]]"
 
 
+TIERED_RULE = """
+[[storage.rules]]
+filter = "light/cold"
+mode = "tiered"
+"""
+
+
+def test_a_topic_is_shown_to_be_tiered_however_it_was_said(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    where = {"STORAGE__TIERING__URL": store.as_uri()}
+    with BrokerProcess(tmp_path, 2, TIERED_RULE, **where) as broker:
+        node = ("--data-dir", str(broker.data))
+        enabled, mode = {"remote.storage.enable": "true"}, {"robustmq.storage.mode": "tiered"}
+        client = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}"})
+        made = client.create_topics(
+            [
+                NewTopic("enabled", 1, config=enabled),
+                NewTopic("by-mode", 1, config=mode),
+                NewTopic("plain", 1),
+            ]
+        )
+        for one in made.values():
+            one.result(20)
+        for topic in ("enabled", "by-mode", "plain", "light/cold", "light/warm"):
+            told = ("-p", str(broker.mqtt), "-t", topic, "-m", "x", "-q", "1")
+            assert robustmq("pub", *told)[0] == 0
+
+        def tiered(*verb: str) -> dict[str, tuple[str, bool]]:
+            code, said, told = robustmq(*verb, "--json", *node)
+            assert not code, told
+            found = map(json.loads, said.splitlines())
+            return {row["topic"]: (row["mode"], row["tiered"]) for row in found}
+
+        declared = {
+            "enabled": ("hybrid", True),
+            "by-mode": ("tiered", True),
+            "plain": ("hybrid", False),
+        }
+        assert tiered("topics", "list") == declared
+        light = {"light/cold": ("tiered", True), "light/warm": ("hybrid", False)}
+        assert tiered("storage", "topics") == {**declared, **light}
+        off = ("--set", "remote.storage.enable=false", "--set", "remote.log.delete.on.disable=true")
+        code, table, told = robustmq("topics", "set", "enabled", *off, *node)
+        assert code == 0 and " no " in table, told
+        assert tiered("topics", "list")["enabled"] == ("hybrid", False)
+        until(lambda: tiered("storage", "topics")["enabled"] == ("hybrid", False))
+        assert " yes " in robustmq("topics", "list", *node)[1]
+        assert " yes " in robustmq("storage", "topics", *node)[1]
+
+
 def test_the_help_of_topics_names_its_verbs() -> None:
     code, said, _ = robustmq("topics", "--help")
     assert code == 0
