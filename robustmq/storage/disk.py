@@ -654,12 +654,14 @@ class MemoryDisk:
     def close(self) -> None:
         """Nothing is open."""
 
-    def lose_power(self, keep: float) -> None:
-        """Of what each file was not synced, keep this part (0 to 1), cut at any byte."""
+    def lose_power(self, keep: float | Callable[[str], float]) -> None:
+        """Of what each file was not synced, keep this part (0 to 1; by its path), cut at any
+        byte."""
         self.boots += 1
         for path, file in self.files.items():
             synced = self.synced.get(path, 0)
-            del file[synced + int((len(file) - synced) * keep) :]
+            part = keep(path) if callable(keep) else keep
+            del file[synced + int((len(file) - synced) * part) :]
 
     def _maybe_fail(self) -> None:
         if self.fail_next:

@@ -42,8 +42,9 @@ class History:
         cleaned: bool = False,
         settings: Settings | None = None,
         tier: Callable[[World, int, int], TierAround] | None = None,
+        loses_power: bool = False,
     ) -> None:
-        self.world = World(seed, workers, settings, cleaned, tier)
+        self.world = World(seed, workers, settings, cleaned, tier, loses_power=loses_power)
         self.random = self.world.scheduler.random
         self.seen: dict[tuple[Partition, int], bytes] = {}
         view = next(iter(self.world.cluster.views.values()))

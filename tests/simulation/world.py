@@ -304,10 +304,13 @@ class World:
         cleaned: bool = False,
         tier: Callable[[World, int, int], TierAround] | None = None,
         disk: Callable[[], MemoryDisk] = MemoryDisk,
+        loses_power: bool = False,
     ) -> None:
         """`cleaned`: the logs of shards are small files, and cleaned all the time. `tier` gives a
-        worker, in each of its lives, its object store; `disk` makes what a worker writes to."""
+        worker, in each of its lives, its object store; `disk` makes what a worker writes to. With
+        `loses_power` it is synced, and half of the kills take what is not."""
         self._tier = tier
+        self._loses_power = loses_power
         self.cleaned = cleaned
         self.scheduler = Scheduler(seed)
         few = NodeSettings(shards=3) if cleaned else NodeSettings()
@@ -353,6 +356,7 @@ class World:
                     segment_bytes=2_000 if self.cleaned else 64 * 1024,
                     hot_bytes=500 if self.cleaned else 16 * 1024,
                     checkpoint_bytes=self.checkpoint_bytes,
+                    sync=self._loses_power,
                 ),
                 self.disks[number],
                 self.kvs[shard],
@@ -440,6 +444,16 @@ class World:
         for other in range(self.worker_count):
             self.cut(number, other)
         self._tear(number)
+        if self._loses_power and self.scheduler.random.random() < 0.5:
+            self._lose_power(number)
+
+    def _lose_power(self, number: int) -> None:
+        """Each file and each key-value store keeps another part of what is not synced."""
+        chance = self.scheduler.random.random
+        self.disks[number].lose_power(lambda path: chance())
+        for shard, kv in self.kvs.items():
+            if shard % self.worker_count == number:
+                kv.lose_power(chance())
 
     def _tear(self, number: int) -> None:
         """The storage thread dies in the middle of its batch: some of the bytes are written."""
