@@ -309,6 +309,8 @@ class World:
         """`cleaned`: the logs of shards are small files, and cleaned all the time. `tier` gives a
         worker, in each of its lives, its object store; `disk` makes what a worker writes to. With
         `loses_power` it is synced, and half of the kills take what is not."""
+        self.on_loss: Callable[[int, int], None] = _undamaged
+        """Hears of (position or offset, bytes) what is lost."""
         self._tier = tier
         self._loses_power = loses_power
         self.cleaned = cleaned
@@ -363,7 +365,7 @@ class World:
                 committer,
                 self.cluster.epochs[shard],
                 recovery,
-                _undamaged,
+                self.on_loss,
                 rings,
             )
 
