@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from paho.mqtt import publish as paho_publish
 
 from tests.broker import BrokerProcess, until
 from tests.cli.test_clients import robustmq
+from tests.cli.test_storage import rows as storage_rows
 from tests.faults.load import read_log
 
 RULES = """
@@ -84,31 +87,28 @@ def test_a_topic_is_shown_to_be_tiered_however_it_was_said(tmp_path: Path) -> No
         )
         for one in made.values():
             one.result(20)
-        for topic in ("enabled", "by-mode", "plain", "light/cold", "light/warm"):
-            told = ("-p", str(broker.mqtt), "-t", topic, "-m", "x", "-q", "1")
-            assert robustmq("pub", *told)[0] == 0
+        names = ("enabled", "by-mode", "plain", "light/cold", "light/warm")
+        paho_publish.multiple([(name, "x", 1, False) for name in names], port=broker.mqtt)
 
-        def tiered(*verb: str) -> dict[str, tuple[str, bool]]:
-            code, said, told = robustmq(*verb, "--json", *node)
-            assert not code, told
-            found = map(json.loads, said.splitlines())
-            return {row["topic"]: (row["mode"], row["tiered"]) for row in found}
+        def shown(rows: Iterable[dict[str, object]]) -> dict[object, object]:
+            return {row["topic"]: (row["mode"], row["tiered"]) for row in rows}
 
         declared = {
             "enabled": ("hybrid", True),
             "by-mode": ("tiered", True),
             "plain": ("hybrid", False),
         }
-        assert tiered("topics", "list") == declared
         light = {"light/cold": ("tiered", True), "light/warm": ("hybrid", False)}
-        assert tiered("storage", "topics") == {**declared, **light}
+        assert shown(storage_rows(broker.data, "topics")) == {**declared, **light}
+        listed = robustmq("topics", "list", "--json", *node)[1]
+        assert shown(map(json.loads, listed.splitlines())) == declared
         off = ("--set", "remote.storage.enable=false", "--set", "remote.log.delete.on.disable=true")
-        code, table, told = robustmq("topics", "set", "enabled", *off, *node)
-        assert code == 0 and " no " in table, told
-        assert tiered("topics", "list")["enabled"] == ("hybrid", False)
-        until(lambda: tiered("storage", "topics")["enabled"] == ("hybrid", False))
-        assert " yes " in robustmq("topics", "list", *node)[1]
-        assert " yes " in robustmq("storage", "topics", *node)[1]
+        code, said, told = robustmq("topics", "set", "enabled", *off, *node)
+        assert code == 0 and " no " in said, told
+        until(
+            lambda: shown(storage_rows(broker.data, "topics"))["enabled"] == ("hybrid", False),
+            what="the change",
+        )
 
 
 def test_the_help_of_topics_names_its_verbs() -> None:
