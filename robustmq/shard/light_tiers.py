@@ -345,7 +345,7 @@ class LightTiers:
         local_ms = self._broker.log_cleaning.retention.longest_local_ms
         late_ms = self._around.wall_ms() - local_ms if local_ms > NO_LIMIT else 0
         cold = one.cold
-        if not store.checkpoint_wanted and any(
+        if not store.needs_checkpoint and any(
             cold.durable_to < file.end <= cold.state.looked_to and file.last_ms < late_ms
             for file in table[:-1]
         ):

@@ -11,6 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from robustmq.config import Settings
+from robustmq.shard.surroundings import TierAround
 from robustmq.storage.disk import Buffer, Crash, MemoryDisk
 from tests.simulation.world import World
 
@@ -161,7 +163,14 @@ class StorageThread:
 class FullWorld(World):
     """A node under simulation, and the room on its disk."""
 
-    def __init__(self, seed: int, workers: int = 2) -> None:
+    def __init__(
+        self,
+        seed: int,
+        workers: int = 2,
+        settings: Settings | None = None,
+        cleaned: bool = False,
+        tier: Callable[[World, int, int], TierAround] | None = None,
+    ) -> None:
         self.writes = 0
         self.full_at = -1
         """The number of the write that finds no room for all of its bytes; `part` of them fit."""
@@ -172,7 +181,7 @@ class FullWorld(World):
         self.killed: Callable[[int], None] = lambda number: None
         self._threads: dict[int, StorageThread] = {}
         self._said: set[tuple[int, int]] = set()
-        super().__init__(seed, workers, disk=lambda: NarrowDisk(self))
+        super().__init__(seed, workers, settings, cleaned, tier, lambda: NarrowDisk(self))
 
     def fits(self, size: int, disk: NarrowDisk) -> int:
         """How many of so many bytes can be written now."""

@@ -43,8 +43,10 @@ class History:
         settings: Settings | None = None,
         tier: Callable[[World, int, int], TierAround] | None = None,
         loses_power: bool = False,
+        world: World | None = None,
     ) -> None:
-        self.world = World(seed, workers, settings, cleaned, tier, loses_power=loses_power)
+        """`world` is one that was made otherwise than these say."""
+        self.world = world or World(seed, workers, settings, cleaned, tier, loses_power=loses_power)
         self.random = self.world.scheduler.random
         self.seen: dict[tuple[Partition, int], bytes] = {}
         view = next(iter(self.world.cluster.views.values()))
@@ -111,17 +113,17 @@ class History:
             self.sent += 1
             topic = self.random.choice(TOPICS)
             if self.random.random() < 0.25:
-                self._load_kafka(topic)
+                self._load_kafka(topic, self.sent)
                 continue
             publisher = self.random.choice(self.publishers)
             payload = b"%s %d" % (publisher.client_id, self.sent)
             qos = self.random.choice((1, 2))
             self._at_random(partial(publisher.publish, topic, payload, qos))
 
-    def _load_kafka(self, topic: bytes) -> None:
+    def _load_kafka(self, topic: bytes, message: int) -> None:
         producer = self.random.choice(self.producers)
         number = self.random.randrange(PARTITIONS) if topic == DECLARED else 0
-        value = b"producer-%d %d" % (producer.producer_id, self.sent)
+        value = b"producer-%d %d" % (producer.producer_id, message)
         self._at_random(lambda: producer.produce((topic, number), value))
 
     def _faults(self, count: int) -> None:

@@ -1,13 +1,14 @@
 """Light topics of mode tiered under a seeded scheduler: what belongs to them in the shards' logs
 goes to the object store and leaves the local disk, while workers die, also in the middle of a call,
-links break, and calls to the store fail. What was acknowledged is read from the first offset on,
-once and in order, out of the store where it is nowhere else. `scripts/test --sim SEED` replays one
-history.
+links break, the machine loses power, its disk gets full, and calls to the store fail. What was
+acknowledged is read from the first offset on, once and in order, out of the store where it is
+nowhere else. `scripts/test --sim SEED` replays one history.
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -24,23 +25,26 @@ from robustmq.storage.manifest import (
     read_head,
     read_rows,
 )
-from tests.simulation.history import History
+from tests.simulation.full_disk import FullWorld
+from tests.simulation.history import LIGHT, LOAD_MS, TOPICS, History
 from tests.simulation.producer import Partition
 from tests.simulation.tiers import Tier, no_partitions
+from tests.simulation.world import World
 
 MANY = 200 if os.environ.get("ROBUSTMQ_TEST_ALL") else 8
 ONE = os.environ.get("ROBUSTMQ_SIM_SEED")
 SEEDS = [int(ONE)] if ONE else range(MANY)
+FEW = SEEDS if ONE or MANY > 8 else SEEDS[:4]
 SHARDS = 3
 STORAGE_ERROR, UNKNOWN = 56, 3
 
 
-def settings(rule: StorageRule) -> Settings:
+def settings(rule: StorageRule, sync: str = "os") -> Settings:
     """Rounds that follow one another quickly."""
     made = Settings(node=NodeSettings(shards=SHARDS))
     tiering = msgspec.structs.replace(made.storage.tiering, check_ms=50, retry_max_ms=300)
     storage = msgspec.structs.replace(
-        made.storage, tiering=tiering, rules=(rule,), light_retention_ms=-1
+        made.storage, tiering=tiering, rules=(rule,), light_retention_ms=-1, sync=sync
     )
     return msgspec.structs.replace(made, storage=storage)
 
@@ -48,9 +52,83 @@ def settings(rule: StorageRule) -> Settings:
 class Tiered(History):
     """A history whose light topics are tiered."""
 
-    def __init__(self, seed: int, workers: int, tier: Tier, rule: StorageRule) -> None:
+    def __init__(
+        self,
+        seed: int,
+        workers: int,
+        tier: Tier,
+        rule: StorageRule,
+        sync: str = "os",
+        world: type[World] = World,
+    ) -> None:
         self.tier = tier
-        super().__init__(seed, workers, True, settings(rule), tier.of_worker)
+        self.topics = TOPICS
+        """What is looked at."""
+        self.power_lost = self.times_full = 0
+        made = world(seed, workers, settings(rule, sync), True, tier.of_worker)
+        super().__init__(seed, workers, True, world=made)
+
+    def _load(self, messages: int) -> None:
+        """Where the disk gets full, by Kafka alone: MQTT clients give up what is refused."""
+        if not isinstance(self.world, FullWorld):
+            super()._load(messages)
+            return
+        for broker, (topic, _) in self._owners():
+            if topic in LIGHT:
+                broker.kafka.logs.light_topic(topic, "create")
+        self.sent += messages
+        for number in range(messages):
+            self._load_kafka(self.random.choice(TOPICS), number)
+
+    def _owners(self) -> list[tuple[Broker, Partition]]:
+        return [(broker, one) for broker, one in super()._owners() if one[0] in self.topics]
+
+    def lose_power(self, times: int) -> None:
+        """At random times, while the load runs."""
+        for _ in range(times):
+            self._at_random(self._lose_power)
+
+    def _lose_power(self) -> None:
+        self.power_lost += 1
+        self.world.lose_power()
+        for number in range(self.world.worker_count):
+            wait_ms = 20 + self.random.random() * 200
+            self.world.scheduler.at(wait_ms, partial(self.world.start, number))
+
+    def fill_disk(self, part: float) -> None:
+        """This part of all writes find the disk full, until the load is over."""
+        world = self.world
+        assert isinstance(world, FullWorld), "its disk may be full"
+
+        def following() -> None:
+            over = world.scheduler.now_ms > begun_ms + LOAD_MS
+            world.full_at = -1 if over else world.writes + int(self.random.expovariate(part)) + 1
+            world.part = self.random.random()
+
+        def room() -> None:
+            following()
+            world.give_room()
+
+        def got_full(_: int) -> None:
+            self.times_full += 1
+            world.scheduler.at(self.random.uniform(1, 200), room)
+
+        begun_ms = world.scheduler.now_ms
+        world.got_full = got_full
+        following()
+
+    def forgive_store(self) -> None:
+        """That calls to the store have failed is no fault."""
+        faults = self.world.faults
+        self.world.faults = [one for one in faults if "the object store" not in one["text"]]
+
+    def check_acked(self) -> None:
+        """What was acknowledged of the topics that are looked at is in their logs."""
+        logged = {one[0]: self._read(broker, one) for broker, one in self._owners()}
+        acked = [(topic, value) for one in self.publishers for topic, value, _ in one.acked]
+        acked += [(one[0], value) for producer in self.producers for one, value in producer.acked]
+        for topic, value in acked:
+            assert topic not in logged or value in logged[topic], f"{topic!r} {value!r} is lost"
 
     def _read(self, broker: Broker, partition: Partition) -> list[bytes]:
         """Waits for what is in the store alone; of a worker that dies meanwhile nothing is read."""
@@ -125,7 +203,7 @@ def test_what_is_in_the_store_alone_is_read_as_if_it_were_here(seed: int) -> Non
     run.run(messages=150, faults=10)
     run.settle()
     count = check_store(run)
-    run.world.faults = [one for one in run.world.faults if "the object store" not in one["text"]]
+    run.forgive_store()
     run.check()
     here = sum(
         store.log.disk_bytes
@@ -136,3 +214,57 @@ def test_what_is_in_the_store_alone_is_read_as_if_it_were_here(seed: int) -> Non
     reads = sum(one.reads for one in tier.runs)
     print(f"seed {seed}: {count} objects, {reads} reads, {here} bytes here, {tier.died} deaths")
     assert count > 0 and reads > 0
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_power_that_is_lost_in_the_middle_of_uploads_takes_nothing(seed: int) -> None:
+    tier = Tier(no_partitions)
+    rule = StorageRule("t/+", mode="tiered", local_retention_ms=200)
+    sync = ("disk", "os")[seed % 2]
+    run = Tiered(seed, 2, tier, rule, sync)
+    if sync == "os":
+        # What is not of mode tiered loses some.
+        run.topics = LIGHT
+        run.world.on_loss = lambda position, length: None
+    tier.troubled = True
+    run.lose_power(3)
+    run.run(messages=150, faults=3 if sync == "disk" else 0)
+    run.settle()
+    count = check_store(run)
+    print(f"seed {seed}: {count} objects, {run.power_lost} losses of power, {tier.died} deaths")
+    assert count > 0 and run.power_lost > 0
+    if sync == "os":
+        run.check_acked()
+    else:
+        run.forgive_store()
+        run.check()
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_disk_that_gets_full_in_the_middle_of_uploads_takes_nothing(seed: int) -> None:
+    tier = Tier(no_partitions)
+    rule = StorageRule("t/+", mode="tiered", local_retention_ms=200)
+    run = Tiered(seed, 2, tier, rule, world=FullWorld)
+    tier.troubled = True
+    run.fill_disk(0.02)
+    run.run(messages=150, faults=3)
+    run.settle()
+    count = check_store(run)
+    print(f"seed {seed}: {count} objects, full {run.times_full} times, {tier.died} deaths")
+    assert count > 0 and run.times_full > 3
+    run.forgive_store()
+    run.check()
+
+
+def test_files_of_a_quiet_shard_go_though_a_checkpoint_was_wanted_in_vain() -> None:
+    rule = StorageRule("t/+", mode="tiered", local_retention_ms=200)
+    run = Tiered(0, 2, Tier(no_partitions), rule)
+    run.run(messages=50, faults=0)
+    for broker in run.world.brokers:
+        assert broker is not None
+        for shard, store in broker.stores.items():
+            broker.log_cleaning.roll(shard)
+            store.checkpoint([])
+            # As when one is asked for while another is being made.
+            store.checkpoint_wanted = True
+    run.settle()

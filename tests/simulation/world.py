@@ -342,7 +342,9 @@ class World:
     # -- workers -----------------------------------------------------------------------------------
 
     def start(self, number: int) -> None:
-        """A worker starts, recovers and links up."""
+        """A worker starts, recovers and links up, if it is not there."""
+        if self.brokers[number] is not None:
+            return
         self._lives += 1
         life = self.incarnations[number] = self._lives
         view = SimView(self.cluster, number)
@@ -358,7 +360,7 @@ class World:
                     segment_bytes=2_000 if self.cleaned else 64 * 1024,
                     hot_bytes=500 if self.cleaned else 16 * 1024,
                     checkpoint_bytes=self.checkpoint_bytes,
-                    sync=self._loses_power,
+                    sync=self._loses_power or self.settings.storage.sync == "disk",
                 ),
                 self.disks[number],
                 self.kvs[shard],
@@ -456,6 +458,12 @@ class World:
         for shard, kv in self.kvs.items():
             if shard % self.worker_count == number:
                 kv.lose_power(chance())
+
+    def lose_power(self) -> None:
+        """The machine stops."""
+        for number in range(self.worker_count):
+            self.kill(number)
+            self._lose_power(number)
 
     def _tear(self, number: int) -> None:
         """The storage thread dies in the middle of its batch: some of the bytes are written."""
