@@ -52,7 +52,7 @@ Confirm = Callable[[int, wire.ShareTaken], bool]
 
 class DealtPart(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who got records of one entry: of the block's entry `number`, or of `entry`, which came back.
-    `passed` are the groups that got it without being kept."""
+    `passed` are the groups that got it, of QoS 2, without being kept."""
 
     number: int
     entry: bytes
@@ -140,7 +140,10 @@ class Dealing:
                     passed.append((share.group, share.filter))
             self._part(given.passed, block, entry, hands)
             self._part(given.kept, block, entry, kept)
-            if kept or (passed and entry.flags & ENTRY_QOS2):
+            if not entry.flags & ENTRY_QOS2:
+                # Who only passes it on may lose it: a group that proves to be kept gets it again.
+                passed = []
+            if kept or passed:
                 parts.append(DealtPart(number, b"", kept, passed))
         if parts:
             given.position = self._append(shard, Dealt(position, parts))
