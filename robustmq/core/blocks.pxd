@@ -5,7 +5,7 @@ cimport robustmq.core.memory as memory
 from robustmq.core.hash_table cimport HashTable
 from robustmq.core.memory cimport cbytes, mbytes, u64
 
-cdef u64 _NONE
+cdef u64 _NONE, _UNKNOWN
 
 cdef class BlockBuilder:
     cdef public long shard
@@ -26,8 +26,12 @@ cdef Opened _opened
 @cython.locals(length="long long", batch="long long")
 cpdef Py_ssize_t check_entry(cbytes source, Py_ssize_t begin, Py_ssize_t end) except -1
 cpdef Py_ssize_t batch_begin(cbytes source, Py_ssize_t begin) noexcept
+@cython.locals(front="unsigned int")
+cdef unsigned int seal_of(cbytes source, Py_ssize_t begin) noexcept
+@cython.locals(target=mbytes)
+cpdef put_seal(bytearray block, Py_ssize_t begin)
 @cython.locals(source=cbytes, previous=u64, length="long long", size="long long")
-cpdef tuple stored_head(object data, u64 key, u64 position)
+cpdef tuple stored_head(object data, u64 key)
 @cython.locals(source=cbytes, have=Py_ssize_t, previous=u64, length="long long", offset=u64, at=Py_ssize_t, end=Py_ssize_t, last_offset_delta="long long", stored="unsigned int", last_offset=u64)
 cpdef tuple stored_batch(object data, Py_ssize_t begin, u64 key, bytes topic, u64 position, bint check)
 @cython.locals(source=cbytes, begin=Py_ssize_t, size=Py_ssize_t, end=Py_ssize_t, name=Py_ssize_t, batch=Py_ssize_t)

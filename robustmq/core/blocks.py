@@ -5,9 +5,13 @@
 A block is a sequence of entries; an entry holds what one publisher sent to one topic in one turn,
 as one Kafka record batch. Little-endian, but for the batch:
 
-    0 entry_length u32   4 flags u8   5 generation u8 6 topic_length u16   8 partition u32
+    0 entry_length u32   4 flags u8   5 generation u8 6 topic_length u16   8 partition or seal u32
     12 packet_id u16     14 log_name_length u16       16 origin u64        24 previous position u64
     32 base_offset u64   40 topic key u64    48 topic, log name, record batch v2
+
+The log has an entry of a chain sealed: in the place of the partition, which it has not or names
+otherwise, it has the CRC-32C of all else before its names. So where it leads to is known to be what
+was written.
 
 Blocks are made by this process or come from one of ours over the bus or the disk, whose checksums
 are tested there: a bad length here is CORRUPT_RECORD, never a read past the end.
@@ -37,11 +41,16 @@ MEMORY_MODE = 32
 PERSISTENT = 64
 DUP = 128
 
+UNKNOWN = 1 << 63
+"""Where an entry leads to whose seal is broken: this and its own position, which is below it."""
+_UNKNOWN = UNKNOWN
+
 _OPENED_KEPT = 8 * 1024 * 1024
 
 
 class EntryView(NamedTuple):
-    """One entry of a block; `begin`, `batch_begin` and `end` are offsets in the block."""
+    """One entry of a block; `begin`, `batch_begin` and `end` are offsets in the block. The
+    `partition` is 0 in an entry that has its place in a chain, or will get one."""
 
     begin: int
     end: int
@@ -123,19 +132,29 @@ def batch_begin(source: bytes | bytearray, begin: int) -> int:
     return begin + 48 + memory.get16(source, begin + 6) + memory.get16(source, begin + 14)
 
 
-def stored_head(
-    data: bytes | bytearray | memoryview, key: int, position: int
-) -> tuple[int, int, int, int] | None:
+def seal_of(source: bytes | bytearray, begin: int) -> int:
+    """What the head of an entry is sealed with, from all of it but the seal."""
+    front = memory.checksum(source, begin, begin + 8)
+    return memory.checksum_more(front, source, begin + 12, begin + 48)
+
+
+def put_seal(block: bytearray, begin: int) -> None:
+    """Seal the head of an entry that has its place in a chain."""
+    target = block
+    memory.put32(target, begin + 8, seal_of(target, begin))
+
+
+def stored_head(data: bytes | bytearray | memoryview, key: int) -> tuple[int, int, int, int] | None:
     """What the log has at a position, read in full or cut short, as the entry of a topic: (length,
-    previous position, base offset, size of the batch). None: there is no entry of this topic that
-    follows on one before it."""
+    previous position, base offset, size of the batch). None: no head of an entry of this topic is
+    there as it was written."""
     held = memory.flat(data)
     source = held
     if len(held) < 48 or memory.get64(source, 40) != key:
         return None
-    previous = memory.get64(source, 24)
-    if previous >= position and previous != _NONE:
+    if memory.get32(source, 8) != seal_of(source, 0):
         return None
+    previous = memory.get64(source, 24)
     length = memory.get32(source, 0)
     size = length - 48 - memory.get16(source, 6) - memory.get16(source, 14)
     if size < 0:
@@ -153,7 +172,7 @@ def stored_batch(
 ) -> tuple[int, int, int, int, bytes | None] | None:
     """The same with the batch, of data in which the entry begins at `begin`: (length, previous
     position, base offset, last offset, batch). With a `topic` its name is compared, not its key
-    only.
+    only. The seal may be broken: then it is UNKNOWN where the entry leads to.
 
     The batch is None when it is not there in full, or is not what was written: with `check` its
     checksum and its offset are tested, without it (what never left the memory) only its place.
@@ -164,8 +183,8 @@ def stored_batch(
     if have < 48 or memory.get64(source, begin + 40) != key:
         return None
     previous = memory.get64(source, begin + 24)
-    if previous >= position and previous != _NONE:
-        return None
+    if memory.get32(source, begin + 8) != seal_of(source, begin):
+        previous = _UNKNOWN | position
     length = memory.get32(source, begin)
     offset = memory.get64(source, begin + 32)
     at = begin + 48 + memory.get16(source, begin + 6) + memory.get16(source, begin + 14)
@@ -212,7 +231,7 @@ def entries(block: bytes | bytearray | memoryview) -> list[EntryView]:
                 source[begin + 4],
                 memory.cut(source, begin + ENTRY_HEADER, name),
                 memory.cut(source, name, batch),
-                memory.get32(source, begin + 8),
+                memory.get32(source, begin + 8) if source[begin + 4] & 36 else 0,
                 memory.get16(source, begin + 12),
                 memory.get64(source, begin + 16),
                 memory.get64(source, begin + 32),

@@ -50,10 +50,9 @@ class TopicIndex:
     ) -> None:
         """Give every light entry its offsets and its place in the chain of its topic.
 
-        Patches previous position, base offset (in both places) and leader epoch. `position` is
-        where the first byte of the block will stand in the log. Names of topics that were not known
-        are added to
-        `new_topics`.
+        Patches previous position, base offset (in both places) and leader epoch, and seals the
+        head. `position` is where the first byte of the block will stand in the log. Names of topics
+        that were not known are added to `new_topics`.
         """
         source = block
         begin = 0
@@ -83,6 +82,7 @@ class TopicIndex:
                 memory.put64(source, begin + 32, offset)
                 memory.put64be(source, batch, offset)
                 memory.put32be(source, batch + 12, leader_epoch)
+                blocks.put_seal(block, begin)
                 memory.put64(slots, at + 8, offset + count)
                 memory.put64(slots, at + 16, position + begin)
             begin = end

@@ -75,13 +75,13 @@ class LightNeeds:
         def lives(entry: EntryView, position: int, end_offset: int, written_ms: int) -> bool:
             if not is_dense(entry.topic):
                 # A partition has its own retention, and says where it begins.
-                return light.lives(entry, position, end_offset)
+                return light.lives(entry.topic, position, end_offset)
             if over:
                 return False
             limits = retention.of(entry.topic)
             if NO_LIMIT < limits.retention_ms < now_ms - written_ms:
                 return False
-            if not light.lives(entry, position, end_offset):
+            if not light.lives(entry.topic, position, end_offset):
                 return False
             records = limits.retention_records
             if records > NO_LIMIT and end_offset <= light.next_offset(entry.topic) - records:

@@ -23,7 +23,7 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robustmq.core.blocks import EntryView
+from robustmq.core.blocks import UNKNOWN, EntryView
 from robustmq.core.hashing import topic_secret
 from robustmq.errors import BrokerError
 from robustmq.promises import Promise
@@ -270,12 +270,12 @@ class LightTiers:
             self._due_ms = 0
         yield from self._free(one, one.manifest)
 
-    def _lead_over(self, one: ShardTier, key: int, position: int) -> TierSteps:
-        """A batch is lost in the store: readers of its topic go on with the one before it."""
+    def _lead_over(self, one: ShardTier, topic: bytes, position: int) -> TierSteps:
+        """A batch is lost, or where it leads to: readers of its topic go on with the one before."""
         assert self._tier is not None, "there is a store"
-        found = yield from way_round(one, self._tier.store, key, position)
+        found = yield from way_round(one, self._tier.store, topic, position & ~UNKNOWN)
         led = found is not None and one.store.light.lead_over(position, *found)
-        one.cold.sought(key, position, led)
+        one.cold.sought(topic, position, led)
 
     def _load(self, one: ShardTier) -> TierSteps:
         assert self._tier is not None, "there is a store"
@@ -598,7 +598,7 @@ def _choice(one: ShardTier, modes: LightModes, begin: int) -> tuple[Judge, Calla
             position >= begin
             and is_dense(entry.topic)
             and modes.tiered(entry.topic)
-            and light.lives(entry, position, end_offset)
+            and light.lives(entry.topic, position, end_offset)
         )
 
     def told(topic: bytes) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from robustmq.storage.manifest import DamagedError, FencedError, decode, encode
 from robustmq.storage.object_store import ObjectConflictError, ObjectMissingError, ObjectStore
 
-MAGIC = b"RMQTCLU1"
+MAGIC = b"RMQTCLU2"
 NAME = "cluster"
 MARK_MS = 30_000
 ALIVE_MS = 75_000

@@ -129,9 +129,9 @@ class ColdLog:
         """Has the manifest read soon."""
         self._waiting: Promise[None] | None = None
         self._may_have: dict[bytes, bool] = {}
-        self.lost: dict[tuple[int, int], Promise[None]] = {}
-        """Batches, by topic's key and position, before which the last one is to be looked for."""
-        self._in_vain: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self.lost: dict[tuple[bytes, int], Promise[None]] = {}
+        """Batches, by topic and position, before which the last one is to be looked for."""
+        self._in_vain: OrderedDict[tuple[bytes, int], None] = OrderedDict()
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -189,26 +189,27 @@ class ColdLog:
         at = self.table.find(position)
         return at < len(self.table) and self.table[at].base_offset <= position
 
-    def way_round(self, key: int, position: int) -> Promise[None] | None:
-        """The batch there, of the topic with this key, is lost: the one before it is looked for.
-        None: that was in vain. Raises STORAGE_FAILED when it cannot be looked for now."""
-        if (key, position) in self._in_vain:
+    def way_round(self, topic: bytes, position: int) -> Promise[None] | None:
+        """The batch there is lost, or with `blocks.UNKNOWN` where it leads to: the one before it is
+        looked for. None: that was in vain. Raises STORAGE_FAILED when it cannot be looked for
+        now."""
+        if (topic, position) in self._in_vain:
             return None
-        coming = self.lost.get((key, position))
+        coming = self.lost.get((topic, position))
         if coming is None:
             if not self.certain or len(self.lost) >= MAX_LOST:
                 raise BrokerError(Fault.STORAGE_FAILED, "the object store cannot be looked through")
-            coming = self.lost[key, position] = Promise()
+            coming = self.lost[topic, position] = Promise()
             self.want()
         return coming
 
-    def sought(self, key: int, position: int, found: bool) -> None:
+    def sought(self, topic: bytes, position: int, found: bool) -> None:
         """That was done."""
         if not found:
-            self._in_vain[key, position] = None
+            self._in_vain[topic, position] = None
             if len(self._in_vain) > MAX_IN_VAIN:
                 self._in_vain.popitem(last=False)
-        coming = self.lost.pop((key, position), None)
+        coming = self.lost.pop((topic, position), None)
         if coming is not None:
             coming.resolve(None)
 

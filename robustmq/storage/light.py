@@ -8,10 +8,10 @@ forgotten first.
 
 A topic begins where its chain ends: at its first batch, or where what lay before is gone
 (`log_files.Gone`); nothing else has to remember it. Along a chain what is gone is older than what
-is there. What is read from a disk is checked: the entry is of this topic, and follows on the one
-before; the batch has its checksum. A batch that is damaged answers CORRUPT_MESSAGE for its offsets
-and nothing else; when its entry's head is damaged, too, what lies before it cannot be found, and
-answers the same.
+is there. What is read from a disk is checked: the head of an entry by its seal, the batch by its
+checksum. A batch that is damaged answers CORRUPT_MESSAGE for its offsets and nothing else. When it
+is not known where an entry leads to (`blocks.UNKNOWN`), or nothing sound is there, what lies before
+is looked for (`light_mending`); what is not found answers the same.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from robustmq.core import batches, blocks
 from robustmq.core.batches import BatchInfo
+from robustmq.core.blocks import UNKNOWN
 from robustmq.core.hashing import topic_key
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.errors import BrokerError, Fault
@@ -73,10 +74,10 @@ class _Chain:
     is older cannot be reached, until it is looked for from the `tear` on; `away`: it may be in the
     object store."""
 
-    __slots__ = ("away", "key", "offsets", "positions", "tear", "torn", "whole")
+    __slots__ = ("away", "offsets", "positions", "tear", "topic", "torn", "whole")
 
-    def __init__(self, key: int) -> None:
-        self.key = key
+    def __init__(self, topic: bytes) -> None:
+        self.topic = topic
         self.away = False
         self.offsets: array[int] = array("Q")
         self.positions: array[int] = array("Q")
@@ -88,6 +89,10 @@ class _Chain:
         """The oldest ones are gone."""
         del self.offsets[:count], self.positions[:count]
         self.whole, self.torn = True, False
+
+    def tear_at(self, before: int, offset: int, leads_to: int) -> None:
+        """Before the batch at a position it leads on to none."""
+        self.tear = Tear(self.topic, before & ~UNKNOWN, offset, leads_to)
 
 
 class LightReader:
@@ -109,13 +114,13 @@ class LightReader:
         before that."""
         self.tears: OrderedDict[bytes, Tear] = OrderedDict()
         """Where something older is to be looked for, by topic: `mended` takes what comes of it."""
-        # The same as `bridges` by key and position, of tears; None: nothing is there.
-        self._mended: OrderedDict[tuple[int, int], tuple[int, int] | None] = OrderedDict()
+        # The same as `bridges`, of tears; None: nothing is there.
+        self._mended: OrderedDict[int, tuple[int, int] | None] = OrderedDict()
 
     def mended(self, tear: Tear, found: Found | None) -> None:
         """What was looked for was found, or is not there."""
-        key = topic_key(tear.topic), tear.leads_to
-        self._mended[key] = (found.end_offset, found.position) if found is not None else None
+        lead = (found.end_offset, found.position) if found is not None else None
+        self._mended[tear.leads_to] = lead
         if len(self._mended) > MAX_MENDED:
             self._mended.popitem(last=False)
         self.forget(tear.topic)
@@ -123,7 +128,7 @@ class LightReader:
     def _look_for_more(self, chain: _Chain) -> bool:
         """May there be more behind a tear? Then it is looked for."""
         tear = chain.tear
-        if tear is None or chain.away or (chain.key, tear.leads_to) in self._mended:
+        if tear is None or chain.away or tear.leads_to in self._mended:
             # What may be in the object store was looked for when it was read.
             return False
         if len(self.tears) < MAX_TEARS:
@@ -152,10 +157,11 @@ class LightReader:
     def _read(self, position: int, length: int, away: bool) -> bytes | memoryview:
         return self._log.read_light(position, length) if away else self._log.read(position, length)
 
-    def _head(self, key: int, position: int, away: bool) -> _Head:
-        """The head of the block entry at a position; with `away` also in the object store. Raises
-        Gone, Away, or CORRUPT_RECORD."""
-        mended = self._mended.get((key, position))
+    def _head(self, topic: bytes, position: int, away: bool) -> _Head:
+        """The head of the block entry at a position; with `away` also in the object store. What
+        else is known of what stands there leads on when that is lost, or unknown. Raises Gone,
+        Away, or CORRUPT_RECORD."""
+        mended = self._mended.get(position)
         if mended is not None:
             return _Head(0, mended[1], mended[0], 0)
         bridge = self.bridges.get(position)
@@ -166,20 +172,23 @@ class LightReader:
                 raise BrokerError(Fault.CORRUPT_RECORD, f"nothing leads over {position}")
             return _Head(0, bridge[1], bridge[0], 0)
         try:
+            _check_known(position)
             data = self._read(position, blocks.ENTRY_HEADER, away)
-            head = blocks.stored_head(data, key, position)
+            head = blocks.stored_head(data, topic_key(topic))
             if head is None:
-                raise self._damaged(position, away, f"no batch at {position}")
+                # Its batch may prove all but where it leads to.
+                entry = self._entry(topic, position, away, check_hot=True)
+                head = *entry[:3], len(entry[4])
         except BrokerError as error:
             if away and error.fault is Fault.CORRUPT_RECORD:
-                raise self._log.lost_light(key, position, error) from None
+                raise self._log.lost_light(topic, position, error) from None
             raise
         return _Head._make(head)
 
-    def _head_below(self, key: int, position: int, end_offset: int, away: bool) -> _Head:
+    def _head_below(self, topic: bytes, position: int, end_offset: int, away: bool) -> _Head:
         """The same, where a batch stands that begins before an offset. What leads over a lost one
         may begin there, when the offsets behind it were skipped."""
-        head = self._head(key, position, away)
+        head = self._head(topic, position, away)
         if head.base_offset > end_offset or (head.base_offset == end_offset and head.length):
             raise BrokerError(Fault.CORRUPT_RECORD, f"no batch before {end_offset} at {position}")
         return head
@@ -191,25 +200,26 @@ class LightReader:
         return BrokerError(Fault.CORRUPT_RECORD, reason)
 
     def _entry(
-        self, key: int, position: int, away: bool, topic: bytes = b"", check_hot: bool = False
+        self, topic: bytes, position: int, away: bool, named: bool = False, check_hot: bool = False
     ) -> _Entry:
         """The block entry at a position, by one read where it is small, and checked when it comes
-        from a disk, or with `check_hot`; a `topic` has its name compared, too; with `away` also in
-        the object store. Raises Gone, Away, or CORRUPT_RECORD."""
+        from a disk, or with `check_hot`; with `named` it has its name compared, too; with `away`
+        also in the object store. Raises Gone, Away, or CORRUPT_RECORD."""
         if position in self.bridges:
             raise BrokerError(Fault.CORRUPT_RECORD, f"the batch at {position} is lost")
-        log = self._log
+        _check_known(position)
+        log, key, name = self._log, topic_key(topic), topic if named else b""
         piece = log.piece(position)
         if piece is not None:
-            found = blocks.stored_batch(*piece, key, topic, position, check_hot)
+            found = blocks.stored_batch(*piece, key, name, position, check_hot)
             if found is not None:
                 log.hot_bytes_read += found[0]
         else:
             data = self._read(position, LAST_BYTES, away)
-            found = blocks.stored_batch(data, 0, key, topic, position, True)
+            found = blocks.stored_batch(data, 0, key, name, position, True)
             if found is not None and len(data) < found[0] <= MAX_ENTRY_BYTES:
                 data = self._read(position, found[0], away)
-                found = blocks.stored_batch(data, 0, key, topic, position, True)
+                found = blocks.stored_batch(data, 0, key, name, position, True)
         if found is None or found[4] is None:
             raise self._damaged(position, away, f"the batch at {position} is damaged")
         return found  # type: ignore[return-value]
@@ -219,7 +229,7 @@ class LightReader:
         chain is walked."""
         try:
             away = self._may_be_away(topic)
-            _, _, first, last, batch = self._entry(topic_key(topic), position, away, topic, True)
+            _, _, first, last, batch = self._entry(topic, position, away, True, True)
         except BrokerError:
             return None
         return batch if first <= offset <= last else None
@@ -228,19 +238,19 @@ class LightReader:
         """The chain of a topic, known back to the batch that holds `offset`, or to its end."""
         chain = self._chains.get(topic)
         if chain is None:
-            chain = self._chains[topic] = _Chain(topic_key(topic))
+            chain = self._chains[topic] = _Chain(topic)
             self._rows += CHAIN_ROWS
         self._chains.move_to_end(topic)
         chain.away = self._may_be_away(topic)
-        self._extend(topic, chain, end_offset, last_position)
+        self._extend(chain, end_offset, last_position)
         if chain.offsets and not chain.whole and not chain.torn and chain.offsets[0] > offset:
-            self._deepen(topic, chain, offset)
+            self._deepen(chain, offset)
         while self._rows > self._max_rows and len(self._chains) > 1:
             _, oldest = self._chains.popitem(last=False)
             self._rows -= len(oldest.offsets) + CHAIN_ROWS
         return chain
 
-    def _extend(self, topic: bytes, chain: _Chain, end_offset: int, last_position: int) -> None:
+    def _extend(self, chain: _Chain, end_offset: int, last_position: int) -> None:
         """Learn what was appended since, up to an end."""
         known = chain.positions[-1] if chain.positions else -1
         if last_position == known:
@@ -251,7 +261,7 @@ class LightReader:
         broken: BrokerError | None = None
         while position not in (NO_POSITION, known):
             try:
-                head = self._head_below(chain.key, position, end_offset, chain.away)
+                head = self._head_below(chain.topic, position, end_offset, chain.away)
             except BrokerError as error:
                 if error.fault is Fault.STORAGE_FAILED:
                     raise
@@ -275,10 +285,10 @@ class LightReader:
         chain.positions.extend(reversed(positions))
         if chain.torn:
             before = positions[-1] if positions else position
-            chain.tear = Tear(topic, before, end_offset, position)
+            chain.tear_at(before, end_offset, position)
         self._rows += len(offsets)
 
-    def _deepen(self, topic: bytes, chain: _Chain, offset: int) -> None:
+    def _deepen(self, chain: _Chain, offset: int) -> None:
         """Walk back to the batch that holds `offset`."""
         offsets: list[int] = []
         positions: list[int] = []
@@ -286,9 +296,9 @@ class LightReader:
         before = position
         unread: BrokerError | None = None
         try:
-            position = self._head(chain.key, position, chain.away).previous
+            position = self._head(chain.topic, position, chain.away).previous
             while position != NO_POSITION and first > offset:
-                head = self._head_below(chain.key, position, first, chain.away)
+                head = self._head_below(chain.topic, position, first, chain.away)
                 first, before = head.base_offset, position
                 offsets.append(first)
                 positions.append(position)
@@ -301,7 +311,7 @@ class LightReader:
             else:
                 chain.torn = not isinstance(error, Gone)
                 chain.whole = not chain.torn
-                chain.tear = Tear(topic, before, first, position)
+                chain.tear_at(before, first, position)
         offsets.reverse()
         positions.reverse()
         chain.offsets = array("Q", offsets) + chain.offsets
@@ -345,9 +355,8 @@ class LightReader:
         committed = self._log.committed_position
         if position == NO_POSITION or position < committed:
             return next_offset
-        key = topic_key(topic)
         while position != NO_POSITION and position >= committed:
-            head = self._head(key, position, False)
+            head = self._head(topic, position, False)
             position, next_offset = head.previous, head.base_offset
         return next_offset
 
@@ -357,13 +366,13 @@ class LightReader:
         """(bytes, first offset) of the newest batches, so many of either at most, or one more."""
         found = self._index.lookup(topic)
         offset, position = found if found is not None else (0, NO_POSITION)
-        key, away = topic_key(topic), self._may_be_away(topic)
+        away = self._may_be_away(topic)
         size = count = 0
         while position != NO_POSITION and count < max_batches and size < max_bytes:
             if offset <= start_offset:
                 break
             try:
-                head = self._head(key, position, away)
+                head = self._head(topic, position, away)
             except (Gone, Away):
                 break
             if not head.length:
@@ -445,7 +454,7 @@ class LightReader:
         while at < len(chain.offsets) and chain.offsets[at] < high_watermark:
             try:
                 position = chain.positions[at]
-                _, _, _, last_offset, batch = self._entry(chain.key, position, chain.away)
+                _, _, _, last_offset, batch = self._entry(chain.topic, position, chain.away)
             except BrokerError:
                 if buffers:
                     break
@@ -490,7 +499,7 @@ class LightReader:
         at = max(0, bisect_right(chain.offsets, first) - 1)
         for position in chain.positions[at:]:
             try:
-                batch = self._entry(chain.key, position, chain.away)[4]
+                batch = self._entry(chain.topic, position, chain.away)[4]
             except Away:
                 raise
             except BrokerError:
@@ -508,11 +517,11 @@ class LightReader:
         the next is not at hand, a promise of it."""
         found = self._index.lookup(topic)
         position = found[1] if found is not None else NO_POSITION
-        key, away = topic_key(topic), away and self._may_be_away(topic)
+        away = away and self._may_be_away(topic)
         size = 0
         while position != NO_POSITION and size < enough:
             try:
-                head = self._head(key, position, away)
+                head = self._head(topic, position, away)
             except Away as error:
                 yield error.coming
                 continue
@@ -526,18 +535,24 @@ class LightReader:
         """Headers of the last batches, oldest first, of so many bytes at most."""
         found = self._index.lookup(topic)
         position = found[1] if found is not None else NO_POSITION
-        key, away = topic_key(topic), self._may_be_away(topic)
+        away = self._may_be_away(topic)
         infos: list[BatchInfo] = []
         size = 0
         while position != NO_POSITION and size < max_bytes:
             try:
-                length, position, _, _, batch = self._entry(key, position, away)
+                length, position, _, _, batch = self._entry(topic, position, away)
             except BrokerError:
                 break
             infos.append(batches.validate(batch, 0, len(batch), False))
             size += length
         infos.reverse()
         return infos
+
+
+def _check_known(position: int) -> None:
+    """Nobody knows what an entry leads to whose seal is broken: that is as damaged as it is."""
+    if position & UNKNOWN:
+        raise BrokerError(Fault.CORRUPT_RECORD, f"nothing leads on from {position ^ UNKNOWN}")
 
 
 def _failed(error: BrokerError, high_watermark: int, start_offset: int) -> ReadResult:

@@ -1,14 +1,14 @@
 """Where the chain of a light topic is torn, what lies before the tear is looked for in the log.
 
-A batch says where the topic's batch before it stands (`light`). Damage to that, or to the head of
-the batch it leads to, hides all that is older, though it is there. Recovery leads over what it has
-set aside; but it does not look at what lies before the last checkpoint, nor does a disk only fail
-while nobody reads. So a reader that meets a tear has the log searched backwards from there, on the
-storage thread and in pieces, for the newest sound batch of the topic. What is found is remembered
-in memory alone: after a restart the next reader has it looked for again.
+A batch says where the topic's batch before it stands (`light`). Damage to that, or to the batch it
+leads to, hides all that is older, though it is there. Recovery leads over what it has set aside;
+but it does not look at what lies before the last checkpoint, nor does a disk only fail while nobody
+reads. So a reader that meets a tear has the log searched backwards from there, on the storage
+thread and in pieces, for the newest sound batch of the topic. What is found is remembered in memory
+alone: after a restart the next reader has it looked for again.
 
-A batch is found by the topic's name and proven by its secret key and its checksums. Entries of the
-log around it need not be sound.
+A batch is found by its topic's secret key and proven by its checksum. Entries of the log around it
+need not be sound.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from robustmq.storage.log_files import LogFile, LogFiles
 from robustmq.storage.shard_log import MAX_ENTRY_BYTES
 
 Piece = tuple[int, memoryview]
+KEY_AT = 40
 
 
 class Tear(NamedTuple):
@@ -37,7 +38,8 @@ class Tear(NamedTuple):
     offset: int
     """The first that is known behind it: all of its offsets are lower."""
     leads_to: int
-    """The position at which there should have been one."""
+    """The position at which there should have been one, or what stands for one
+    (`blocks.UNKNOWN`)."""
 
 
 class Found(NamedTuple):
@@ -57,6 +59,7 @@ class Search:
         self.over = False
         self._table = files
         self._key = topic_key(tear.topic)
+        self._needle = self._key.to_bytes(8, "little")
         self._after = after
         self._files = [file for file in files.files if file.start < tear.position]
         self._growing = files.files[-1] if files.files else None
@@ -96,13 +99,12 @@ class Search:
                 yield from self._of_segment(file)
 
     def _of_segment(self, file: LogFile) -> Iterator[list[Piece]]:
-        overlap = ENTRY_HEADER + len(self.tear.topic)
         stop = self.tear.position - file.start
         if file is not self._growing:
             stop = min(stop, file.size)
         while stop > 0 and file.start + stop > self._after:
             begin = max(0, stop - READ_BYTES)
-            data = self._table.read_apart(file, begin, stop - begin + overlap)
+            data = self._table.read_apart(file, begin, stop - begin + ENTRY_HEADER)
             yield [(file.start + begin, memoryview(data))]
             stop = begin
 
@@ -121,25 +123,23 @@ class Search:
 
     def _newest(self, start: int, data: memoryview) -> Found | None:
         """The newest batch of the topic in some bytes of the log, before the tear."""
-        held, topic, tear = bytes(data), self.tear.topic, self.tear
-        at = held.rfind(topic)
+        held, needle = bytes(data), self._needle
+        at = held.rfind(needle)
         while at >= 0:
-            begin = at - ENTRY_HEADER
+            begin = at - KEY_AT
             position = start + begin
-            if begin >= 0 and self._after <= position < tear.position:
+            if begin >= 0 and self._after <= position < self.tear.position:
                 found = self._sound(position, held, begin)
                 if found is not None:
                     return found
-            at = held.rfind(topic, 0, at + len(topic) - 1)
+            at = held.rfind(needle, 0, at + len(needle) - 1)
         return None
 
     def _sound(self, position: int, data: bytes, begin: int) -> Found | None:
         length = int.from_bytes(data[begin : begin + 4], "little")
         if begin + length > len(data):
-            if blocks.stored_head(data[begin : begin + ENTRY_HEADER], self._key, position) is None:
-                return None
             data, begin = self._whole(position, length), 0
-        entry = blocks.stored_batch(data, begin, self._key, self.tear.topic, position, True)
+        entry = blocks.stored_batch(data, begin, self._key, b"", position, True)
         if entry is None or entry[4] is None or entry[3] >= self.tear.offset:
             return None
         return Found(position, entry[3] + 1)

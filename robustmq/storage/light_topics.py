@@ -364,15 +364,15 @@ class LightTopics:
 
     # -- what of the log is needed -----------------------------------------------------------------
 
-    def lives(self, entry: blocks.EntryView, position: int, end_offset: int) -> bool:
+    def lives(self, topic: bytes, position: int, end_offset: int) -> bool:
         """Is a batch in the log part of a topic that is there, and not deleted? `position` is that
         of its block entry, `end_offset` lies behind its last record."""
-        known = self._index.lookup(entry.topic)
+        known = self._index.lookup(topic)
         if known is None or known[1] < position or known[1] == NO_POSITION:
             return False
-        if end_offset <= self._starts.get(entry.topic, 0):
+        if end_offset <= self._starts.get(topic, 0):
             return False
-        return not self._is_buried(entry.topic, position)
+        return not self._is_buried(topic, position)
 
     def next_offset(self, topic: bytes) -> int:
         """The end of a topic that is kept in the log."""

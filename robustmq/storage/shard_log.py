@@ -225,12 +225,10 @@ class ShardLog:
                 return Away(coming)
         return BrokerError(Fault.CORRUPT_RECORD, reason)
 
-    def lost_light(self, key: int, position: int, error: BrokerError) -> BrokerError:
-        """What to raise when no head of a batch can be had there: in the object store the one
-        before it is looked for first."""
-        if self.cold is None or not self.cold.has(position) or self._is_here(position):
-            return error
-        coming = self.cold.way_round(key, position)
+    def lost_light(self, topic: bytes, position: int, error: BrokerError) -> BrokerError:
+        """What to raise when a topic that may be in the object store has no head of a batch at a
+        position: the one before it is looked for first."""
+        coming = self.cold.way_round(topic, position) if self.cold is not None else None
         return error if coming is None else Away(coming)
 
     def _is_here(self, position: int) -> bool:

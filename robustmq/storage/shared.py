@@ -82,7 +82,7 @@ def build_stored(
         names += topic
     name = stored_name(topic_id, partition)
     entry = bytearray(
-        blocks.build_entry(name, names, partition, flags & ~_NOT_STORED, origin, packet_id, batch)
+        blocks.build_entry(name, names, 0, flags & ~_NOT_STORED, origin, packet_id, batch)
     )
     entry[_GENERATION_AT] = generation
     return entry

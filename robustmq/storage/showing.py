@@ -124,10 +124,11 @@ def _record(record: Any) -> Shown:
 def entries_of(payload: bytes, records: bool) -> Iterator[Shown]:
     """The entries of a block."""
     for entry in blocks.entries(payload):
+        stored = shared.named(entry.topic)
         data = payload[entry.batch_begin : entry.end]
         row: Shown = {
             "topic": shown(entry.topic),
-            "partition": entry.partition,
+            "partition": stored[1] if stored is not None else entry.partition,
             "flags": entry.flags,
             "origin": entry.origin,
             "base_offset": entry.base_offset,

@@ -14,6 +14,7 @@ from robustmq import config
 from robustmq.cli.doctor import Finding, examine
 from robustmq.cli.main import main
 from robustmq.security import passwords
+from robustmq.storage.data_directory import open_data_directory
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,9 +48,23 @@ def test_doctor_examines_a_machine(tmp_path: Path) -> None:
     assert findings["data directory"].verdict == "ok"
     assert findings["disk sync"].verdict in ("ok", "warn")
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "cluster.json").write_text('{"format_version": 1, "shard_count": 4}')
+    (tmp_path / "cluster.json").write_text('{"format_version": 2, "shard_count": 4}')
     findings = {finding.subject: finding for finding in examine(config.parse(raw))}
     assert "node.shards = 4" in findings["data directory"].detail
+
+
+def test_a_data_directory_of_another_format_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    open_data_directory(data, 16)
+    mark = data / "cluster.json"
+    mark.write_text(mark.read_text().replace('"format_version": 2', '"format_version": 1'))
+    file = tmp_path / "c.toml"
+    file.write_text(f'[node]\ndata_dir = "{data}"\nshards = 16\n')
+    assert main(["start", "--config", str(file)]) == 1
+    shown = capsys.readouterr().err
+    assert "has format 1, this version reads 2: run the version that wrote it" in shown
 
 
 def test_doctor_looks_at_certificates(tmp_path: Path) -> None:

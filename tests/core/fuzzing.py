@@ -388,7 +388,7 @@ def _log(random_: random.Random, out: _Outcomes, data: bytes) -> None:
                 "stored",
                 lambda: blocks.stored_batch(there, begin, key, topic, position, check),
             )
-        out.of("head", lambda: blocks.stored_head(there[begin:], key, position))
+        out.of("head", lambda: blocks.stored_head(there[begin:], key))
         following = begin + int.from_bytes(data[begin : begin + 4], "little")
         begin = following if following < len(data) else random_.randrange(len(data) + 50)
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from robustmq.core import batches, blocks, hashing
-from robustmq.core.blocks import ENTRY_HEADER, NO_POSITION
+from robustmq.core.blocks import ENTRY_HEADER, NO_POSITION, UNKNOWN
 from robustmq.core.hashing import topic_key
 from robustmq.records import Record
 
@@ -37,6 +37,7 @@ def entry(
     batch = batches.build(records, 5, offset)
     made = bytearray(blocks.build_entry(topic, log_name, 0, 1, 7, 9, batch))
     made[PREVIOUS_AT:OFFSET_AT] = previous.to_bytes(8, "little")
+    blocks.put_seal(made, 0)
     return made
 
 
@@ -71,7 +72,7 @@ def test_a_sound_entry_is_told_wherever_it_lies_in_whatever_buffer(
     assert stored(bytes(made), 0, topic, check) == expected
     head = (*expected[:3], len(expected[4]))
     for cut in (made, made[:ENTRY_HEADER], memoryview(bytes(made))):
-        assert blocks.stored_head(cut, KEY, POSITION) == head
+        assert blocks.stored_head(cut, KEY) == head
 
 
 @given(
@@ -96,8 +97,8 @@ def test_no_flipped_bit_gives_out_a_batch_that_was_not_written() -> None:
     made = bytes(entry())
     begin = blocks.entries(made)[0].batch_begin
     written = batch_of(made)
-    told = {6, 7, *range(PREVIOUS_AT, ENTRY_HEADER + len(TOPIC))}
-    # Whose entry it is: its name and how long that is, its key, what it follows on.
+    told = {6, 7, *range(KEY_AT, ENTRY_HEADER + len(TOPIC))}
+    # Whose entry it is: its name and how long that is, its key.
     harmless = 0
     for bit in range(len(made) * 8):
         data = bytearray(made)
@@ -112,6 +113,8 @@ def test_no_flipped_bit_gives_out_a_batch_that_was_not_written() -> None:
                 continue
             harmless += 1
             assert found[0] == len(made) and found[2:4] == (OFFSET, OFFSET + 2)
+            broken = bit // 8 < ENTRY_HEADER
+            assert found[1] == (UNKNOWN | POSITION if broken else PREVIOUS)
             if place in EPOCH:
                 assert found[4][:12] + found[4][16:] == written[:12] + written[16:]
             else:
@@ -126,7 +129,7 @@ def test_data_that_is_cut_short_has_a_head_or_nothing(topic: bytes, check: bool)
     for size in range(len(made)):
         found = stored(made[:size], 0, topic, check)
         if size < ENTRY_HEADER:
-            assert found is None and blocks.stored_head(made[:size], KEY, POSITION) is None
+            assert found is None and blocks.stored_head(made[:size], KEY) is None
         else:
             assert found == (len(made), PREVIOUS, OFFSET, OFFSET, None)
     for begin in (len(made) - 10, len(made), len(made) + 1, 1 << 40):
@@ -142,14 +145,15 @@ def test_an_entry_that_says_a_wrong_length_has_no_batch(length: int, check: bool
         # Of what never left the memory only the place is tested.
         return
     made[:4] = length.to_bytes(4, "little")
+    blocks.put_seal(made, 0)
     for data in (bytes(made), bytes(made[: max(ENTRY_HEADER, min(length, len(made)))])):
         found = stored(data, check=check)
         assert found is not None and found[0] == length and found[4] is None
-        head = blocks.stored_head(data, KEY, POSITION)
+        head = blocks.stored_head(data, KEY)
         assert head is not None and head[0] == length and head[3] == max(0, length - batch)
 
 
-def test_an_entry_of_another_topic_or_of_a_later_place_is_none_of_the_topic() -> None:
+def test_an_entry_of_another_topic_is_none_of_the_topic() -> None:
     other = bytes(entry(b"plant/8/heat"))
     for check in (True, False):
         assert stored(other, check=check) is None
@@ -160,10 +164,21 @@ def test_an_entry_of_another_topic_or_of_a_later_place_is_none_of_the_topic() ->
         assert by_key is not None and by_key[4] == batch_of(other)
         for name in (TOPIC[:-1], TOPIC + b"\2", TOPIC[:-1] + b"T"):
             assert stored(bytes(entry()), topic=name, check=check) is None
-    assert blocks.stored_head(other, KEY, POSITION) is None
-    for previous in (POSITION, POSITION + 1, NO_POSITION - 1):
-        made = bytes(entry(previous=previous))
-        assert stored(made) is None and blocks.stored_head(made, KEY, POSITION) is None
+    assert blocks.stored_head(other, KEY) is None
+
+
+def test_a_head_is_what_was_written_to_the_last_bit_or_says_nothing() -> None:
+    made = bytes(entry())
+    assert blocks.stored_head(made, KEY) is not None
+    assert blocks.stored_head(entry(previous=NO_POSITION), KEY) is not None
+    for bit in range(ENTRY_HEADER * 8):
+        data = bytearray(made)
+        data[bit // 8] ^= 1 << bit % 8
+        assert blocks.stored_head(data, KEY) is None
+    for cut in range(ENTRY_HEADER):
+        gone = bytes(cut) + made[cut:]
+        if gone != made:
+            assert blocks.stored_head(gone, KEY) is None
 
 
 @given(

@@ -15,8 +15,10 @@ import msgspec
 import pytest
 
 from robustmq.config import NodeSettings, Settings, StorageRule
+from robustmq.core.topic_index import NO_POSITION
 from robustmq.shard.broker import Broker
 from robustmq.storage.cluster_mark import NAME as MARK
+from robustmq.storage.light_topics import PREVIOUS_AT
 from robustmq.storage.manifest import (
     LOG,
     NAME,
@@ -268,3 +270,33 @@ def test_files_of_a_quiet_shard_go_though_a_checkpoint_was_wanted_in_vain() -> N
             # As when one is asked for while another is being made.
             store.checkpoint_wanted = True
     run.settle()
+
+
+@pytest.mark.parametrize("leads_to", [1, NO_POSITION])
+def test_a_damaged_entry_here_hides_nothing_that_is_in_the_store(leads_to: int) -> None:
+    rule = StorageRule("t/+", mode="tiered", local_retention_ms=200)
+    run = Tiered(1, 2, Tier(no_partitions), rule)
+    run.run(messages=150, faults=0)
+    run.settle()
+    away = check_store(run)
+    for topic in LIGHT:
+        run.publishers[0].publish(topic, b"here", 1)
+    run.world.scheduler.run(100)
+    lights = [(broker, place) for broker, place in run._owners() if place[0] in LIGHT]
+    whole = {place: run._read(broker, place) for broker, place in lights}
+    for broker, (topic, number) in lights:
+        store = broker.stores[broker.placement.shard(topic, number)]
+        log, light = store.log, store.light
+        found = light._index.lookup(topic)
+        assert found is not None
+        here = log.files.files[log.files.find(found[1])]
+        # As if it had been read from the disk all the time.
+        log._hot_bytes = 0
+        log._cool()
+        light.let_go()
+        lead = found[1] - here.start + PREVIOUS_AT
+        data = run.world.disks[broker.worker_id].files[here.path]
+        data[lead : lead + 8] = leads_to.to_bytes(8, "little")
+    assert away
+    for broker, place in lights:
+        assert run._read(broker, place) == whole[place]

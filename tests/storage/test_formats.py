@@ -90,7 +90,7 @@ def test_light_topics_are_chained_batches_in_the_log_that_their_name_leads_to(
         publish(broker.mqtt, messages)
         broker.kill()
     facts = json.loads((broker.data / "cluster.json").read_text())
-    assert facts["format_version"] == 1
+    assert facts["format_version"] == 2
     for number in range(3):
         topic = b"a/%d" % number
         positions = [2**64 - 1]
@@ -102,6 +102,8 @@ def test_light_topics_are_chained_batches_in_the_log_that_their_name_leads_to(
                 if name != topic:
                     continue
                 assert previous == positions[-1], "the position of the entry before it"
+                head = entry.payload[at : at + 48]
+                assert int.from_bytes(head[8:12], "little") == crc32c(head[:8] + head[12:])
                 assert base_offset == len(values)
                 assert int.from_bytes(batch[:8], "big") == base_offset
                 positions.append(entry.position + 36 + at)

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustmq.core import batches, blocks
-from robustmq.core.blocks import ENTRY_HEADER
+from robustmq.core.blocks import ENTRY_HEADER, NO_POSITION
 from robustmq.errors import BrokerError, Fault
 from robustmq.storage.engine import ReadResult
-from robustmq.storage.light_topics import LightTopics
+from robustmq.storage.light_topics import PREVIOUS_AT, LightTopics
+from robustmq.storage.shard_log import HEAD
 from robustmq.storage.shard_store import StoreSettings
 from tests.storage.stores import Machine
 
@@ -105,6 +106,46 @@ def test_whatever_byte_of_an_entry_is_damaged_its_batch_alone_is_lost(
             assert set(values) | errors == set(range(COUNT))
             assert errors <= {LOST}, f"byte {step} of the entry"
         step = step + 1 if begins[LOST] + step + 1 < begins[LOST + 1] else -1
+
+
+@pytest.mark.parametrize("leads_to", ["a gap", "an older batch", "none", "itself", "behind it"])
+def test_where_a_damaged_entry_leads_to_is_not_believed(leads_to: str) -> None:
+    """It read as the beginning of its topic, or skipped what lies between."""
+    machine = Machine(StoreSettings(segment_bytes=1_000, hot_bytes=1))
+    places = []
+    for number in range(COUNT):
+        places.append(machine.publish(b"hit", b"%d" % number) + HEAD.size)
+        machine.publish(b"other", b"%d" % number)
+        machine.commit()
+    machine.store.checkpoint([])
+    machine.committer.kick()
+    files = machine.store.log.files
+    gone = files.files[0]
+    machine.store.let_go([gone], None)
+    first = next(number for number, place in enumerate(places) if place >= gone.end)
+    assert 0 < first < LOST - 2
+    wrong = {
+        "a gap": places[0],
+        "an older batch": places[LOST - 3],
+        "none": NO_POSITION,
+        "itself": places[LOST],
+        "behind it": places[LOST + 1],
+    }
+    file = files.files[files.find(places[LOST])]
+    lead = places[LOST] - file.start + PREVIOUS_AT
+    machine.disk.files[file.path][lead : lead + 8] = wrong[leads_to].to_bytes(8, "little")
+    for _ in range(2):
+        machine.open()
+        light = machine.store.light
+        for offset in reversed(range(COUNT)):
+            result = read(light, b"hit", offset, 1)
+            assert not result.error
+            assert result.out_of_range == (offset < first)
+            if offset >= first:
+                (found,) = batches.parse(bytes(result.buffers[0]))
+                assert found.value == b"%d" % offset
+        assert light.start_offset(b"hit") == first
+        assert light.held(b"hit", 100, 10_000)[1] == first
 
 
 def test_what_lies_before_a_lost_batch_and_skipped_offsets_is_read() -> None:

@@ -20,6 +20,11 @@ from tests.storage.test_light_damage import read, read_over
 TOPICS = (b"a", b"a/b", b"aa", b"other")
 
 
+def torn(topic: bytes, position: int, offset: int) -> Tear:
+    """Before the batch there nothing of the topic is known."""
+    return Tear(topic, position, offset, 17)
+
+
 class Written(Log):
     """The log of a shard with records of light topics, of which all is known."""
 
@@ -72,11 +77,11 @@ def test_the_newest_batch_before_a_tear_is_found(
         if cleaned:
             written.clean_some()
         for topic, position, offset in written.rows[:: 30 if size == 1 else 3]:
-            search = written.search(Tear(topic, position, offset, position))
+            search = written.search(torn(topic, position, offset))
             assert search.found == written.newest(topic, position)
             assert search.in_vain == (search.found is None)
             after = written.rows[len(written.rows) // 3][1]
-            buried = written.search(Tear(topic, position, offset, position), after)
+            buried = written.search(torn(topic, position, offset), after)
             assert buried.found == written.newest(topic, position, after)
 
 
@@ -86,15 +91,15 @@ def test_what_is_damaged_or_too_new_is_passed_over() -> None:
     (_, found, offset), (_, damaged, _), (_, tear, first) = rows[-3:]
     file = written.log.files.files[written.log.files.find(damaged)]
     written.disk.files[file.path][damaged - file.start + 100] ^= 1
-    search = written.search(Tear(b"other", tear, first, 17))
+    search = written.search(torn(b"other", tear, first))
     assert search.found == Found(found, offset + 1)
-    search = written.search(Tear(b"other", tear, 0, 17))
+    search = written.search(torn(b"other", tear, 0))
     assert search.in_vain, "all that is there is not before offset 0"
 
 
 def test_files_that_become_others_meanwhile_prove_nothing() -> None:
     written = Written(8)
-    search = Search(written.log.files, Tear(b"other", written.log.end_position, 0, 17), 0)
+    search = Search(written.log.files, torn(b"other", written.log.end_position, 0), 0)
     search.step()
     written.clean_some()
     while not search.over:
