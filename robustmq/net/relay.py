@@ -5,7 +5,8 @@ A connection with TLS cannot be handed over, its keys are in this process. The r
 of MQTT: a read on one side is a write on the other. What the other side does not take is held, one
 read at most each way, and until it has gone the side it came from is not read: so a slow client
 slows its home, and a flood is slowed by TCP, as without a relay. An end is carried over behind what
-came before it; the client's socket is closed when the client closes too, or after LINGER_S.
+came before it. When the home has ended, the client's socket is closed when the client closes too,
+or after LINGER_S, whatever it has still to take.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Relays:
                 relay.home_ready(event)
         again, self._again = self._again, {}
         for relay in again:
-            relay.client_ready(select.EPOLLIN)
+            relay.read_on()
 
 
 class _Relay:
@@ -135,6 +136,12 @@ class _Relay:
         else:
             self._read_client()
 
+    def read_on(self) -> None:
+        """Read of the client what epoll does not see; where something is held for the home, what
+        lies behind it has its turn when that has gone (`_send_home`)."""
+        if self.client >= 0 and self.home >= 0 and not self._to_home:
+            self._read_client()
+
     def home_ready(self, event: int) -> None:
         """The home has sent something, takes bytes again, or has ended."""
         if self.home < 0:
@@ -146,9 +153,11 @@ class _Relay:
         if not self._to_client:
             self._read_home()
         elif event & select.EPOLLHUP:
-            # Epoll would say so again and again until the client has taken what is held.
+            # Epoll would say so again and again until the client has taken what is held, for
+            # which it has as long as behind the last word.
             self._hung = True
             self._relays.forget(self.home)
+            self._relays.linger(self)
 
     def _read_client(self) -> None:
         buffer = self._relays.buffer

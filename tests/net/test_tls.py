@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import paho.mqtt.client as paho
@@ -375,6 +376,43 @@ def test_a_client_that_vanishes_behind_a_relay_leaves_its_will(
             assert watcher.expect(Publish).payload == b"%d" % home
 
 
+def test_a_client_that_sends_much_behind_connect_is_heard_to_the_end(
+    broker: BrokerProcess, secure: Secure
+) -> None:
+    topic, payloads = topic_on(0, 2), [bytes((n,)) * 8_000 for n in range(100)]
+    with Wire(broker.listeners["tcp"]) as watcher:
+        watcher.connect()
+        watcher.subscribe(topic)
+        for home in (0, 1, 0, 1, 0, 1, 0, 1):
+            connect = Connect(5, client_id_on(home, 2), True, 0)
+            with secure() as client:
+                client.send(connect, *(Publish(topic, payload) for payload in payloads))
+                assert client.expect(ConnAck).reason_code == 0
+                assert client.publish(topic, b"last", qos=1) == 0
+                got = [watcher.expect(Publish).payload for _ in (*payloads, b"last")]
+                assert got == [*payloads, b"last"]
+
+
+def test_whoever_reads_nothing_is_let_go_of_behind_a_relay_too(
+    broker: BrokerProcess, secure: Secure
+) -> None:
+    topic, names = topic_on(0, 2), [client_id_on(number, 2) for number in range(8)]
+    with ExitStack() as stack:
+        for name in names:
+            reader = stack.enter_context(secure())
+            reader.connect(name)
+            reader.subscribe(topic)
+        with Wire(broker.listeners["tcp"]) as writer:
+            writer.connect()
+            for _ in range(200):
+                writer.publish(topic, bytes(100_000), qos=1)
+        until(lambda: broker.metric("robustmq_tls_relayed"), what="a connection behind a relay")
+        for name in names:
+            other = stack.enter_context(Wire(broker.listeners["tcp"]))
+            other.connect(name)
+        until(lambda: not broker.metric("robustmq_tls_relayed"), what="the end of the relays")
+
+
 def test_closed_connections_leave_no_descriptors(broker: BrokerProcess, secure: Secure) -> None:
     def round_of_clients() -> None:
         for number in range(20):
@@ -385,6 +423,9 @@ def test_closed_connections_leave_no_descriptors(broker: BrokerProcess, secure: 
             else:
                 wire.disconnect()
 
+    # The way to the other worker's mailbox is opened by the first connection that takes it.
+    round_of_clients()
+    until(lambda: not broker.metric("robustmq_connections"), 15, "the end of the first connections")
     before = broker.open_sockets()
     round_of_clients()
     until(lambda: broker.open_sockets() <= before, 15, "the end of the connections")
