@@ -12,6 +12,7 @@ import random
 import socket
 import ssl
 import time
+import urllib.request
 from pathlib import Path
 
 from robustmq.mqtt.packets import Publish
@@ -157,12 +158,22 @@ def serves(broker: BrokerProcess, certificates: Certificates) -> None:
                 assert client.expect(Publish).payload == b"served"
 
 
+def handed_over(broker: BrokerProcess) -> bool:
+    """Has each worker passed a connection on? Its way to the other's mailbox is open from then
+    on."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics}/metrics").read().decode()
+    name = "robustmq_connections_handed_over_total"
+    return all(f'{name}{{worker="{worker}"}} 0.0' not in text for worker in (0, 1))
+
+
 def test_damaged_transports_end_connections_and_nothing_else(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
     text = config(certificates.server("server"))
     with BrokerProcess(tmp_path, 2, text, **SETTINGS) as broker:
         workers = broker.worker_pids()
         serves(broker, certificates)
+        while not handed_over(broker):
+            serves(broker, certificates)
         until(lambda: settled(broker), 30, "the end of all connections")
         before = broker.open_sockets()
         attacker = Attacker(broker, certificates.context())

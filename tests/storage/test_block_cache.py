@@ -65,7 +65,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def files(world: World) -> list[Path]:
-    return sorted(world.folder.iterdir())
+    # The cache makes the folder when its thread comes to it.
+    return sorted(world.folder.glob("*"))
 
 
 def written(world: World, cache: BlockCache) -> None:
