@@ -363,7 +363,8 @@ class LightReader:
     def held(
         self, topic: bytes, start_offset: int, max_batches: int, max_bytes: int
     ) -> tuple[int, int]:
-        """(bytes, first offset) of the newest batches, so many of either at most, or one more."""
+        """(bytes, first offset) of the newest batches, so many of either at most, or one more. When
+        damage hides the older ones, all of them are among those, and count nothing."""
         found = self._index.lookup(topic)
         offset, position = found if found is not None else (0, NO_POSITION)
         away = self._may_be_away(topic)
@@ -375,6 +376,10 @@ class LightReader:
                 head = self._head(topic, position, away)
             except (Gone, Away):
                 break
+            except BrokerError as error:
+                if error.fault is Fault.STORAGE_FAILED:
+                    raise
+                return size, start_offset
             if not head.length:
                 offset, position = head.base_offset, head.previous
                 continue

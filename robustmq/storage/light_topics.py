@@ -15,6 +15,7 @@ import msgspec
 
 from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
+from robustmq.core.blocks import UNKNOWN
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
 from robustmq.promises import Promise
 from robustmq.storage import shard_log
@@ -394,7 +395,15 @@ class LightTopics:
         return room
 
     def let_go(self) -> None:
-        """Something of the log is gone."""
+        """Something of the log is gone: before what is left of it, here and in the object store,
+        no damage has to be led over."""
+        cold = self._log.cold
+        away = cold.forgettable_to() if cold is not None else NO_POSITION
+        begin = min(self._log.start_position, away)
+        bridges = self._reader.bridges
+        for position in [one for one in bridges if one & ~UNKNOWN < begin]:
+            del bridges[position]
+            self._lookups.put(_BRIDGE + position.to_bytes(8, "big"), None)
         self._reader.let_go()
 
     def _bury(self, topic: bytes, position: int) -> None:

@@ -203,6 +203,7 @@ class ShardStore:
         self._checkpointed_at = self.durable_checkpoint = position
         self._go_behind(applied)
         self.light.keep_names()
+        self.light.let_go()
         self._says_all(applied)
 
     def _look_at_boot(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robustmq.core import batches, blocks
 from robustmq.core.blocks import ENTRY_HEADER, NO_POSITION
-from robustmq.errors import BrokerError, Fault
+from robustmq.errors import Fault
 from robustmq.storage.engine import ReadResult
 from robustmq.storage.light_topics import PREVIOUS_AT, LightTopics
 from robustmq.storage.shard_log import HEAD
@@ -203,8 +203,7 @@ def test_what_leads_from_a_batch_to_itself_leads_nowhere() -> None:
     for lead in (found[1], found[1] + 1):
         reader.bridges[found[1]] = (3, lead)
         assert list(reader.newer_bytes(b"hit", 10_000)) == []
-        with pytest.raises(BrokerError):
-            reader.held(b"hit", 0, 100, 10_000)
+        assert reader.held(b"hit", 0, 100, 10_000) == (0, 0)
         assert read_over(machine, b"hit") == ({0: b"0", 1: b"1"}, {2}), "what is before is found"
         machine.store.light.let_go()
 
@@ -333,3 +332,43 @@ def test_a_last_batch_that_was_damaged_in_memory_is_told(size: int) -> None:
     assert machine.store.light.read(b"hit", 1, 100).buffers
     piece[0][-3] ^= 1
     assert machine.store.light._reader._last_batch(b"hit", found[1], 1) is None
+
+
+def test_what_leads_over_damage_is_forgotten_with_it() -> None:
+    """Offsets of a lost batch were said to be damaged when all around them was gone long since."""
+    machine = Machine(StoreSettings(segment_bytes=1_000, hot_bytes=1))
+    places = []
+    for number in range(COUNT):
+        places.append(machine.publish(b"hit", b"%d" % number) + HEAD.size)
+        machine.publish(b"other", b"%d" % number)
+        machine.commit()
+    files = machine.store.log.files
+    second = files.files[1]
+    hit = max(number for number, place in enumerate(places) if place < second.end)
+    machine.disk.files[second.path][places[hit] - second.start + 70] ^= 1
+    machine.open()
+    assert machine.heard.corrupt and bridges_of(machine) == [places[hit]]
+    for _ in range(2):
+        light, files = machine.store.light, machine.store.log.files
+        for offset in range(COUNT):
+            result = light.read(b"hit", offset, 1)
+            assert result.out_of_range == (places[offset] < files.files[0].start)
+            assert result.error == (Fault.CORRUPT_RECORD.kafka if offset == hit else 0)
+        machine.store.let_go(files.files[:1], None)
+    machine.commit()
+    assert files.files[0].start > places[hit]
+    for _ in range(2):
+        for offset in range(COUNT):
+            result = machine.store.light.read(b"hit", offset, 1)
+            assert not result.error and result.out_of_range == (offset <= hit)
+        assert machine.store.light.start_offset(b"hit") == hit + 1
+        assert bridges_of(machine) == []
+        # As when the broker was killed before that was known to LevelDB.
+        machine.kv.write([(b"h" + places[hit].to_bytes(8, "big"), bytes(16))], True)
+        machine.open()
+
+
+def bridges_of(machine: Machine) -> list[int]:
+    """The positions of lost batches that LevelDB has."""
+    machine.commit()
+    return [int.from_bytes(key[1:], "big") for key, _ in machine.kv.range(b"h", b"i")]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import uuid
 
+from robustmq.core.blocks import ENTRY_HEADER
 from robustmq.storage.engine import PartitionSettings
+from robustmq.storage.light_topics import PREVIOUS_AT
 from robustmq.storage.shared import SharedPartition
 from tests.storage.stores import NOW_MS, Machine, batch, values_of
 
@@ -150,3 +152,28 @@ def test_no_time_is_found_of_a_record_that_lies_before_the_beginning_and_a_gap()
     machine.commit()
     log.trim(2)
     assert log.offset_for_time(0) is None and log.offset_for_time(-3) is None
+
+
+def test_a_damaged_batch_does_not_keep_a_partition_from_telling_its_size_and_its_end() -> None:
+    machine = Machine()
+    log = opened(machine)
+    for number in range(9):
+        log.append(bytearray(batch(b"%d" % number)), 3)
+        machine.commit()
+    machine.store.checkpoint([])
+    machine.committer.kick()
+    whole = log.size
+    part = log.offset_of_tail(whole // 3)
+    assert 0 < part < 8 and log.offset_of_tail(whole) == 0
+    found = machine.store.light._index.lookup(log._name)
+    assert found is not None
+    # Of the last but one the key: neither it nor what lies before it is known at once.
+    last = machine.store.log.read(found[1], ENTRY_HEADER)
+    place = int.from_bytes(last[PREVIOUS_AT : PREVIOUS_AT + 8], "little") + 40
+    files = machine.store.log.files
+    file = files.files[files.find(place)]
+    machine.disk.files[file.path][place - file.start] ^= 1
+    machine.open()
+    log = opened(machine)
+    assert 0 < log.size < whole, "what cannot be counted counts nothing"
+    assert log.offset_of_tail(whole // 3) == 0, "nothing is left out that may be there"
