@@ -185,7 +185,7 @@ def declared_sizes(files: Files, fits: Callable[[str], bool]) -> list[SizeRow]:
                 rows.append(
                     SizeRow(topic_id, int(partition), shard, stored.engine, "", None, *sizes)
                 )
-        for folder in sorted((directory / "segments").glob("*-*")):
+        for folder in sorted((directory / "segments").glob("*-*[0-9]")):
             topic_id, _, partition = folder.name.partition("-")
             paths = sorted(folder.glob("*.log"))
             if not paths or not fits(topic_id):

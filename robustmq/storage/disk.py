@@ -30,6 +30,7 @@ GROUP_FILES = 128
 """Files that are written and synced by one call."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 BOOT_ID_BYTES = 16
+GONE = ".gone"
 
 
 class Disk(Protocol):
@@ -107,7 +108,8 @@ class Disk(Protocol):
         ...
 
     def remove_directory(self, path: str) -> None:
-        """Remove a directory with all that is in it, if it is there."""
+        """Remove a directory with all that is in it, if it is there. A crash may leave some of it
+        under another name: with GONE behind it."""
         ...
 
     def replace(self, path: str, data: Buffer) -> None:
@@ -365,11 +367,22 @@ class RealDisk:
         _sync_directory(os.path.dirname(to))
 
     def remove_directory(self, path: str) -> None:
-        """Its files one by one, so that no descriptor outlives its file."""
+        """It has another name before it is half of what it was. Its files go one by one, so that no
+        descriptor outlives its file."""
+        gone = path
+        if not path.endswith(GONE) and os.path.isdir(path):
+            gone = path + GONE
+            self._remove_all(gone)
+            for name in self.list(path):
+                self._let_go(f"{path}/{name}")
+            os.rename(path, gone)
+        self._remove_all(gone)
+
+    def _remove_all(self, path: str) -> None:
         for name in self.list(path):
             inside = f"{path}/{name}"
             if os.path.isdir(inside):
-                self.remove_directory(inside)
+                self._remove_all(inside)
             else:
                 self.remove(inside)
         try:
@@ -422,16 +435,20 @@ class RealDisk:
         os.truncate(path, size)
 
     def remove(self, path: str) -> None:
-        """unlink. A reader's descriptor is closed by the reader: its number may be in use."""
+        """unlink."""
+        self._let_go(path)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+
+    def _let_go(self, path: str) -> None:
+        """A reader's descriptor is closed by the reader: its number may be in use."""
         file = self._writers.pop(path, None)
         if file is not None and path != self._appending:
             os.close(file)
         self._forget(path)
         self._removed.append(path)
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            return
 
     def _forget(self, path: str) -> None:
         self._unnamed.discard(path)

@@ -248,7 +248,7 @@ def _next_entry(source: Source, at: int) -> int | None:
 
 def segment_files(shard: Path) -> list[Path]:
     """The files of all partitions of a shard that have files of their own."""
-    return sorted((shard / "segments").glob("*/*.log"))
+    return sorted((shard / "segments").glob("*-*[0-9]/*.log"))
 
 
 def segment_batches(path: Path) -> Iterator[Batch | Damage | Tail]:
@@ -315,7 +315,7 @@ class EnginePartition(msgspec.Struct, frozen=True, gc=False):
 
 def engine_partitions(shard: Path) -> list[EnginePartition]:
     """All that a shard has of those."""
-    found = sorted(path for path in (shard / "engines").glob("*/*") if path.is_dir())
+    found = sorted(path for path in (shard / "engines").glob("*/*-*[0-9]") if path.is_dir())
     return [EnginePartition(path.parent.name, path) for path in found]
 
 

@@ -24,7 +24,7 @@ from robustmq.storage.cold_log import ColdLog
 from robustmq.storage.committer import Committer, GroupedJob, Job, Stage
 from robustmq.storage.data_directory import DataDirectoryError
 from robustmq.storage.delayed import PUBLISHED_DELAYED, DelayedMessages
-from robustmq.storage.disk import Buffer, Disk, Rows
+from robustmq.storage.disk import GONE, Buffer, Disk, Rows
 from robustmq.storage.engine import PartitionLog, PartitionSettings, engine
 from robustmq.storage.kv import KeyValue
 from robustmq.storage.light_topics import LightTopics
@@ -466,12 +466,19 @@ class ShardStore:
     # -- declared topics ---------------------------------------------------------------------------
 
     def stored_partitions(self) -> list[tuple[str, str]]:
-        """(engine, name) of the partitions that have a directory."""
+        """(engine, name) of the partitions that have a directory; what a crash has left of others
+        is removed."""
         disk, directory = self._disk, self._directory
-        found = [(engines.SEGMENT, name) for name in disk.list(f"{directory}/segments")]
+        listed = [(engines.SEGMENT, name) for name in disk.list(f"{directory}/segments")]
         for engine_name in disk.list(f"{directory}/engines"):
             names = disk.list(f"{directory}/engines/{engine_name}")
-            found += [(engine_name, name) for name in names]
+            listed += [(engine_name, name) for name in names]
+        found = []
+        for engine_name, name in listed:
+            if name.endswith(GONE):
+                self.remove_stored(name, engine_name)
+            else:
+                found.append((engine_name, name))
         return found
 
     def note_end(self, name: str, end_offset: int) -> None:
@@ -647,7 +654,7 @@ class ShardStore:
         self.shared.drop(stored_name(*split_name(name)))
 
     def remove_stored(self, name: str, engine_name: str) -> None:
-        """Recovery: a partition has a directory and its topic is gone."""
+        """Recovery: a partition has a directory, and its topic is gone or another engine has it."""
         disk, path = self._disk, self._path_of(name, engine_name)
         self._committer.free(lambda: disk.remove_directory(path))
 

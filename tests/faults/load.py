@@ -16,6 +16,12 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 from paho.mqtt.enums import CallbackAPIVersion, MessageState, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -28,6 +34,7 @@ from tests.mqtt.wire import Closed, Wire
 WINDOW = 40
 PAUSE_S = 0.002
 SETTLE_S = 60.0
+MODE, ENGINE = "robustmq.storage.mode", "robustmq.storage.engine"
 Acked = list[tuple[str, str]]
 
 
@@ -327,6 +334,10 @@ class KafkaReader:
             raise AssertionError(
                 f"{error}: {len(missing)} of {len(values)}, {missing[:3]}"
             ) from None
+        self.stop()
+
+    def stop(self) -> None:
+        """Whatever it does."""
         self._stopped.set()
         self._thread.join()
 
@@ -392,6 +403,17 @@ class KafkaProducer:
         self._thread.join()
         left = self._producer.flush(SETTLE_S)
         assert not left and not self.failed, f"{self.name}: {left} left, failed: {self.failed[:3]}"
+
+
+def alter_topic(admin: AdminClient, topic: str, changes: dict[str, str]) -> None:
+    """As kafka-configs --alter does."""
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in changes.items()
+    ]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
+    (done,) = admin.incremental_alter_configs([resource]).values()
+    done.result(20)
 
 
 def read_log(broker: BrokerProcess, topic: str, partitions: int = 1) -> list[list[str]]:

@@ -10,27 +10,23 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-)
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from robustmq.shard.moving import SLICE_BATCHES
 from tests.broker import BrokerProcess, until
 from tests.faults.files import WRITE, FaultyFiles
 from tests.faults.load import (
+    ENGINE,
+    MODE,
     KafkaProducer,
     MqttPublisher,
     MqttSubscriber,
+    alter_topic,
     doubled,
     in_order,
     read_log,
 )
 
-MODE, ENGINE = "robustmq.storage.mode", "robustmq.storage.engine"
 PARTITIONS = 2
 PREFILLED = 4_000
 
@@ -61,20 +57,9 @@ class Switched:
         return values
 
     def set(self, **settings: str) -> None:
-        """As kafka-configs --alter does."""
-        entries = [
-            ConfigEntry(
-                {"mode": MODE, "engine": ENGINE}[name],
-                value,
-                incremental_operation=AlterConfigOpType.SET,
-            )
-            for name, value in settings.items()
-        ]
-        resource = ConfigResource(
-            ConfigResource.Type.TOPIC, self.topic, incremental_configs=entries
-        )
-        (done,) = self.admin.incremental_alter_configs([resource]).values()
-        done.result(20)
+        """Another mode or engine."""
+        changes = {{"mode": MODE, "engine": ENGINE}[name]: one for name, one in settings.items()}
+        alter_topic(self.admin, self.topic, changes)
 
 
 def go_on(producer: KafkaProducer, publisher: MqttPublisher) -> None:
@@ -212,5 +197,10 @@ def test_yet_another_engine_while_a_partition_moves_and_kill_9_then_loses_nothin
         broker.kill()
         assert files.hits() < PREFILLED // 2 // SLICE_BATCHES, "the copy was under way"
         files.clear()
+        left = next(broker.data.glob("*/engines/rocksdb/*"))
+        left = left.with_name(left.name[:-1] + "9.gone")
+        left.mkdir()
+        (left / "CURRENT").write_text("MANIFEST-000001\n")
         broker.start()
         assert read_log(broker, "chosen", PARTITIONS)[0] == old
+        until(lambda: not left.exists(), what="the removal of what a crash has left")

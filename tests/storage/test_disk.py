@@ -50,6 +50,33 @@ def test_a_removed_file_leaves_no_descriptor_and_its_name_is_free(tmp_path: Path
     disk.close()
 
 
+class _Killed(Exception):
+    pass
+
+
+def test_a_directory_that_a_crash_has_half_removed_is_not_under_its_name(tmp_path: Path) -> None:
+    class Dying(RealDisk):
+        def remove(self, path: str) -> None:
+            if path.endswith("2"):
+                raise _Killed
+            super().remove(path)
+
+    path = f"{tmp_path}/database"
+    for disk in (Dying(), RealDisk()):
+        disk.make_directory(f"{path}/inside")
+        for number in range(4):
+            disk.append(f"{path}/{number}", [b"x"])
+        if isinstance(disk, Dying):
+            with pytest.raises(_Killed):
+                disk.remove_directory(path)
+            assert disk.list(str(tmp_path)) == ["database.gone"]
+        else:
+            disk.remove_directory(path)
+            disk.remove_directory(path)
+        disk.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_room_is_reserved_behind_the_end_of_a_file_and_given_back(tmp_path: Path) -> None:
     disk = RealDisk()
     path = tmp_path / "grows"
