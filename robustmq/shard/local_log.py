@@ -403,9 +403,9 @@ class LocalLogs:
         end, start, buffers = stored.high_watermark, stored.start_offset, list(stored.buffers)
         pending = stored.pending is not None
         if not isolation:
-            stable = self.producers.known_stable(topic, partition, end)
+            stable = max(start, self.producers.known_stable(topic, partition, end))
             return ReadResult(0, end, stable, start, buffers, pending=pending)
-        stable = self.producers.last_stable_offset(topic, partition, end)
+        stable = max(start, self.producers.last_stable_offset(topic, partition, end))
         if stable < end:
             buffers = until(buffers, stable)
         aborted: list[AbortedTransaction] = []
@@ -440,11 +440,16 @@ class LocalLogs:
         return store.light.high_watermark(topic) if store is not None else None
 
     def visible_end(self, topic: bytes, partition: int, isolation: int) -> int | None:
-        """Where readers of an isolation stop; None when the partition is not here."""
-        high_watermark = self.high_watermark(topic, partition)
-        if not isolation or high_watermark is None:
-            return high_watermark
-        return self.producers.last_stable_offset(topic, partition, high_watermark)
+        """Where readers of an isolation stop; None when the partition is not here. A transaction
+        whose first records were deleted holds nobody back before the log's start."""
+        end = self.high_watermark(topic, partition)
+        if not isolation or end is None:
+            return end
+        stable = self.producers.last_stable_offset(topic, partition, end)
+        if stable == end:
+            return end
+        store = self._stores[self._placement.shard(topic, partition)]
+        return max(stable, self._start(store, topic, partition))
 
     def list_offset(
         self, topic: bytes, partition: int, timestamp_ms: int, leader_epoch: int, isolation: int = 0

@@ -15,7 +15,8 @@ from robustmq.records import Record
 from tests.broker import BrokerProcess, until
 from tests.kafka.wire import SocketClient, batch
 
-PRODUCE, FETCH, LIST_OFFSETS, INIT, ADD, END, MARKERS, PRODUCERS = 0, 1, 2, 22, 24, 26, 27, 61
+PRODUCE, FETCH, LIST_OFFSETS, METADATA, COORDINATOR = 0, 1, 2, 3, 10
+INIT, ADD, END, MARKERS, PRODUCERS = 22, 24, 26, 27, 61
 PLAIN = batch(b"plain")
 
 
@@ -82,6 +83,12 @@ class Source:
         return offset
 
     def end(self, commit: bool) -> None:
+        """End the transaction; the partition has heard of it."""
+        self.decide(commit)
+        until(lambda: self.id not in opened(self.client, self.topic), 10)
+
+    def decide(self, commit: bool) -> None:
+        """End the transaction: that is in the coordinator's log."""
         answer = self.client.ask(
             END,
             5,
@@ -92,7 +99,6 @@ class Source:
         )
         assert answer.error_code == 0
         self.id, self.epoch = answer.producer_id, answer.producer_epoch
-        until(lambda: self.id not in opened(self.client, self.topic), 10)
 
     def mark(self, epoch: int, coordinator_epoch: int, version: int, partition: int = 0) -> int:
         marker = {
