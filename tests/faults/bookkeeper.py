@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -31,12 +31,12 @@ SETTINGS = {
 
 
 class Bookkeeper:
-    """Transactions of SIZE records over all partitions of a topic, one after the other."""
+    """Transactions of SIZE records over all partitions of some topics, one after the other."""
 
-    def __init__(self, servers: str, topic: str, partitions: int) -> None:
+    def __init__(self, servers: str, topics: dict[str, int]) -> None:
+        """`topics` says how many partitions each has."""
         self._servers = servers
-        self._topic = topic
-        self._partitions = partitions
+        self._places = [(topic, n) for topic, count in topics.items() for n in range(count)]
         self.committed: list[int] = []
         self.aborted: list[int] = []
         self.unknown: list[int] = []
@@ -66,8 +66,8 @@ class Bookkeeper:
         try:
             producer.begin_transaction()
             for at in range(SIZE):
-                partition = (number + at) % self._partitions
-                producer.produce(self._topic, f"{number} {at}", partition=partition)
+                topic, partition = self._places[(number + at) % len(self._places)]
+                producer.produce(topic, f"{number} {at}", partition=partition)
             if commit:
                 _again(lambda: producer.commit_transaction(20), self._stopped)
             else:
@@ -108,26 +108,26 @@ class Bookkeeper:
     def _read(self) -> list[str]:
         """All committed values, each partition in the order of their transactions."""
         reader = consumer(self._servers, "auditor", **{"metadata.recovery.strategy": "none"})
-        reader.assign([TopicPartition(self._topic, n, 0) for n in range(self._partitions)])
-        values: list[list[str]] = [[] for _ in range(self._partitions)]
-        ended: set[int] = set()
+        reader.assign([TopicPartition(topic, n, 0) for topic, n in self._places])
+        values: dict[tuple[str | None, int | None], list[str]] = defaultdict(list)
+        ended: set[tuple[str | None, int | None]] = set()
 
         def more() -> bool:
             for message in reader.consume(500, 0.2):
-                error, partition = message.error(), message.partition() or 0
+                error, place = message.error(), (message.topic(), message.partition())
                 if error is None:
-                    values[partition].append((message.value() or b"").decode())
+                    values[place].append((message.value() or b"").decode())
                 else:
                     assert error.code() == KafkaError._PARTITION_EOF, error
-                    ended.add(partition)
-            return len(ended) == self._partitions
+                    ended.add(place)
+            return len(ended) == len(self._places)
 
         until(more, 40, "the ends of the partitions: a transaction may be open")
         reader.close()
-        for rows in values:
+        for rows in values.values():
             numbers = [int(value.split()[0]) for value in rows]
             assert numbers == sorted(numbers), "transactions are out of order"
-        return [value for rows in values for value in rows]
+        return [value for rows in values.values() for value in rows]
 
 
 def _again(call: Callable[[], object], stopped: threading.Event) -> None:

@@ -27,7 +27,14 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from tests.broker import BrokerProcess, until
 from tests.faults.bookkeeper import Bookkeeper
 from tests.faults.files import READ, SYNC, WRITE, FaultyFiles
-from tests.faults.load import KafkaProducer, MqttPublisher, MqttSubscriber
+from tests.faults.load import (
+    ENGINE,
+    KafkaProducer,
+    KafkaReader,
+    MqttPublisher,
+    MqttSubscriber,
+    alter_topic,
+)
 from tests.faults.proxy import Proxy
 from tests.faults.test_kill import check_kafka, check_mqtt
 from tests.object_stores import S3Server
@@ -36,7 +43,11 @@ MIB = 1 << 20
 PARTITIONS = 2
 RECOVERY_S = 60.0
 Q1, Q2 = [f"r/q1/{n}" for n in range(4)], [f"r/q2/{n}" for n in range(4)]
-EVERYTHING = {"r/#": 2, "orders": 1, "light": 1, "tiered": 1}
+EVERYTHING = {"r/#": 2, "orders": 1, "light": 1, "tiered": 1, "packed": 1}
+ENGINES = ("segment", "shared", "rocksdb")
+BOOKS = {"books": PARTITIONS, "ledger": 1, "pages": 1}
+"""What transactions write to: in segments, in the log of the shard, and a light topic."""
+SWITCHED = ("orders", "packed", "books", "ledger")
 TIERED = {
     "remote.storage.enable": "true",
     "segment.ms": "300",
@@ -89,8 +100,14 @@ class Rounds:
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
         saved = NewTopic("r.saved", 1, config={"robustmq.storage.mode": "persistent"})
         tiered = NewTopic("tiered", 1, config=TIERED)
-        made = admin.create_topics([NewTopic("orders", PARTITIONS), saved, tiered])
-        for future in (*made.values(), *admin.create_topics([NewTopic("books", 2)]).values()):
+        shared = {ENGINE: "shared"}
+        others = [
+            NewTopic("orders", PARTITIONS),
+            NewTopic("packed", PARTITIONS, config=shared),
+            NewTopic("books", BOOKS["books"]),
+            NewTopic("ledger", BOOKS["ledger"], config=shared),
+        ]
+        for future in admin.create_topics([saved, tiered, *others]).values():
             future.result(30)
         self.wide = MqttSubscriber(broker, "wide", dict(EVERYTHING), 5)
         self.old = MqttSubscriber(broker, "old", dict.fromkeys([*Q1, *Q2], 2), 4)
@@ -104,8 +121,10 @@ class Rounds:
             KafkaProducer(broker, "repeats", "orders", PARTITIONS, False),
             KafkaProducer(broker, "lightly", "light", 1, True),
             KafkaProducer(broker, "warmly", "tiered", 1, True),
+            KafkaProducer(broker, "tightly", "packed", PARTITIONS, True),
         ]
-        self.keeper = Bookkeeper(f"127.0.0.1:{broker.kafka}", "books", PARTITIONS)
+        self.reader = KafkaReader(broker, "packed")
+        self.keeper = Bookkeeper(f"127.0.0.1:{broker.kafka}", BOOKS)
 
     # -- the rounds --------------------------------------------------------------------------------
 
@@ -149,6 +168,9 @@ class Rounds:
         for producer in self.producers:
             producer.finish()
         self.keeper.finish()
+        self.reader.wait_for(
+            {value for rows in self.producers[-1].acked.values() for value in rows}
+        )
         uploaded = self.broker.metric("robustmq_storage_tier_segments_uploaded_total")
         # From the disk and the object store alone.
         self.broker.kill()
@@ -175,9 +197,9 @@ class Rounds:
             os.environ.pop(name, None)
         for one in (*getattr(self, "publishers", ()), *getattr(self, "producers", ())):
             one.stop()
-        keeper = getattr(self, "keeper", None)
-        if keeper is not None:
-            keeper.stop()
+        for name in ("keeper", "reader"):
+            if hasattr(self, name):
+                getattr(self, name).stop()
         for name in ("wide", "old"):
             if hasattr(self, name):
                 getattr(self, name).close()
@@ -283,6 +305,18 @@ class Rounds:
         time.sleep(self.choose.uniform(0.2, 1))
         self.store.start()
 
+    def switch(self) -> None:
+        """Another engine for a topic, or two, and perhaps a kill while its partitions move."""
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.broker.kafka}", "log_level": 2})
+        topic = self.choose.choice(SWITCHED)
+        engines = self.choose.sample(ENGINES, self.choose.randint(1, 2))
+        for engine in engines:
+            alter_topic(admin, topic, {ENGINE: engine})
+        what = self.choose.choice((self.kill_worker, self.kill_tree, None))
+        self._say(f"  {topic}: {', '.join(engines)}; {what.__name__ if what else 'no kill'}")
+        if what is not None:
+            what()
+
 
 FAULTS: dict[str, Callable[[Rounds], None]] = {
     "kill_worker": Rounds.kill_worker,
@@ -297,6 +331,7 @@ FAULTS: dict[str, Callable[[Rounds], None]] = {
     "killed_while_full": Rounds.killed_while_full,
     "store_fails": Rounds.store_fails,
     "store_killed": Rounds.store_killed,
+    "switch": Rounds.switch,
 }
 
 

@@ -10,26 +10,23 @@ import os
 import signal
 import subprocess
 import sys
-from itertools import permutations, product
+from itertools import count, permutations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-)
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from robustmq.core import batches
 from robustmq.records import Record
 from tests.broker import BrokerProcess, until
+from tests.faults.load import ENGINE, MODE, alter_topic
 from tests.kafka.test_broker_partition_transactions import (
+    COORDINATOR,
     INIT,
     LIST_OFFSETS,
+    METADATA,
     Source,
     data,
     fetch,
@@ -43,19 +40,8 @@ PLACES = (SEGMENT, SHARED, ROCKSDB, MEMORY)
 
 def settings(place: str) -> dict[str, str]:
     if place == MEMORY:
-        return {"robustmq.storage.mode": "memory"}
-    return {"robustmq.storage.mode": "hybrid", "robustmq.storage.engine": place}
-
-
-def alter(admin: AdminClient, topic: str, changes: dict[str, str]) -> None:
-    """As kafka-configs --alter does."""
-    entries = [
-        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-        for name, value in changes.items()
-    ]
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
-    (done,) = admin.incremental_alter_configs([resource]).values()
-    done.result(20)
+        return {MODE: "memory"}
+    return {MODE: "hybrid", ENGINE: place}
 
 
 def moving(broker: BrokerProcess) -> int:
@@ -190,7 +176,7 @@ def test_transactions_go_on_in_another_engine(tmp_path: Path, before: str, behin
             topics = [Written(client, topic.topic) for topic in made]
         restart(broker, before)
         for topic, (_, new) in zip(topics, pairs, strict=True):
-            alter(admin, topic.topic, settings(new))
+            alter_topic(admin, topic.topic, settings(new))
         until(lambda: not moving(broker), 30, "the end of the moves")
         restart(broker, behind)
         check(broker, topics)
@@ -233,3 +219,58 @@ def check(broker: BrokerProcess, topics: list[Written]) -> None:
             except AssertionError as error:
                 failed.append(f"{topic.topic}: {error}")
     assert not failed, "\n".join(failed)
+
+
+def topic_of_worker_1(client: SocketClient, admin: AdminClient, kept: str) -> str:
+    """A new topic whose one partition worker 1 has."""
+    for number in count():
+        name = f"{kept}-{number}"
+        made = admin.create_topics([NewTopic(name, 1, config=settings(kept))])[name]
+        made.result(20)
+        (topic,) = client.ask(METADATA, 8, topics=[{"name": name}]).topics
+        if topic.partitions[0].leader_id == 1:
+            return name
+    raise AssertionError("there are names enough")
+
+
+def source_of_worker_0(client: SocketClient, topic: str) -> Source:
+    """A transactional id that worker 0 coordinates."""
+    while True:
+        source = Source(client, topic)
+        answer = client.ask(COORDINATOR, 4, key_type=1, coordinator_keys=[source.name])
+        if answer.coordinators[0].node_id == 0:
+            return source
+
+
+@pytest.mark.timeout(120)
+def test_what_is_decided_when_all_die_is_told_to_the_partition_in_its_new_engine(
+    tmp_path: Path,
+) -> None:
+    places = (SEGMENT, SHARED, ROCKSDB)
+    with BrokerProcess(tmp_path, 2) as broker:
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
+        with SocketClient(broker.worker_ports[0]) as client:
+            topics = [topic_of_worker_1(client, admin, place) for place in places]
+            gone = [source_of_worker_0(client, topic) for topic in topics]
+            done = [source_of_worker_0(client, topic) for topic in topics]
+            begins = [source.write() for source in gone]
+            for source in done:
+                source.write()
+            os.kill(broker.worker_pids()[1], signal.SIGSTOP)
+            # Answered when it is decided; the partitions cannot hear of it.
+            for source in (*gone, *done):
+                source.decide(source in done)
+        for number, topic in enumerate(topics):
+            alter_topic(admin, topic, settings(places[number - 1]))
+        broker.kill()
+        broker.start()
+        for number, topic in enumerate(topics):
+            alter_topic(admin, topic, settings(places[number - 2]))
+        with SocketClient(broker.worker_ports[0]) as client:
+            for topic, source, begin in zip(topics, gone, begins, strict=True):
+                until(lambda topic=topic: not opened(client, topic), 20, "the markers")  # type: ignore[misc]
+                part = fetch(client, topic, 0, 1)
+                assert part.high_watermark == 4
+                listed = [(one.producer_id, one.first_offset) for one in part.aborted_transactions]
+                assert listed == [(source.id, begin)]
+                until(lambda topic=topic: fetch(client, topic, 0, 1).last_stable_offset == 4)  # type: ignore[misc]

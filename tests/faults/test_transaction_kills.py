@@ -1,5 +1,6 @@
-"""A copy from topic to topic in transactions, while workers and the whole broker are killed: every
-record is there once, and the group's offsets say so. Real processes, a stock client."""
+"""A copy from topic to topic in transactions, while topics get other engines and processes are
+killed: every record is there once, and the group's offsets say so. Real processes, a stock client.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +15,14 @@ from confluent_kafka.cimpl import NewTopic
 
 from tests.broker import BrokerProcess, until
 from tests.clients.test_kafka_transactions import PARTITIONS, consumer, producer, read, some
+from tests.faults.load import ENGINE, alter_topic
 
 # When all brokers are down, librdkafka 2.16 begins anew and may wait for ever for a broker that it
 # has given up itself.
 LASTING = {"metadata.recovery.strategy": "none"}
 RECORDS, BATCH = 240, 8
 KILLS = ("worker 0", "worker 1", "all")
+ENGINES = ("segment", "shared", "rocksdb")
 
 
 class Copier:
@@ -103,6 +106,9 @@ def test_a_copy_is_exactly_once_whoever_is_killed(broker: BrokerProcess) -> None
             for number, who in enumerate(KILLS):
                 goal = (number + 1) * RECORDS // BATCH // (len(KILLS) + 2)
                 until(lambda goal=goal: copier.committed >= goal, 60, "transactions")  # type: ignore[misc]
+                admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
+                alter_topic(admin, source, {ENGINE: ENGINES[number - 1]})
+                alter_topic(admin, target, {ENGINE: ENGINES[number - 2]})
                 if who == "all":
                     broker.kill()
                     broker.start()
@@ -112,3 +118,9 @@ def test_a_copy_is_exactly_once_whoever_is_killed(broker: BrokerProcess) -> None
         finally:
             copier.stop()
         assert read(servers, target) == values, copier.failures[:5]
+        broker.restart()
+        assert read(servers, target) == values
+        reader = consumer(servers, source)
+        places = reader.committed([TopicPartition(source, n) for n in range(PARTITIONS)], 20)
+        reader.close()
+        assert sum(place.offset for place in places) == RECORDS
