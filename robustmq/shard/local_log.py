@@ -481,6 +481,9 @@ class LocalLogs:
         if timestamp_ms in TIERED and isinstance(log, SegmentPartition):
             offset = tier_offset(log, timestamp_ms)
             return ListedOffset(0, offset, -1, epoch) if offset >= 0 else ListedOffset()
+        if timestamp_ms in TIERED and log is None:
+            is_tiered = self._placement.mode(topic) == "tiered"
+            return _light_tier_offset(store, topic, timestamp_ms, is_tiered, epoch)
         if timestamp_ms in (EARLIEST_TIMESTAMP, EARLIEST_LOCAL_TIMESTAMP):
             if log is not None:
                 return ListedOffset(0, log.start_offset, -1, epoch)
@@ -599,6 +602,18 @@ def _earliest(store: ShardStore | None, topic: bytes, epoch: int) -> ListedOffse
         return ListedOffset(0, store.light.start_offset(topic), -1, epoch)
     except BrokerError as error:
         return _unread(error)
+
+
+def _light_tier_offset(
+    store: ShardStore | None, topic: bytes, which: int, is_tiered: bool, epoch: int
+) -> ListedOffset | Promise[None]:
+    """What of a light topic is on the local disk, in the object store, and still to be there."""
+    assert store is not None, "it is here"
+    try:
+        offset = store.light.tier_offset(topic, which, is_tiered)
+    except BrokerError as error:
+        return _unread(error)
+    return ListedOffset(0, offset, -1, epoch) if offset >= 0 else ListedOffset()
 
 
 def _at_time(

@@ -238,8 +238,12 @@ class ColdLog:
         return known
 
     def chosen(self, topic: bytes, position: int) -> bool:
+        """Need the entry of a topic that stands at a position not be here?"""
+        return position < self.may_go_to and self.stored(topic, position)
+
+    def stored(self, topic: bytes, position: int) -> bool:
         """Is the entry of a topic that stands at a position in the store, if it was needed?"""
-        if position >= self.may_go_to:
+        if position >= self.state.looked_to:
             return False
         for era, modes in zip(reversed(self.state.eras), reversed(self._eras), strict=True):
             if era.begin <= position:

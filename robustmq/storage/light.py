@@ -19,7 +19,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from robustmq.core import batches, blocks
@@ -513,6 +513,20 @@ class LightReader:
             # Behind the last batch before the beginning there may be a gap.
             if info.base_offset + info.last_offset_delta >= first:
                 yield info
+
+    def newest_from(self, topic: bytes, wanted: Callable[[int], bool]) -> int:
+        """The first offset of a topic's newest batches that lie in local files, at positions that
+        are all wanted; its end when the last one is none of them. Raises CORRUPT_RECORD."""
+        found = self._index.lookup(topic)
+        offset, position = found if found is not None else (0, NO_POSITION)
+        key = topic_key(topic)
+        while position != NO_POSITION and wanted(position):
+            try:
+                head = self._head(key, position, False)
+            except Gone:
+                break
+            offset, position = head.base_offset, head.previous
+        return offset
 
     def newer_bytes(
         self, topic: bytes, enough: int, away: bool = False

@@ -35,6 +35,7 @@ from robustmq.storage.shard_log import (
     ShardLog,
     block_begin,
 )
+from robustmq.storage.tiered import EARLIEST_LOCAL, EARLIEST_PENDING_UPLOAD
 
 _TOPIC, _START, _GRAVE, SHARED_KEY, _BRIDGE = b"t", b"b", b"g", b"P", b"h"
 PREVIOUS_AT = 24
@@ -349,6 +350,25 @@ class LightTopics:
                     return found
             return ring.offset_for_time(timestamp_ms)
         return self._reader.offset_for_time(topic, timestamp_ms, self._starts.get(topic, 0))
+
+    def tier_offset(self, topic: bytes, which: int, is_tiered: bool) -> int:
+        """The offset that one of `storage.tiered.TIERED` names of a topic, which is of mode tiered
+        now or is not; -1: there is none. Raises Away, CORRUPT_RECORD, STORAGE_FAILED."""
+        cold, newest_from = self._log.cold, self._reader.newest_from
+        if topic in self._rings or cold is None:
+            return self.start_offset(topic) if which == EARLIEST_LOCAL else -1
+        if which == EARLIEST_LOCAL:
+            return max(newest_from(topic, lambda position: True), self.known_start(topic))
+        if which == EARLIEST_PENDING_UPLOAD:
+            if not is_tiered or cold.runs is None:
+                return -1
+            looked_to = cold.state.looked_to
+            first = newest_from(topic, lambda position: position >= looked_to)
+            return max(first, self.known_start(topic))
+        if not cold.may_have(topic):
+            return -1
+        behind = newest_from(topic, lambda position: not cold.stored(topic, position))
+        return behind - 1 if behind > self.start_offset(topic) else -1
 
     def names(self, after_name: bytes, limit: int) -> list[bytes]:
         """Names of topics that are kept in the log, in order, those behind a name."""

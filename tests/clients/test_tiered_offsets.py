@@ -13,6 +13,7 @@ from robustmq.storage.remote_store import open_object_store
 from robustmq.tiering_settings import TieringSettings
 from tests.broker import BrokerProcess, until
 from tests.clients.test_kafka_tools import Shell
+from tests.faults.light_tiering import CONFIG, logs_in, numbers_of, publish, wait_away
 from tests.faults.tiering import (
     PATIENCE_S,
     admin,
@@ -109,3 +110,38 @@ def test_clients_are_told_what_is_local_what_is_tiered_and_what_is_to_be_uploade
                 assert raw(broker, "tiered", which, version)[0] == 0
                 assert raw(broker, "tiered", which, version - 1)[0] == 35
             assert raw(broker, "tiered", -7)[0] == 35
+
+
+def test_they_are_told_the_same_of_light_topics(tmp_path: Path) -> None:
+    (tmp_path / "s3").mkdir()
+    with S3Server(tmp_path / "s3") as server:
+        url = server.fresh_url()
+        store = open_object_store(TieringSettings(url, server.options))
+        with BrokerProcess(tmp_path, 2, CONFIG, **server.settings(url)) as broker:
+            publish(broker, ["t/0"], range(1))
+            assert [raw(broker, "t.0", which)[1] for which in SINCE] == [0, -1, 0]
+            # A record's offset is its number.
+            publish(broker, ["t/0"], range(1, 300))
+            publish(broker, ["other"], range(1_000, 1_003))
+            wait_away(broker, 3)
+            logs = [path for prefix in logs_in(store) for path, _ in store.list(prefix)]
+            away = [numbers_of(store.get(path)[0]) for path in logs if path.endswith(".log")]
+            here = [numbers_of(path.read_bytes()) for path in broker.data.glob("*/log/*")]
+            uploaded = set().union(*away)
+            first = min(number for number in set().union(*here) if number < 1_000)
+            assert 0 < first <= max(uploaded) + 1 < 300
+            expected = [first, max(uploaded), max(uploaded) + 1]
+            assert [raw(broker, "t.0", which)[1] for which in SINCE] == expected
+            server.hold()
+            publish(broker, ["t/0"], range(300, 400))
+            assert [raw(broker, "t.0", which)[1] for which in SINCE][1:] == expected[1:]
+            server.go_on()
+            until(lambda: raw(broker, "t.0", -5)[1] > 300, PATIENCE_S, "more uploads")
+            wait_away(broker, 4)
+            last = raw(broker, "t.0", -5)[1]
+            assert raw(broker, "t.0", -6)[1] == last + 1
+            broker.kill()
+            broker.start()
+            assert raw(broker, "t.0", -5)[1] >= last
+            assert raw(broker, "t.0", -4) == (0, raw(broker, "t.0", -4)[1], -1)
+            assert [raw(broker, "other", which)[1] for which in SINCE] == [0, -1, -1]
