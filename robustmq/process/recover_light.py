@@ -3,7 +3,8 @@ object store is read there once, entry by entry, with every checksum tested.
 
 No record is copied. What is made is the topic index, with each topic's end and the position of its
 last batch, what LevelDB knows of topics, and a log that goes on at the position where the store
-ends. Of what is lost in the store the table of bridges leads over it, so everything else is served.
+ends. Of what is lost in the store the table of bridges leads over it, so everything else is served;
+so do ways over what was never there, as a topic was of another mode for some time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from robustmq.storage.kv import KeyValueSettings, open_key_value
 from robustmq.storage.manifest import LOG, SECRET, Head, object_name, read_rows
 from robustmq.storage.object_store import ObjectStore
 from robustmq.storage.shard_log import HEAD
-from robustmq.storage.shard_store import CURSOR, ShardStore, StoreSettings
+from robustmq.storage.shard_store import BLOCK, CURSOR, ShardStore, StoreSettings
 from robustmq.storage.stored_producers import StoredProducers
 
 FLUSH_ENTRIES = 10_000
@@ -144,7 +145,10 @@ def _replay(
             if isinstance(found, Lost):
                 _lose(shard, log, found)
                 continue
-            shard.light.replay(found.position, found.kind, bytes(found.data[HEAD.size :]))
+            payload = bytes(found.data[HEAD.size :])
+            if found.kind == BLOCK:
+                shard.light.lead_over_gaps(found.position, payload)
+            shard.light.replay(found.position, found.kind, payload)
             count += 1
             if count % FLUSH_ENTRIES == 0:
                 shard.light.keep_names()

@@ -112,6 +112,9 @@ class LightReader:
         """Over what recovery has set aside: by the position of a batch that is lost, its base
         offset (or that of the first before it that is lost with it) and the position of the batch
         before that."""
+        self.gap: Callable[[int], tuple[int, int] | None] = lambda position: None
+        """The same over a batch that a store, from which a lost disk was made again, never had:
+        readers go on behind it."""
         self.tears: OrderedDict[bytes, Tear] = OrderedDict()
         """Where something older is to be looked for, by topic: `mended` takes what comes of it."""
         # The same as `bridges`, of tears; None: nothing is there.
@@ -179,6 +182,11 @@ class LightReader:
                 # Its batch may prove all but where it leads to.
                 entry = self._entry(topic, position, away, check_hot=True)
                 head = *entry[:3], len(entry[4])
+        except Gone:
+            gap = self.gap(position)
+            if gap is None:
+                raise
+            return _Head(0, gap[1], gap[0], 0)
         except BrokerError as error:
             if away and error.fault is Fault.CORRUPT_RECORD:
                 raise self._log.lost_light(topic, position, error) from None
@@ -460,7 +468,10 @@ class LightReader:
             try:
                 position = chain.positions[at]
                 _, _, _, last_offset, batch = self._entry(chain.topic, position, chain.away)
-            except BrokerError:
+            except BrokerError as error:
+                if isinstance(error, Gone) and self.gap(position) is not None:
+                    at += 1
+                    continue
                 if buffers:
                     break
                 raise
@@ -519,10 +530,9 @@ class LightReader:
         are all wanted; its end when the last one is none of them. Raises CORRUPT_RECORD."""
         found = self._index.lookup(topic)
         offset, position = found if found is not None else (0, NO_POSITION)
-        key = topic_key(topic)
         while position != NO_POSITION and wanted(position):
             try:
-                head = self._head(key, position, False)
+                head = self._head(topic, position, False)
             except Gone:
                 break
             offset, position = head.base_offset, head.previous

@@ -37,7 +37,7 @@ from robustmq.storage.shard_log import (
 )
 from robustmq.storage.tiered import EARLIEST_LOCAL, EARLIEST_PENDING_UPLOAD
 
-_TOPIC, _START, _GRAVE, SHARED_KEY, _BRIDGE = b"t", b"b", b"g", b"P", b"h"
+_TOPIC, _START, _GRAVE, SHARED_KEY, _BRIDGE, _GAP = b"t", b"b", b"g", b"P", b"h", b"l"
 PREVIOUS_AT = 24
 _PRODUCER_ID_AT = 43
 RESERVED_OFFSETS = 4096
@@ -60,6 +60,7 @@ class LightTopics:
         self._ring_memory = memory
         self._index = TopicIndex()
         self._reader = LightReader(log, self._index)
+        self._reader.gap = self._gap
         self._new_topics: list[bytes] = []
         self._rings: dict[bytes, MemoryPartition] = {}
         self._bases: dict[bytes, int] = {}
@@ -98,17 +99,33 @@ class LightTopics:
             if any(begin <= previous < end for begin, end in self._damaged):
                 found = self._index.lookup(entry.topic) or (0, NO_POSITION)
                 self._reader.bridges[previous] = found
-                value = b"".join(number.to_bytes(8, "little") for number in found)
-                self._lookups.put(_BRIDGE + previous.to_bytes(8, "big"), value)
+                self._keep_way(_BRIDGE, previous, found)
+
+    def _keep_way(self, prefix: bytes, over: int, way: tuple[int, int]) -> None:
+        value = b"".join(number.to_bytes(8, "little") for number in way)
+        self._lookups.put(prefix + over.to_bytes(8, "big"), value)
+
+    def _gap(self, position: int) -> tuple[int, int] | None:
+        value = self._lookups.get(_GAP + position.to_bytes(8, "big"))
+        return _way(value) if value is not None else None
+
+    def lead_over_gaps(self, at: int, block: bytes) -> None:
+        """A block is about to be replayed of a log of which the object store has a part alone: what
+        its batches lead to may be missing, and then leads to what the store has before it."""
+        last: dict[bytes, tuple[int, int]] = {}
+        for entry in blocks.entries(block):
+            found = last.get(entry.topic) or self._index.lookup(entry.topic)
+            begin = entry.begin + PREVIOUS_AT
+            previous = int.from_bytes(block[begin : begin + 8], "little")
+            if found is not None and NO_POSITION not in found and found[1] < previous < at:
+                self._keep_way(_GAP, previous, found)
+            last[entry.topic] = 0, at + shard_log.HEAD.size + entry.begin
 
     def load_starts(self) -> None:
         """Learn from LevelDB where topics begin, and what leads over damage."""
         for key, value in self._lookups.range(_BRIDGE, after(_BRIDGE)):
             position = int.from_bytes(key[1:], "big")
-            self._reader.bridges[position] = (
-                int.from_bytes(value[:8], "little"),
-                int.from_bytes(value[8:], "little"),
-            )
+            self._reader.bridges[position] = _way(value)
         for key, value in self._lookups.range(_START, after(_START)):
             self._starts[key[1:]] = int.from_bytes(value, "little")
 
@@ -579,3 +596,7 @@ class LightTopics:
             block, self._log.next_payload + len(NO_MARKER), leader_epoch, self._new_topics
         )
         self._log.append(SHARED_BLOCK, NO_MARKER + block, 0, 0, 0)
+
+
+def _way(value: bytes) -> tuple[int, int]:
+    return int.from_bytes(value[:8], "little"), int.from_bytes(value[8:], "little")

@@ -3,7 +3,9 @@ the object store."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 
 import paho.mqtt.client as paho
@@ -105,6 +107,14 @@ def log_files(broker: BrokerProcess) -> int:
 def objects(broker: BrokerProcess) -> int:
     """Objects that are told of."""
     return broker.metric("robustmq_storage_tier_light_objects")
+
+
+def reload(broker: BrokerProcess, config: str) -> None:
+    """Other settings, taken over by SIGHUP."""
+    broker.config.write_text(config)
+    taken = broker.log.count("settings reloaded")
+    os.kill(broker.pid, signal.SIGHUP)
+    until(lambda: broker.log.count("settings reloaded") == taken + broker.workers, 20, "them")
 
 
 def wait_away(broker: BrokerProcess, more_than: int = 0) -> None:

@@ -21,8 +21,10 @@ from tests.faults.light_tiering import (
     logs_in,
     numbers_in,
     numbers_of,
+    objects,
     publish,
     read_at,
+    reload,
     sent_once,
     sound_numbers,
     wait_away,
@@ -30,7 +32,7 @@ from tests.faults.light_tiering import (
 )
 from tests.faults.proxy import Proxy
 from tests.faults.test_tiering import opened
-from tests.faults.tiering import VALUE_BYTES, produce, run_recover, said
+from tests.faults.tiering import VALUE_BYTES, consume, produce, run_recover, said
 from tests.object_stores import S3Server
 
 BY_DEFAULT = CONFIG.replace('filter = "t/+"\nmode = "tiered"', 'filter = "#"').replace(
@@ -148,3 +150,42 @@ def test_what_rots_in_the_store_is_a_hole_and_another_cluster_fences(
         broker.start()
         again = {number: read_at(broker, "t/0", number) for number in range(0, 300, 5)}
         assert again == {number: -2 if number in lost else number for number in again}
+
+
+def test_records_from_before_another_mode_come_back_with_a_lost_disk(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    url = s3_server.fresh_url()
+    config = CONFIG.replace("shards = 2", "shards = 1")
+    with BrokerProcess(tmp_path, 1, config, **s3_server.settings(url)) as broker:
+        topics = [f"t/{n}" for n in range(3)]
+        publish(broker, topics, range(150))
+        wait_away(broker)
+        reload(broker, config.replace('filter = "t/+"', 'filter = "u/+"'))
+        publish(broker, topics, range(150, 300))
+        uploads = objects(broker)
+        publish(broker, ["u/0"], range(150))
+        # In the order of the log: what stands before was looked at, too.
+        until(lambda: objects(broker) > uploads + 1, 20, "uploads of the other topic")
+        reload(broker, config)
+        publish(broker, topics, range(300, 450))
+        uploads = objects(broker)
+        until(lambda: objects(broker) > uploads, 20, "uploads of the latest")
+        assert all(numbers_in(broker, f"t/{n}") == list(range(n, 450, 3)) for n in range(3))
+        broker.kill()
+        shutil.rmtree(broker.data)
+        done = run_recover(broker, url, s3_server.options, "--take-over")
+        assert done.returncode == 0 and "MISSING" not in done.stdout, done
+        broker.start()
+        for n, topic in enumerate(topics):
+            name = topic.replace("/", ".")
+            # What was of another mode when its file was full is not in the store.
+            found = consume(broker, name)
+            assert [number for _, number in found if number < 90] == list(range(n, 90, 3))
+            assert all(number == 3 * offset + n for offset, number in found)
+            last = found[-1][0]
+            assert last > 110
+            assert len(found) < last + 1, "some had another mode when they were looked at"
+            assert produce(broker, name, [9]) == [last + 1]
+        broker.restart()
+        assert consume(broker, "t.0")[:30] == [(n, 3 * n) for n in range(30)]

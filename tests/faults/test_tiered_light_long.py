@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.faults.light_tiering import (
     numbers_in,
     objects,
     publish,
+    reload,
     wait_away,
     wait_even,
 )
@@ -113,14 +113,6 @@ local_retention_ms = 0
 retention_bytes = 2000000
 """
 )
-
-
-def reload(broker: BrokerProcess, config: str) -> None:
-    """Other settings, taken over by SIGHUP."""
-    broker.config.write_text(config)
-    taken = broker.log.count("settings reloaded")
-    os.kill(broker.pid, signal.SIGHUP)
-    until(lambda: broker.log.count("settings reloaded") == taken + broker.workers, 20, "them")
 
 
 def test_modes_change_and_what_nobody_needs_leaves_the_store(

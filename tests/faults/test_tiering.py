@@ -282,6 +282,10 @@ def test_what_is_deleted_leaves_the_store(tmp_path: Path) -> None:
             start, end = watermarks(broker, "off")
             assert 100 < start < end == 160, "what was in the store alone is gone"
             assert [number for _, number in consume(broker, "off")] == list(range(start, end))
+            alter(broker, "off", remote_storage_enable="true")
+            produce(broker, "off", range(end, 260))
+            until(lambda: len(store.list(prefixes[b"off"])) > 4, PATIENCE_S, "it is tiered again")
+            assert [number for _, number in consume(broker, "off")] == list(range(start, 260))
             server.kill()
             client.delete_topics(["gone"])["gone"].result(PATIENCE_S)
             until(lambda: broker.metric("robustmq_storage_tier_unavailable"), PATIENCE_S, "a try")
