@@ -433,7 +433,7 @@ class LightTopics:
 
     def let_go(self) -> None:
         """Something of the log is gone: before what is left of it, here and in the object store,
-        no damage has to be led over."""
+        neither damage nor a gap has to be led over."""
         cold = self._log.cold
         away = cold.forgettable_to() if cold is not None else NO_POSITION
         begin = min(self._log.start_position, away)
@@ -441,6 +441,9 @@ class LightTopics:
         for position in [one for one in bridges if one & ~UNKNOWN < begin]:
             del bridges[position]
             self._lookups.put(_BRIDGE + position.to_bytes(8, "big"), None)
+        gaps = self._lookups.range(_GAP, _GAP + begin.to_bytes(8, "big"))
+        for key, _ in list(islice(gaps, GRAVES_SLICE)):
+            self._lookups.put(key, None)
         self._reader.let_go()
 
     def _bury(self, topic: bytes, position: int) -> None:
