@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -60,6 +61,9 @@ class ConnectionState(msgspec.Struct):
     """The client is gone: nobody reads what is still being answered."""
     on_close: dict[object, Callable[[], None]] = {}
     """What must be done then, by what it is about."""
+    unreadable: dict[tuple[str | UUID, int], int] = {}
+    """The offsets that the last Fetch asked for in vain, by topic and partition: the disk has lost
+    them, or does not give them now."""
     held: int = 0
     """Requests that no later one may overtake are being served: none is begun."""
     released: Callable[[], None] = _nothing

@@ -6,6 +6,8 @@ KIP-227 sessions).
 - A partition's error, or min_bytes reached, answers at once. Else the request waits for an append
   behind what it saw; it holds nothing meanwhile but its own list of partitions, and ends with its
   connection.
+- What cannot be read, and was asked for by the connection's last Fetch, too, answers no sooner than
+  an empty partition: some clients (aiokafka) ask for it again at once, and go on so.
 - Records that are in the object store and not at hand are waited for like appends, and never keep
   others back: what is there is answered. When nothing is, the wait for them is at least
   `COLD_WAIT_MS` (as Apache Kafka's remote.fetch.max.wait.ms); they go on coming when it ends, and
@@ -26,7 +28,7 @@ from robustmq.core import batches
 from robustmq.errors import BrokerError, KafkaCode
 from robustmq.kafka import messages
 from robustmq.kafka.access import Operation
-from robustmq.kafka.context import Handlers, RequestContext, settled
+from robustmq.kafka.context import ConnectionState, Handlers, RequestContext, settled
 from robustmq.kafka.fetch_sessions import FetchPartition, Opened, PartitionKey
 from robustmq.kafka.gateway import AppendWait, Gateway, PartitionRead, ReadResult
 from robustmq.kafka.permissions import on_key
@@ -39,6 +41,7 @@ SLICE = 500
 COLD_WAIT_MS = 500
 WAIT_SLICE = 1_000
 """Partitions that one wait is for."""
+_UNREADABLE = (KafkaCode.CORRUPT_MESSAGE, KafkaCode.KAFKA_STORAGE_ERROR)
 _LEADER_ERRORS = (KafkaCode.NOT_LEADER_OR_FOLLOWER, KafkaCode.FENCED_LEADER_EPOCH)
 
 
@@ -74,18 +77,32 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
         size = await _read_all(targets, max_bytes, isolation, gateway)
         cold = not size and any(target.result.pending for target in targets)
         left_ms = began_ms + max(wait_ms, COLD_WAIT_MS if cold else 0) - gateway.now_ms()
-        read = [target for target in targets if target.topic is not None]
-        failed = any(target.result.error for target in targets)
+        read = [target for target in targets if not target.result.error]
+        failed = len(read) < len(targets) and not _asked_again(targets, context.connection)
         enough = size >= request.min_bytes and not cold
-        if enough or failed or left_ms <= 0 or not read:
+        if enough or failed or left_ms <= 0 or not targets:
             break
         if not await _woken(read, isolation, left_ms, context, gateway):
             break
+    context.connection.unreadable = _unreadable(targets)
     gateway.count("kafka_bytes_out", size)
     if size:
         buffers = [buffer for target in targets for buffer in target.result.buffers]
         gateway.count("kafka_records_out", sum(batches.count_records(one) for one in buffers))
     return await _response(opened, targets, isolation, gateway)
+
+
+def _unreadable(targets: list[_Target]) -> dict[PartitionKey, int]:
+    """The offsets that cannot be read."""
+    lost = (target.wanted for target in targets if target.result.error in _UNREADABLE)
+    return {wanted.key: wanted.offset for wanted in lost}
+
+
+def _asked_again(targets: list[_Target], connection: ConnectionState) -> bool:
+    """Was the client told of all that fails here already?"""
+    failed = {target.wanted.key for target in targets if target.result.error}
+    lost = _unreadable(targets)
+    return failed == lost.keys() and lost.items() <= connection.unreadable.items()
 
 
 async def _woken(
@@ -100,7 +117,7 @@ async def _woken(
     connection = context.connection
     woken: Promise[None] = Promise()
     connection.on_close[woken] = lambda: woken.resolve(None)
-    for begin in range(0, len(targets), WAIT_SLICE):
+    for begin in range(0, max(len(targets), 1), WAIT_SLICE):
         if begin:
             await gateway.breathe()
         if woken.settled or connection.closed:
