@@ -382,7 +382,7 @@ class SegmentPartition:
                 try:
                     found = search.in_file(file, self._index(file))
                 except Damaged:
-                    self._doubt(file)
+                    self._rescan(file)
                     area = file.lost(offset)
                     found = [] if area else search.in_file(file, self._index(file))
             if area is not None:
@@ -394,10 +394,9 @@ class SegmentPartition:
         return ReadResult(self.high_watermark, self.start_offset, found)
 
     def _search(self, file: SegmentFile, offset: int, max_bytes: int, end: int) -> Search:
-        closed = file is not self.files[-1]
-        read = self._disk.view if closed else self._disk.read
+        read = self._disk.read if file is self.files[-1] else self._disk.view
         interval = self._settings.index_interval_bytes
-        return Search(read, offset, max_bytes, end, self.state.gaps_until, interval, closed)
+        return Search(read, offset, max_bytes, end, self.state.gaps_until, interval)
 
     def _lost(self, area: Area) -> ReadResult:
         return ReadResult(
@@ -422,15 +421,9 @@ class SegmentPartition:
         assert file.index is not None, "it was read, or made anew"
         return file.index
 
-    def _doubt(self, file: SegmentFile) -> None:
-        """A reader has found a header that cannot be: look what of the file is sound. This takes
-        the loop as long as reading the file does; it is for disks that have gone bad."""
-        if file is self.files[-1]:
-            raise Damaged
-        self._rescan(file)
-
     def _rescan(self, file: SegmentFile) -> None:
-        """Make the index of a closed file anew, from its bytes."""
+        """A reader has found what cannot be: look what of a file is sound, and make its index anew.
+        This takes the loop as long as reading the file does; it is for disks that have gone bad."""
         CACHE.forget(file)
         known = {area.first_offset for area in file.areas}
         fresh = SegmentFile(file.base_offset, file.path)
@@ -442,12 +435,18 @@ class SegmentPartition:
                 self.damaged(offset, len(data))
 
         behind_it = self.files[self.files.index(file) + 1 :]
-        # The last one is looked at when what a crash cut off lay in a file of its own (resume_at).
         following = behind_it[0].base_offset if behind_it else file.next_offset
+        # What is not committed may not be on the disk yet.
+        new = [batch for one, batch, _ in self._new if one is file]
+        written = file.size - sum(map(len, new))
+        if new:
+            following = int.from_bytes(new[0][:8], "big")
         interval = self._settings.index_interval_bytes
-        Scan(self._disk, fresh, interval, self.state.gaps_until, set_aside).run(
-            0, file.size, following
-        )
+        scan = Scan(self._disk, fresh, interval, self.state.gaps_until, set_aside)
+        scan.run(0, written, following)
+        for batch in new:
+            fresh.note(batches.validate(batch, 0, len(batch), False), written, interval)
+            written += len(batch)
         behind = [area for area in file.areas if area.begin == area.end]
         file.index, file.areas = fresh.index, (*fresh.areas, *behind)
         file.indexed = False

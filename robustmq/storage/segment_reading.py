@@ -1,9 +1,9 @@
 """Reading the batches of one segment file: those that a Fetch gets, and all of them one by one.
 
 What a Fetch gets is found by the index and by the headers from there on. Each header is held
-against what must stand there, and of a closed file, which comes from a disk that may have rotted
-since it was scanned, each batch against its checksum: what is not right is damage that nobody has
-seen yet (`Damaged`), and nothing of it is served. (The checksum costs 3% to 10% of the read.)
+against what must stand there, and each batch against its checksum, as the disk may have rotted
+since it was scanned: what is not right is damage that nobody has seen yet (`Damaged`), and nothing
+of it is served. (The checksum costs 2.5 us of CPU time for 64 KiB.)
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-from crc32c import crc32c
-
 from robustmq.core import batches
 from robustmq.core.batches import BatchInfo
+from robustmq.core.sound import sound_until
 from robustmq.errors import BrokerError
 from robustmq.storage.segment_file import HEADER_BYTES, SegmentFile, SparseIndex, claimed_length
 
@@ -22,7 +21,8 @@ Read = Callable[[str, int, int], bytes | memoryview]
 
 _HEADER = struct.Struct(">qiibIhi")
 _MAGIC = 2
-_CRC_AT, _CRC_FROM = 17, 21
+_NO_OFFSET = (1 << 63) - 1
+"""Above all."""
 
 
 class Damaged(Exception):
@@ -69,8 +69,14 @@ def whole(data: bytes) -> int:
     return used
 
 
-def _is_sound(batch: memoryview) -> bool:
-    return crc32c(batch[_CRC_FROM:]) == int.from_bytes(batch[_CRC_AT:_CRC_FROM], "big")
+def _sound(data: memoryview, begin: int, stop: int) -> list[bytes | memoryview]:
+    """The batches from `begin` to `stop` (-1: none), up to the first whose checksum is wrong."""
+    if stop < 0:
+        return []
+    size, _ = sound_until(data[begin:stop], 0, _NO_OFFSET, stop)
+    if not size:
+        raise Damaged
+    return [data[begin : begin + size]]
 
 
 class Search:
@@ -85,17 +91,15 @@ class Search:
         end: int,
         gaps_until: int,
         interval: int,
-        check: bool,
     ) -> None:
         """`read` is of the file that is looked into; below `gaps_until` offsets may be missing;
-        batches are indexed every `interval` bytes; `check` their checksums."""
+        batches are indexed every `interval` bytes."""
         self._read = read
         self._offset = offset
         self._max_bytes = max_bytes
         self._end = end
         self._gaps_until = gaps_until
         self._wanted = max_bytes + interval
-        self._check = check
 
     def in_file(self, file: SegmentFile, index: SparseIndex) -> list[bytes | memoryview]:
         """Those of one file; none when all of it lies before the offset."""
@@ -132,20 +136,15 @@ class Search:
                     raise Damaged
             base, following = self._checked(data, at, following)
             if base >= self._end:
-                return ([data[begin:stop]] if stop >= 0 else []), True
+                return _sound(data, begin, stop), True
             if following > self._offset:
                 if begin >= 0 and at + length - begin > self._max_bytes:
                     break
-                if self._check and not _is_sound(data[at : at + length]):
-                    if begin >= 0:
-                        # What lies before it is served first.
-                        break
-                    raise Damaged
                 if begin < 0:
                     begin = at
                 stop = at + length
             at += length
-        return ([data[begin:stop]] if stop >= 0 else []), False
+        return _sound(data, begin, stop), False
 
     def _more(self, file: SegmentFile, position: int, until: int) -> memoryview:
         claimed = claimed_length(bytes(self._read(file.path, position, 12)))

@@ -10,6 +10,7 @@ beginning.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -548,7 +549,7 @@ class ShardStore:
         end_offset = self._partition_ends.get(name, 0)
         self.resume(log, name)
         if isinstance(log, SegmentPartition):
-            log.damaged = self._report
+            log.damaged = partial(self._met_damage, log)
             if log.indexes_due:
                 self._unwritten[id(log)] = log
         for offset, length in log.quarantined:
@@ -557,6 +558,11 @@ class ShardStore:
                 self._report(offset, length)
         self._partitions[id(log)] = log
         self._partition_names[id(log)] = name
+
+    def _met_damage(self, log: PartitionLog, offset: int, length: int) -> None:
+        """A reader of a partition has: the next commit puts it aside."""
+        self._unwritten[id(log)] = log
+        self._report(offset, length)
 
     def exchange(self, old: PartitionLog, fresh: PartitionLog) -> None:
         """Another engine has all of a partition now: it is its log."""

@@ -22,6 +22,7 @@ from tests.kafka.wire import SocketClient
 
 COUNT = 120
 CORRUPT_MESSAGE = 2
+OFTEN = "[storage]\nretention_check_s = 1\n"
 
 
 def read_over(broker: BrokerProcess, topic: str) -> tuple[list[str], list[int]]:
@@ -53,11 +54,11 @@ def read_over(broker: BrokerProcess, topic: str) -> tuple[list[str], list[int]]:
                 offset = info.base_offset + info.last_offset_delta + 1
 
 
-def write(broker: BrokerProcess, topic: str) -> None:
+def write(broker: BrokerProcess, topic: str, rest: str = "") -> None:
     """A batch for each value."""
     producer = Producer({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "linger.ms": 0})
     for number in range(COUNT):
-        producer.produce(topic, f"{topic} {number}", partition=0)
+        producer.produce(topic, f"{topic} {number} {rest}".rstrip(), partition=0)
         producer.flush(20)
 
 
@@ -114,6 +115,32 @@ def test_what_a_damaged_entry_leads_to_is_found_without_it(tmp_path: Path, worke
         broker.start()
         assert read_log(broker, "light") == [[f"light {number}" for number in range(COUNT)]]
         until(lambda: "all that is sound is served again" in broker.log)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damage_below_an_index_that_is_believed_is_found_by_who_reads_it(
+    tmp_path: Path, workers: int
+) -> None:
+    """In the last file of a partition it was given out, to clients that look at no checksum."""
+    with BrokerProcess(tmp_path, workers, OFTEN) as broker:
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "log_level": 2})
+        admin.create_topics([NewTopic("declared", 1)])["declared"].result(30)
+        # So much that a start need not read it again.
+        write(broker, "declared", "x" * 1_000)
+        assert broker.stop() == 0
+        (path,) = broker.data.glob("*/segments/*/*.log")
+        data = bytearray(path.read_bytes())
+        data[data.index(b"declared 70 xxx") + 500] ^= 1
+        path.write_bytes(data)
+        for _ in range(2):
+            broker.start()
+            values, holes = read_over(broker, "declared")
+            assert holes == [70]
+            assert [int(value.split()[1]) for value in values] == [*range(70), *range(71, COUNT)]
+            assert broker.metric("robustmq_storage_corrupt_records_total") == 1
+            until(lambda: [*path.parent.glob("quarantine/*.bad")], what="a copy of the bad bytes")
+            assert broker.stop() == 0
 
 
 def offset_of(broker: BrokerProcess, topic: str, value: str) -> int:

@@ -306,3 +306,41 @@ def test_the_indexes_in_memory_are_bounded(partition: Partition) -> None:
     assert 0 < len(cache) < 5
     assert sum(file.index is not None for file in files) == len(cache)
     partition.check()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_so_does_damage_in_the_file_that_grows(
+    partition: Partition, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below an index that is believed it was read unchecked, and given out."""
+    chance = random.Random(seed)
+    monkeypatch.setattr(segment, "INDEX_AT_CLOSE_BYTES", 1)
+    while partition.disk.size(partition.logs()[-1]) < 1_000:
+        partition.append(1)
+    if chance.random() < 0.5:
+        partition.log.close()
+        partition.open()
+        assert partition.disk.read_bytes == 0
+    lost: list[tuple[int, int]] = []
+    partition.log.damaged = lambda *row: lost.append(row)
+    first = partition.log.files[-1].base_offset
+    data = partition.disk.files[partition.logs()[-1]]
+    at = chance.randrange(len(data))
+    length = min(chance.choice([1, 1, 61, 400]), len(data) - at)
+    data[at : at + length] = bytes(byte ^ 0x55 for byte in data[at : at + length])
+    if chance.random() < 0.5:
+        # What is not written yet is not missed.
+        partition.log.append(bytearray(batches.build([Record(None, b"new")], TIME)), 1)
+        partition.values.append(b"new")
+    missing = set(range(first, partition.log.high_watermark)) - partition.read(first).keys()
+    assert len(missing) < 30
+    assert [offset for offset, _ in lost] == ([min(missing)] if missing else [])
+    partition.append(1)
+    assert any("quarantine" in name for name in partition.disk.files) == bool(missing)
+    for _ in range(2):
+        readable = partition.read(first)
+        assert all(partition.values[offset] == value for offset, value in readable.items())
+        assert readable.keys() == set(range(first, len(partition.values))) - missing
+        assert partition.log.quarantined == lost
+        partition.append(20)
+        partition.open()
