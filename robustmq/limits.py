@@ -19,6 +19,12 @@ MIB = 1024 * KIB
 COMMIT_BOUNDS_US = (250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000)
 """Of the histogram of commits (`observability.counters`)."""
 
+TIER_GET_CELLS = {
+    f"storage_tier_get_le_{bound_ms}": bound_ms
+    for bound_ms in (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000)
+}
+"""The counters of the reads of the object store within each bound (ms)."""
+
 
 def commit_cells(kind: str) -> list[str]:
     """The counters of the commits of a kind (`os`, `disk`): those within each bound, all, and their

@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 from typing import Literal, NamedTuple
 
-from robustmq.limits import COMMIT_BOUNDS_US, commit_cells
+from robustmq.limits import COMMIT_BOUNDS_US, TIER_GET_CELLS, commit_cells
 from robustmq.observability.topic_metrics import TopicCounters
 
 CELL = 8
@@ -275,14 +275,14 @@ COUNTERS: tuple[Counter, ...] = (
     *_histogram(
         "robustmq_storage_tier_get_seconds",
         _TIER_GETS,
-        {
-            f"storage_tier_get_le_{bound}": bound / 1000
-            for bound in (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
-        },
+        {name: bound_ms / 1000 for name, bound_ms in TIER_GET_CELLS.items()},
         "storage_tier_gets",
         "storage_tier_get_us",
     ),
-    _gauge("storage_tier_cache_memory_bytes", "Blocks of the object store in memory."),
+    _gauge(
+        "storage_tier_cache_memory_bytes",
+        "Blocks of the object store in memory, with those that only readers still hold.",
+    ),
     _gauge("storage_tier_cache_disk_bytes", "Blocks of the object store in the cache folder."),
     _gauge("storage_tier_fetches_in_flight", "Reads of folder and store that have begun."),
     _gauge(

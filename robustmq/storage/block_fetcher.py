@@ -14,6 +14,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
+from robustmq.limits import TIER_GET_CELLS
 from robustmq.storage.block_memory import Answer, Piece
 from robustmq.storage.cache_folder import NUMBER_BITS, BlockBuffer, CacheFolder
 from robustmq.storage.circuit_breaker import CircuitBreaker
@@ -31,18 +32,6 @@ STALLED_MS = 5_000
 RETRIES_MS = (50, 250)
 MAX_WAITING = 4096
 """Flights that wait for a thread; who wants more is told that the store does not keep up."""
-GET_BOUNDS_MS = {
-    "storage_tier_get_le_5": 5,
-    "storage_tier_get_le_10": 10,
-    "storage_tier_get_le_25": 25,
-    "storage_tier_get_le_50": 50,
-    "storage_tier_get_le_100": 100,
-    "storage_tier_get_le_250": 250,
-    "storage_tier_get_le_500": 500,
-    "storage_tier_get_le_1000": 1000,
-    "storage_tier_get_le_2500": 2500,
-    "storage_tier_get_le_5000": 5000,
-}
 _NAME_MAX = 2048
 
 
@@ -355,6 +344,6 @@ class BlockFetcher:
     def _note_time(self, took_us: int) -> None:
         self._count("storage_tier_gets", 1)
         self._count("storage_tier_get_us", took_us)
-        for name, bound in GET_BOUNDS_MS.items():
-            if took_us <= bound * 1000:
+        for name, bound_ms in TIER_GET_CELLS.items():
+            if took_us <= bound_ms * 1000:
                 self._count(name, 1)
