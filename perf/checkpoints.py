@@ -28,25 +28,11 @@ from robustmq.shard.checkpoints import KEPT_SLOTS, SLICE_BYTES, WAITING_BYTES
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.kv import MemoryKeyValue
-from robustmq.storage.shard_store import ShardStore, StoreSettings
-from robustmq.storage.stored_producers import StoredProducers
+from robustmq.storage.shard_store import NobodyListens, ShardStore, StoreSettings
 
 A_BLOCK = 64
 PAUSE_S = 0.002
 LIMIT_MS = 5
-
-
-class Nobody:
-    """Hears of nothing: the shard is new."""
-
-    def on_open(self, producers: StoredProducers) -> None:
-        """Nothing to do."""
-
-    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
-        """Nothing is stored."""
-
-    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
-        """Nothing is stored."""
 
 
 class Loop:
@@ -57,7 +43,14 @@ class Loop:
         self.committer = ThreadCommitter(self.settled.put, _fatal)
         settings = StoreSettings(64 << 20, 1 << 20, 1 << 40)
         self.store = ShardStore(
-            directory, settings, RealDisk(), MemoryKeyValue(), self.committer, 1, Nobody(), _damaged
+            directory,
+            settings,
+            RealDisk(),
+            MemoryKeyValue(),
+            self.committer,
+            1,
+            NobodyListens(),
+            _damaged,
         )
         self.batch = batches.build([Record(None, bytes(100))], 1)
         self.number = 0

@@ -32,26 +32,12 @@ from robustmq.storage.disk import RealDisk
 from robustmq.storage.kv import MemoryKeyValue
 from robustmq.storage.light_retention import LightRetention
 from robustmq.storage.log_survey import READ_BYTES
-from robustmq.storage.shard_store import ShardStore, StoreSettings
-from robustmq.storage.stored_producers import StoredProducers
+from robustmq.storage.shard_store import NobodyListens, ShardStore, StoreSettings
 
 TOPICS = 20_000
 KEPT_EVERY = 5
 A_BLOCK = 64
 SEGMENT_BYTES = 16 * 1024 * 1024
-
-
-class Nobody:
-    """Hears of nothing: the shard is new."""
-
-    def on_open(self, producers: StoredProducers) -> None:
-        """Nothing to do."""
-
-    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
-        """Nothing is stored."""
-
-    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
-        """Nothing is stored."""
 
 
 def filled(directory: str, size: int) -> tuple[ShardStore, RealDisk]:
@@ -65,7 +51,7 @@ def filled(directory: str, size: int) -> tuple[ShardStore, RealDisk]:
         MemoryKeyValue(),
         committer,
         1,
-        Nobody(),
+        NobodyListens(),
         lambda position, length: None,
     )
     batch = batches.build([Record(None, bytes(100))], 1)

@@ -46,8 +46,7 @@ from robustmq.records import Record
 from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.kv import KeyValueSettings, open_key_value
-from robustmq.storage.shard_store import ShardStore, StoreSettings
-from robustmq.storage.stored_producers import StoredProducers
+from robustmq.storage.shard_store import NobodyListens, ShardStore, StoreSettings
 
 SIZE = 100
 A_BLOCK = 256
@@ -55,19 +54,6 @@ ROUNDS = 6
 CACHE_BYTES = 8 * 1024 * 1024
 
 Read = Callable[[bytes], Any]
-
-
-class Nobody:
-    """Hears of nothing: the shard is new."""
-
-    def on_open(self, producers: StoredProducers) -> None:
-        """Nothing to do."""
-
-    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
-        """Nothing is stored."""
-
-    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
-        """Nothing is stored."""
 
 
 def _damaged(position: int, length: int) -> None:
@@ -82,7 +68,7 @@ def filled_shard(directory: Path, topics: int) -> ShardStore:
     committer = InlineCommitter()
     kv = open_key_value(place, "", KeyValueSettings())
     settings = StoreSettings(hot_bytes=1)
-    store = ShardStore(place, settings, disk, kv, committer, 1, Nobody(), _damaged)
+    store = ShardStore(place, settings, disk, kv, committer, 1, NobodyListens(), _damaged)
     for first in range(0, topics, A_BLOCK):
         block = bytearray()
         for number in range(first, min(first + A_BLOCK, topics)):

@@ -30,26 +30,12 @@ from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.data_directory import open_data_directory, shard_directory
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.kv import KeyValueSettings, open_key_value
-from robustmq.storage.shard_store import ShardStore, StoreSettings
-from robustmq.storage.stored_producers import StoredProducers
+from robustmq.storage.shard_store import NobodyListens, ShardStore, StoreSettings
 from tests.broker import BrokerProcess
 
 MIB = 1 << 20
 TURN_ENTRIES = 500
 NOW_MS = 1_700_000_000_000
-
-
-class Silent:
-    """Nobody hears of what recovery finds: there is nothing yet."""
-
-    def on_open(self, producers: StoredProducers) -> None:
-        """Nothing."""
-
-    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
-        """Nothing."""
-
-    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
-        """Nothing."""
 
 
 def fill(data: Path, size: int, topics: int, tail: int) -> float:
@@ -62,7 +48,7 @@ def fill(data: Path, size: int, topics: int, tail: int) -> float:
     kv = open_key_value(directory, "", KeyValueSettings())
     committer = InlineCommitter()
     store = ShardStore(
-        directory, StoreSettings(), disk, kv, committer, 1, Silent(), lambda at, length: None
+        directory, StoreSettings(), disk, kv, committer, 1, NobodyListens(), lambda at, length: None
     )
     batch = bytes(batches.build([Record(None, b"x" * 100)], NOW_MS))
     entries = [

@@ -29,8 +29,7 @@ from robustmq.records import Record
 from robustmq.storage.committer import ThreadCommitter
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.kv import KeyValueSettings, open_key_value
-from robustmq.storage.shard_store import ShardStore, StoreSettings
-from robustmq.storage.stored_producers import StoredProducers
+from robustmq.storage.shard_store import NobodyListens, ShardStore, StoreSettings
 
 SIZE = 100
 A_BLOCK = 64
@@ -40,19 +39,6 @@ SHARDS = 8
 AHEAD_BYTES = 16 * 1024 * 1024
 """So much waits for its commit at most, as clients wait for acknowledgements."""
 TARGET = 200_000
-
-
-class Nobody:
-    """Hears of nothing: the shards are new."""
-
-    def on_open(self, producers: StoredProducers) -> None:
-        """Nothing to do."""
-
-    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
-        """Nothing is stored."""
-
-    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
-        """Nothing is stored."""
 
 
 class Shards:
@@ -69,7 +55,7 @@ class Shards:
             disk.make_directory(place)
             kv = open_key_value(place, "", KeyValueSettings())
             self.stores.append(
-                ShardStore(place, settings, disk, kv, self.committer, 1, Nobody(), _damaged)
+                ShardStore(place, settings, disk, kv, self.committer, 1, NobodyListens(), _damaged)
             )
 
     def turn_end(self, shard_list: list[int]) -> None:

@@ -34,8 +34,7 @@ from robustmq.storage.committer import InlineCommitter
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.engine import PartitionSettings
 from robustmq.storage.kv import KeyValueSettings, open_key_value
-from robustmq.storage.shard_store import ShardStore, StoreSettings
-from robustmq.storage.stored_producers import StoredProducers
+from robustmq.storage.shard_store import NobodyListens, ShardStore, StoreSettings
 from tests.broker import BrokerProcess
 
 TARGET_S = 2.0
@@ -119,19 +118,6 @@ def read_all(data: Path) -> float:
     return time.perf_counter() - begin
 
 
-class Nobody:
-    """Hears of nothing: the time is that of the storage."""
-
-    def on_open(self, producers: StoredProducers) -> None:
-        """Nothing to do."""
-
-    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
-        """Nothing to do."""
-
-    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
-        """Nothing to do."""
-
-
 def storage_alone(data: Path) -> float:
     """Seconds to open all shards and the large partition in this process, as the worker does."""
     begin = time.perf_counter()
@@ -140,7 +126,7 @@ def storage_alone(data: Path) -> float:
     for place in sorted(data.glob("[0-9]" * 4)):
         kv = open_key_value(str(place), "", KeyValueSettings())
         store = ShardStore(
-            str(place), StoreSettings(), disk, kv, InlineCommitter(), 1, Nobody(), _damaged
+            str(place), StoreSettings(), disk, kv, InlineCommitter(), 1, NobodyListens(), _damaged
         )
         stores.append(store)
         for engine_name, name in store.stored_partitions():

@@ -45,6 +45,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from robustmq.bench.result import tree_use  # noqa: E402
 from tests.broker import BrokerProcess  # noqa: E402
 
 PAYLOAD_BYTES = 64
@@ -102,11 +103,7 @@ class Run(NamedTuple):
 
 def cpu_s(pids: list[int]) -> float:
     """CPU seconds that processes have had."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return sum(tree_use(pid).cpu_seconds for pid in pids)
 
 
 def broker_run(kind: str, directory: str, clients: int, seconds: float) -> Run:

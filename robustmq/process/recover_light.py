@@ -25,8 +25,13 @@ from robustmq.storage.kv import KeyValueSettings, open_key_value
 from robustmq.storage.manifest import LOG, SECRET, Head, object_name, read_rows
 from robustmq.storage.object_store import ObjectStore
 from robustmq.storage.shard_log import HEAD
-from robustmq.storage.shard_store import BLOCK, CURSOR, ShardStore, StoreSettings
-from robustmq.storage.stored_producers import StoredProducers
+from robustmq.storage.shard_store import (
+    BLOCK,
+    CURSOR,
+    NobodyListens,
+    ShardStore,
+    StoreSettings,
+)
 
 FLUSH_ENTRIES = 10_000
 
@@ -66,19 +71,6 @@ def secret_in(logs: list[ShardObjects]) -> bytes | None:
     return bytes.fromhex(found.pop()) if len(found) == 1 else None
 
 
-class _Nobody:
-    """A fresh shard has nothing that anybody need hear of."""
-
-    def on_open(self, producers: StoredProducers) -> None:
-        """There are none."""
-
-    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
-        """There are none."""
-
-    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
-        """There are none."""
-
-
 def write_logs(
     store: ObjectStore,
     directory: Path,
@@ -115,7 +107,7 @@ def _write_log(
     )
     committer = InlineCommitter()
     shard = ShardStore(
-        place, StoreSettings(), disk, kv, committer, epoch, _Nobody(), lambda at, size: None
+        place, StoreSettings(), disk, kv, committer, epoch, NobodyListens(), lambda at, size: None
     )
     _replay(objects, shard, committer, log, prefix)
     shard.log.begin_at(log.head.end_offset)

@@ -92,6 +92,19 @@ class RecoveryListener(Protocol):
         ...
 
 
+class NobodyListens:
+    """For who opens a shard for what is stored alone."""
+
+    def on_open(self, producers: StoredProducers) -> None:
+        """It is not told."""
+
+    def on_snapshot(self, kind: bytes, key: bytes, value: bytes) -> None:
+        """It is not told."""
+
+    def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
+        """It is not told."""
+
+
 class ShardStore:
     """One shard's storage."""
 
