@@ -30,9 +30,14 @@ def points(group: str = ENTRY_POINT_GROUP) -> Iterable[EntryPoint]:
     return entry_points(group=group)
 
 
+def point(name: str, group: str = ENTRY_POINT_GROUP) -> EntryPoint | None:
+    """The one of a name."""
+    return next((found for found in points(group) if found.name == name), None)
+
+
 def registered() -> list[str]:
     """All names that are known here, whether what they need is there or not."""
-    others = {point.name for point in points()}
+    others = {found.name for found in points()}
     return [*BUILT_IN, *sorted(others - {*BUILT_IN, MEMORY})]
 
 
@@ -42,11 +47,11 @@ def problem_of(name: str) -> str | None:
         return None
     if name == MEMORY:
         return "memory is no engine but a mode: set robustmq.storage.mode = memory"
-    found = [point for point in points() if point.name == name]
-    if not found:
+    found = point(name)
+    if found is None:
         return f"there is no engine {name!r}; there are {', '.join(registered())}"
     try:
-        found[0].load()
+        found.load()
     except ImportError as error:
         return f"the engine {name!r} cannot be loaded here: {error}"
     return None

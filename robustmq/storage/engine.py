@@ -264,9 +264,10 @@ def engine(name: str) -> OpenPartition:
     """The function that opens a partition in a directory, by the engine's name; KeyError if
     unknown."""
     if name not in ENGINES:
-        for point in engines.points():
-            if point.name == name:
-                ENGINES[name] = point.load()
+        found = engines.point(name)
+        if found is None:
+            raise KeyError(name)
+        ENGINES[name] = found.load()
     return ENGINES[name]
 
 
@@ -274,11 +275,11 @@ def engine(name: str) -> OpenPartition:
 def stored_opener(name: str) -> OpenStored | None:
     """The function that opens what an engine has stored in a directory; None where the engine does
     not say how, or is not installed here."""
-    for point in engines.points(engines.STORED_GROUP):
-        if point.name == name:
-            try:
-                opened: OpenStored = point.load()
-            except ImportError:
-                return None
-            return opened
-    return None
+    found = engines.point(name, engines.STORED_GROUP)
+    if found is None:
+        return None
+    try:
+        opened: OpenStored = found.load()
+    except ImportError:
+        return None
+    return opened
