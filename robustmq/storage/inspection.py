@@ -21,6 +21,7 @@ from robustmq.errors import BrokerError
 from robustmq.storage import cleaned_log
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.engine import StoredPartition, stored_opener
+from robustmq.storage.log_files import log_name
 from robustmq.storage.segment_file import HEADER_BYTES, claimed_length, next_sound
 from robustmq.storage.shard_log import HEAD, MAX_ENTRY_BYTES, NEEDLE, NEEDLE_AT, parsed
 
@@ -112,20 +113,18 @@ class LogPiece(msgspec.Struct, frozen=True, gc=False):
 def log_files(shard: Path) -> list[LogPiece]:
     """The files of a shard's log that count, in order: a cleaned one stands for what it was made
     of, though that may still be there."""
-    kept: list[LogPiece] = []
-    for path in (shard / "log").glob("*.kept"):
-        parts = path.name[: -len(".kept")].split("-")
-        kept.append(LogPiece(int(parts[0], 16), int(parts[1], 16), _size(path), path, True))
-    # Later cleanings first: their files stand for those of earlier ones.
-    kept.sort(key=lambda piece: -int(piece.path.name[: -len(".kept")].split("-")[2], 16))
+    named = [
+        (said, path)
+        for path in (shard / "log").glob("*")
+        if (said := log_name(path.name)) is not None
+    ]
     found: list[LogPiece] = []
-    for path in (shard / "log").glob("*.log"):
-        if _is_hex(path.name[:-4]):
-            start, size = int(path.name[:-4], 16), _size(path)
-            kept.append(LogPiece(start, start + size, size, path))
-    for piece in kept:
-        if not any(other.kept and other.start <= piece.start < other.end for other in found):
-            found.append(piece)
+    # Later cleanings first: their files stand for those of earlier ones.
+    for said, path in sorted(named, key=lambda one: -one[0].number):
+        size = _size(path)
+        end = said.end if said.number else said.start + size
+        if not any(other.kept and other.start <= said.start < other.end for other in found):
+            found.append(LogPiece(said.start, end, size, path, said.number > 0))
     return sorted(found, key=lambda piece: piece.start)
 
 

@@ -10,9 +10,11 @@ synced; what it replaces is removed after that, and by the next start when a cra
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +26,26 @@ from robustmq.storage.disk import Disk
 
 LOG, KEPT, NEW = ".log", ".kept", ".new"
 MAX_SLOTS_READ = 16
+_NAME = re.compile(r"([0-9a-f]{16})(?:\.log|-([0-9a-f]{16})-([0-9a-f]{8,})\.kept)")
+
+
+class LogName(NamedTuple):
+    """What the name of a file says."""
+
+    start: int
+    end: int
+    """Of a cleaned file; -1: as its size says."""
+    number: int
+    """As `LogFile.number`."""
+
+
+def log_name(name: str) -> LogName | None:
+    """What the name of a file of a log says; None: it is none."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    start, end, number = found.groups()
+    return LogName(int(start, 16), int(end, 16) if end else -1, int(number, 16) if number else 0)
 
 
 class Gone(BrokerError):
@@ -87,16 +109,16 @@ class LogFiles:
         raw: list[LogFile] = []
         cleaned: list[LogFile] = []
         for name in self._disk.list(self._directory):
-            path = f"{self._directory}/{name}"
+            path, said = f"{self._directory}/{name}", log_name(name)
             if name.endswith(NEW):
                 self._disk.remove(path)
-            elif name.endswith(LOG):
-                start, size = int(name[: -len(LOG)], 16), self._disk.size(path)
-                raw.append(LogFile(path, start, start + size, size, 0, 0))
-            elif name.endswith(KEPT):
-                parts = [int(part, 16) for part in name[: -len(KEPT)].split("-")]
-                size = self._disk.size(path)
-                cleaned.append(LogFile(path, parts[0], parts[1], size, 0, 0, parts[2]))
+            if said is None:
+                continue
+            size = self._disk.size(path)
+            if said.number:
+                cleaned.append(LogFile(path, said.start, said.end, size, 0, 0, said.number))
+            else:
+                raw.append(LogFile(path, said.start, said.start + size, size, 0, 0))
         chosen: list[LogFile] = []
         for file in sorted(cleaned, key=lambda one: -one.number):
             self._choose(file, chosen)
