@@ -71,19 +71,25 @@ class Verification:
         self._end = end
         self._kv = kv
         self._index = TopicIndex()
+        self._named = TopicIndex()
+        """The topics whose names the look-ups have."""
+        self._nameless: dict[bytes, int] = {}
+        """Those of the log that they have not, and the position behind the first entry of each."""
         self.topics = 0
         self.entries = 0
         self.batches = 0
 
     def steps(self) -> Iterator[int | Fault]:
         """Check everything."""
+        if self._kv is not None:
+            yield from self._names(self._kv)
         yield from self._log()
         yield from self._segments()
         for partition in engine_partitions(self._directory):
             yield from self._stored(partition)
         yield from self._checkpoint()
         if self._kv is not None:
-            yield from self._names(self._kv)
+            yield from self._missing_names(self._kv)
         self.topics = len(self._index)
 
     def _fault(self, where: str, what: str, **more: object) -> Fault:
@@ -119,6 +125,8 @@ class Verification:
         try:
             if entry.kind == shard_log.BLOCK:
                 yield from self._block(entry.position + shard_log.HEAD.size, entry.payload)
+                if self._kv is not None:
+                    self._look_up(entry)
             elif entry.kind == shard_log.SHARED_BLOCK:
                 begin = shard_log.block_begin(entry.payload)
                 at = entry.position + shard_log.HEAD.size + begin
@@ -298,28 +306,32 @@ class Verification:
             else:
                 yield len(data)
 
-    def _names(self, kv: KeyValue) -> Iterator[int | Fault]:
-        """Every topic that the log has is in the look-ups under its name, and as many names there
-        are as topics (those of a checkpoint may be older than the log)."""
-        named = TopicIndex()
+    def _names(self, kv: KeyValue) -> Iterator[int]:
+        """The look-ups have every topic of the log under its name, and those of a checkpoint, which
+        may be older than the log."""
         for key, _ in kv.range(TOPIC_KEY, after(TOPIC_KEY)):
-            named.set(key[1:], 0)
+            self._named.set(key[1:], 0)
             yield len(key)
-        for found in log_entries(self._directory, 0, self._end):
-            if not isinstance(found, Entry) or found.kind != shard_log.BLOCK:
+
+    def _look_up(self, entry: Entry) -> None:
+        for one in blocks.entries(entry.payload):
+            light = not one.flags & (blocks.DECLARED | blocks.MEMORY_MODE)
+            if not light or shared.named(one.topic) is not None:
                 continue
-            for entry in blocks.entries(found.payload):
-                light = not entry.flags & (blocks.DECLARED | blocks.MEMORY_MODE)
-                if not light or shared.named(entry.topic) is not None:
-                    continue
-                if self._index.lookup(entry.topic) and named.lookup(entry.topic) is None:
-                    named.set(entry.topic, 0)
-                    yield self._fault(
-                        "look-ups",
-                        "the name of a topic is missing",
-                        topic=readable(entry.topic),
-                        serious=found.end <= self._applied(kv),
-                    )
+            if self._named.lookup(one.topic) is None:
+                self._nameless.setdefault(one.topic, entry.end)
+
+    def _missing_names(self, kv: KeyValue) -> Iterator[Fault]:
+        for topic, end in self._nameless.items():
+            if self._index.lookup(topic) is None:
+                # It was deleted.
+                continue
+            yield self._fault(
+                "look-ups",
+                "the name of a topic is missing",
+                topic=readable(topic),
+                serious=end <= self._applied(kv),
+            )
 
     def _applied(self, kv: KeyValue) -> int:
         return int.from_bytes(kv.get(b"p") or b"", "little")
