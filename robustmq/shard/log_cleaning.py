@@ -212,7 +212,7 @@ class LogCleaning:
             self._idle_looked_ms[shard] = now_ms
             yield from self.idle_topics.steps(shard, now_ms - self.idle_ms)
         floor = floor_of(shard, store, self._broker.telling, self._broker.dealing)
-        closed = [one for one in store.log.files.files[:-1] if one.end <= floor.position]
+        closed = [one for one in store.log.files.files[:-1] if one.end <= floor]
         excess = self._excess(store)
         size = 0
         due = forced
@@ -220,7 +220,7 @@ class LogCleaning:
             over = self._may_go(store, file, excess > size, now_ms)
             due = due or self.files.is_due(store, self.retention, file, over, now_ms)
             size += file.size
-        groups = self._mergeable(store, floor.position)
+        groups = self._mergeable(store, floor)
         if not due and not groups:
             return
         inbox = yield from self._inbox(shard)
@@ -230,7 +230,7 @@ class LogCleaning:
             size = file.size
             yield from self.files.clean(on, file, self._may_go(store, file, excess > 0, now_ms))
             excess -= size
-        for group in self._mergeable(store, floor.position):
+        for group in self._mergeable(store, floor):
             yield from self.files.merge(on, group)
         forgettable = min(store.log.files.forgettable_to(), store.cold.forgettable_to())
         for _ in store.light.sweep_graves(forgettable):

@@ -20,27 +20,15 @@ than what is true: keeping too much costs room, keeping too little a message.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from robustmq.shard.dealing import Dealing
 from robustmq.shard.telling import Telling
 from robustmq.storage.shard_store import ShardStore
 
 
-class Floor(NamedTuple):
-    """A position of a shard's log, and why nothing behind it may go."""
-
-    position: int
-    why: str
-
-
-def floor_of(shard: int, store: ShardStore, telling: Telling, dealing: Dealing) -> Floor:
-    """From where on a shard's log is needed as it stands."""
-    floors = [
-        Floor(store.durable_checkpoint, "recovery begins at the last checkpoint"),
-        Floor(telling.needed_from(shard), "a worker has not confirmed what its sessions get"),
-    ]
+def floor_of(shard: int, store: ShardStore, telling: Telling, dealing: Dealing) -> int:
+    """The position from which on a shard's log is needed as it stands: recovery begins at the last
+    checkpoint, a worker has not confirmed what its sessions get, share groups may lack what they
+    should get since a start."""
+    floor = min(store.durable_checkpoint, telling.needed_from(shard))
     given_out = dealing.needed_from(shard)
-    if given_out is not None:
-        floors.append(Floor(given_out, "share groups may lack what they should get since a start"))
-    return min(floors)
+    return floor if given_out is None else min(floor, given_out)

@@ -63,10 +63,6 @@ class ClosedFile(msgspec.Struct, frozen=True, gc=False):
     next_offset: int
     """The offset behind its last record: where the next file begins."""
     size: int
-    first_time_ms: int
-    """The greatest time stamp of its first batch; -1: it has none."""
-    max_time_ms: int
-    """The greatest time stamp in it; -1: there is none."""
     index_path: str
     """Its index (docs/formats.md); empty while that is not written yet."""
 
@@ -598,8 +594,6 @@ class SegmentPartition:
                     file.base_offset,
                     following.base_offset,
                     file.size,
-                    file.first_time,
-                    file.max_time,
                     file.index_path if file.indexed else "",
                 )
             )
