@@ -67,6 +67,8 @@ class RocksDbPartition:
         self._changed = False
         self._deleted = False
         self._max_time = -1
+        self._removed_to = -1
+        """Below this offset nothing is left; of what was there before nobody knows."""
         self.quarantined: list[tuple[int, int]] = []
         """What was found missing at the end; of all else RocksDB says when it is read."""
         self.start_offset = 0
@@ -192,7 +194,9 @@ class RocksDbPartition:
             options = WriteOptions()
             options.sync = sync
             self._db.write(changes, options)
-            self._remove_below(start_offset)
+            if start_offset > self._removed_to:
+                self._remove_below(start_offset)
+                self._removed_to = start_offset
 
         return job
 
