@@ -714,11 +714,13 @@ def merge(old: Settings, new: Settings) -> Settings:
     """The settings in force after a reload: reloadable ones from `new`, all others from `old`."""
     sections = {}
     for section in SECTIONS:
-        if "." not in section:
-            sections[section] = _taken(getattr(old, section), getattr(new, section))
-    sections["storage"] = msgspec.structs.replace(
-        sections["storage"], tiering=_taken(old.storage.tiering, new.storage.tiering)
-    )
+        outer, _, inner = section.partition(".")
+        before, after = getattr(old, outer), getattr(new, outer)
+        if not inner:
+            sections[outer] = _taken(before, after)
+            continue
+        taken = _taken(getattr(before, inner), getattr(after, inner))
+        sections[outer] = msgspec.structs.replace(sections[outer], **{inner: taken})
     sections["kafka"] = msgspec.structs.replace(sections["kafka"], user=new.kafka.user)
     sections["storage"] = msgspec.structs.replace(sections["storage"], rules=new.storage.rules)
     now = {one.name: one for one in new.listener}
