@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
+from uuid import UUID
 
 from robustmq import engines, names
 from robustmq.control.contract import Operator, Refused, Steps, pattern
@@ -31,6 +33,7 @@ from robustmq.storage.segment import SegmentPartition
 LOOK_US = 20_000
 """How often an operator who waits for a compaction is told whether it is over."""
 MAX_TOPICS = 1_000
+_IS_ID = re.compile("[0-9a-f]{32}")
 
 
 def list_shards(operator: Operator, _request: ListShards) -> Steps:
@@ -120,14 +123,8 @@ def show_kept(operator: Operator, request: ShowKept) -> Steps:
     if len(request.topics) > MAX_TOPICS:
         raise Refused(f"at most {MAX_TOPICS} topics at a time")
     broker = operator.broker
-    by_id: dict[str, bytes] = {}
-    for name in broker.cluster.declared_names():
-        topic_id = broker.partitions.topic_id(name)
-        if topic_id is not None:
-            by_id[topic_id.hex()] = name
-        yield None
     for asked in request.topics:
-        topic = by_id.get(asked)
+        topic = broker.cluster.declared_by_id(UUID(asked)) if _IS_ID.fullmatch(asked) else None
         if topic is None:
             # A light topic: its records are in the log of its shard, whatever rules say of engines.
             yield KeptRow(asked, asked, broker.placement.mode(asked.encode()), "light")
