@@ -404,9 +404,10 @@ class Partitions:
         known = self._topics.pop(topic, None)
         if known is None:
             return
-        for move in known.moves.values():
+        for partition, move in known.moves.items():
             move.ended = True
-            if move.fresh is not None and move.fresh is not move.old:
+            # One that has flipped is the partition's log, which is dropped below.
+            if move.fresh is not None and move.fresh is not known.logs[partition]:
                 move.store.discard(move.fresh)
         for partition in range(known.partitions):
             store = self._stores.get(self._placement.shard(topic, partition))
