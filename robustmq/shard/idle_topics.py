@@ -8,7 +8,7 @@ logs.
 
 How long it was idle is known from the file of the shard's log in which its last batch stands, so
 no batch is read; a topic may stay for as long as that file was open. Names are walked over in
-slices, and the workers are asked about ASKED topics at a time.
+slices, and the workers are asked when ASKED idle ones have gathered.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from robustmq.storage.shard_store import ShardStore
 if TYPE_CHECKING:
     from robustmq.shard.broker import Broker
 
+LOOKED_AT = 200
+"""Names that are looked at in a slice."""
 ASKED = 200
 MACHINES_A_TURN = 100
 
@@ -44,15 +46,17 @@ class IdleTopics:
         """Let the topics of a shard go that nobody has published to since then."""
         store = self._broker.stores[shard]
         after = b""
-        while True:
-            names = store.light.names(after, ASKED)
-            if not names:
-                return
+        idle: list[bytes] = []
+        while names := store.light.names(after, LOOKED_AT):
             after = names[-1]
-            idle = [name for name in names if self._is_idle(store, name, before_ms)]
+            idle += [name for name in names if self._is_idle(store, name, before_ms)]
             yield None
-            if idle and not (yield from self._expire(store, shard, idle, before_ms)):
-                return
+            if len(idle) >= ASKED:
+                if not (yield from self._expire(store, shard, idle, before_ms)):
+                    return
+                idle = []
+        if idle:
+            yield from self._expire(store, shard, idle, before_ms)
 
     def _is_idle(self, store: ShardStore, topic: bytes, before_ms: int) -> bool:
         written_ms = store.light.written_before(topic)

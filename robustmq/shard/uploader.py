@@ -289,7 +289,7 @@ class Uploader:
                 cursor.behind_since_ms = -1
             elif cursor.behind_since_ms < 0:
                 cursor.behind_since_ms = now
-        if self._next(cursor) is not None:
+        if not (cursor.busy or cursor.queued) and self._next(cursor) is not None:
             self._queue(cursor)
 
     def _wanted(self, cursor: Cursor) -> None:
@@ -379,8 +379,8 @@ class Uploader:
             else:
                 self._answered()
                 done(result)
-                if self._next(cursor) is not None:
-                    self._queue(cursor)
+                # Whether there is more is seen when its turn comes.
+                self._queue(cursor)
             self._start()
 
         self._tier.submit(job, over)
