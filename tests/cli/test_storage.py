@@ -21,6 +21,7 @@ from robustmq.core import hashing
 from robustmq.storage import segment_index
 from robustmq.storage.disk import RealDisk
 from robustmq.storage.inspection import Batch, segment_batches
+from robustmq.storage.kv import KeyValueSettings, open_key_value
 from robustmq.storage.segment_file import SegmentFile
 from tests.broker import BrokerProcess, until
 
@@ -191,16 +192,27 @@ def test_damage_is_found_and_named_when_the_broker_is_stopped(tmp_path: Path) ->
     _flip(log, b"message 2")
     index = max(data.glob("*/index-*"), key=lambda path: path.stat().st_size)
     _flip(index, index.read_bytes()[16:24])
+    _forget_name(data, b"one/topic")
     faults = rows(data, "verify", "--offline", code=1)
     whats = sorted((row["where"].rpartition("/")[2], row["what"]) for row in faults)
     assert (log.name, "no sound entry of the log") in whats
     assert (segment.name, "no sound batch at offset 2") in whats
     assert (index.name, "the checkpoint of the topic index is damaged") in whats
+    assert [row["topic"] for row in faults if "the name of a topic" in row["what"]] == ["one/topic"]
     # What follows the hole in the topic says that there was something before it.
     assert [row["topic"] for row in faults if "the batch before it" in row["what"]] == ["one/topic"]
     [shard] = {row["shard"] for row in faults if row["where"] == str(log)}
     dumped = rows(data, "dump", "log", "--shard", str(shard), "--offline")
     assert [row["damaged"] for row in dumped if "damaged" in row] == [True]
+
+
+def _forget_name(data: Path, topic: bytes) -> None:
+    """The look-ups lose the name of a topic."""
+    for path in data.glob("*/leveldb"):
+        kv = open_key_value(str(path.parent), "", KeyValueSettings())
+        if kv.get(b"t" + topic) is not None:
+            kv.write([(b"t" + topic, None)], True)
+        kv.close()
 
 
 def _mislead(data: Path) -> None:

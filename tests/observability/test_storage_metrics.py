@@ -48,8 +48,8 @@ def test_commits_of_both_kinds_and_what_is_held_are_shown(tmp_path: Path) -> Non
         name = "robustmq_storage_commit_seconds"
 
         def page() -> str:
-            told = urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics}/metrics").read()
-            return told.decode()
+            with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics}/metrics") as told:
+                return str(told.read(), "utf-8")
 
         def seen(sync: str, part: str) -> float:
             found = re.findall(rf'{name}_{part}{{[^}}]*sync="{sync}"[^}}]*}} (\S+)', page())

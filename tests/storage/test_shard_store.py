@@ -245,3 +245,14 @@ def test_a_shard_without_its_key_value_store_is_refused_when_the_log_does_not_sa
     machine.kv = MemoryKeyValue()
     with pytest.raises(DataDirectoryError, match="restore the shard"):
         machine.open()
+
+
+def test_a_file_of_another_name_beside_the_log_keeps_no_shard_from_opening() -> None:
+    machine = Machine()
+    machine.publish(b"t", b"one")
+    machine.commit()
+    for name in ("notes.log", "0123.log", "old.kept", "0-1.kept"):
+        machine.disk.append(f"/0000/log/{name}", [b"an operator's own"])
+    store = machine.open()
+    assert store.light.high_watermark(b"t") == 1 and not machine.heard.corrupt
+    assert len(store.log.files.files) == 1
