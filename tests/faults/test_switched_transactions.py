@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from robustmq.core import batches
 from robustmq.records import Record
 from tests.broker import BrokerProcess, until
+from tests.clients.test_kafka_transactions import consumer, producer
 from tests.faults.load import ENGINE, MODE, alter_topic
 from tests.kafka.test_broker_partition_transactions import (
     COORDINATOR,
@@ -44,13 +45,18 @@ def settings(place: str) -> dict[str, str]:
     return {MODE: "hybrid", ENGINE: place}
 
 
-def moving(broker: BrokerProcess) -> int:
-    """Partitions on their way."""
-    command = [sys.executable, "-m", "robustmq.cli.main", "topics", "list", "--json"]
+def robustmq(broker: BrokerProcess, *words: str) -> list[dict[str, Any]]:
+    """The rows that a command prints."""
+    command = [sys.executable, "-m", "robustmq.cli.main", *words, "--json"]
     command += ["--data-dir", str(broker.data)]
     made = subprocess.run(command, check=False, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    return sum(row["moving"] for row in map(json.loads, made.stdout.splitlines()))
+    return [json.loads(line) for line in made.stdout.splitlines()]
+
+
+def moving(broker: BrokerProcess) -> int:
+    """Partitions on their way."""
+    return sum(row["moving"] for row in robustmq(broker, "topics", "list"))
 
 
 class Written:
@@ -274,3 +280,36 @@ def test_what_is_decided_when_all_die_is_told_to_the_partition_in_its_new_engine
                 listed = [(one.producer_id, one.first_offset) for one in part.aborted_transactions]
                 assert listed == [(source.id, begin)]
                 until(lambda topic=topic: fetch(client, topic, 0, 1).last_stable_offset == 4)  # type: ignore[misc]
+
+
+@pytest.mark.timeout(120)
+def test_a_compaction_in_another_engine_knows_what_was_aborted(tmp_path: Path) -> None:
+    with BrokerProcess(tmp_path, 1) as broker:
+        servers = f"127.0.0.1:{broker.kafka}"
+        admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
+        admin.create_topics([NewTopic("table", 1, config=settings(SHARED))])["table"].result(20)
+        writer = producer(servers, "table")
+        for value, commit in ((b"old", True), (b"kept", True), (b"aborted", False)):
+            writer.begin_transaction()
+            for key in range(20):
+                writer.produce("table", value * 50, b"%d" % key)
+            writer.flush(20)
+            (writer.commit_transaction if commit else writer.abort_transaction)(20)
+        broker.restart()
+        alter_topic(admin, "table", {**settings(SEGMENT), "cleanup.policy": "compact"})
+        until(lambda: not moving(broker), 30, "the end of the move")
+        [done] = robustmq(broker, "storage", "compact", "table")
+        assert done["bytes_after"] < done["bytes_before"] / 2
+        reader = consumer(servers, "table")
+        reader.assign([TopicPartition("table", 0, 0)])
+        values: list[bytes] = []
+        until(lambda: _ended(reader, values), 20, "the end of the log")
+        reader.close()
+        assert values == [b"kept" * 50] * 20
+
+
+def _ended(reader: Consumer, values: list[bytes]) -> bool:
+    """Read on; is the partition's end reached?"""
+    found = reader.consume(100, 0.2)
+    values += [message.value() or b"" for message in found if message.error() is None]
+    return any(message.error() is not None for message in found)
