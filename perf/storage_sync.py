@@ -19,8 +19,7 @@ What is measured against them:
 
   light       mode persistent, light topics
   shared      mode persistent, a stream of 64 partitions, in the shards' logs
-  segment     the same in files of their own: a group touches as many files as it has partitions,
-              each with an fdatasync of its own, where the bound has one
+  segment     the same in files of their own, and copied into the shards' logs: those are synced
   one client  light topics and one client: what a lone one waits
 
 The target is half of `sequential`, for all three. Beside them: messages of a group that a worker

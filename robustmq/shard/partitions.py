@@ -33,8 +33,16 @@ from robustmq.shard.moving import Move, Moves
 from robustmq.shard.placement import ENTRY_DECLARED, ENTRY_KAFKA, Kept, Placement
 from robustmq.shard.received import GENERATION_AT
 from robustmq.storage.engine import PartitionLog, PartitionSettings, is_away
+from robustmq.storage.markers import (
+    MarkedAppend,
+    decode_marker,
+    encode_marker,
+    partition_name,
+)
 from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.segment import SegmentPartition
+from robustmq.storage.segment_redo import SegmentRedo
+from robustmq.storage.shard_log import block_begin
 from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore, split_name
 from robustmq.storage.shared import (
     SharedPartition,
@@ -51,24 +59,6 @@ if TYPE_CHECKING:
 RESERVED_OFFSETS = 4096
 MAX_SETTINGS = 1024
 """Topics that are set alike share their settings; so many kinds are remembered."""
-
-
-class MarkedAppend(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a marker in the shard log says of one entry: where its batch lies and what the batch
-    does not say."""
-
-    log_topic: bytes
-    partition: int
-    base_offset: int
-    topic: bytes
-    flags: int
-    origin: int
-    packet_id: int = 0
-    generation: int = 0
-    topic_id: bytes = b""
-    end_offset: int = 0
-    header: bytes = b""
-    """Of a producer with an id: the header of the batch; of a control batch all of it."""
 
 
 class HeldLog(NamedTuple):
@@ -95,9 +85,6 @@ class _Topic(msgspec.Struct):
 
 _ATTRIBUTES_AT = 22
 _PRODUCER_ID_AT = 43
-
-_marker_encoder = msgspec.msgpack.Encoder()
-_marker_decoder = msgspec.msgpack.Decoder(list[MarkedAppend])
 
 
 class Partitions:
@@ -128,6 +115,7 @@ class Partitions:
         self._marked: dict[str, tuple[bytes, int, int]] = {}
         # Of each partition what the log says last: topic, partition, end; without a topic the shard
         # stands in the place of the partition.
+        self._redo: dict[int, SegmentRedo] = defaultdict(SegmentRedo)
         # What is on disk from before the start, by topic id: (shard, partition, engine).
         self._stored: dict[bytes, list[tuple[int, int, str]]] = {}
         self._made: dict[tuple[str, ...], PartitionSettings] = {}
@@ -140,6 +128,9 @@ class Partitions:
             shard = self._placement.shard(topic, partition) if topic else partition
             self._stores[shard].note_end(name, end_offset)
         self._marked.clear()
+        for shard, redo in self._redo.items():
+            self._stores[shard].redo(redo)
+        self._redo.clear()
         stored = defaultdict(list)
         for shard, store in self._stores.items():
             for engine, name in store.stored_partitions():
@@ -247,20 +238,27 @@ class Partitions:
             store.resume_old(log, name)
             opened.append((log, engine))
         old, source = max(opened, key=lambda one: one[0].end_offset)
+        end_offset = max(old.end_offset, store.noted_end(name))
+
+        def discard(log: PartitionLog) -> None:
+            if isinstance(log, SegmentPartition):
+                store.taken_over(name, end_offset)
+            store.discard(log)
+
         for log, _ in opened:
             if log is not old:
-                store.discard(log)
+                discard(log)
         if known.engine == engines.MEMORY:
             # Lost on restart, and said so.
-            store.discard(old)
+            discard(old)
             return
         fresh = store.open_beside(name, known.engine, known.settings)
         moved = fresh.end_offset >= old.end_offset
         fresh.close()
         if moved:
             # But for the removal.
-            store.note_end(name, max(old.end_offset, store.noted_end(name)))
-            store.discard(old)
+            store.note_end(name, end_offset)
+            discard(old)
             return
         store.take(old, name)
         self._hold(topic, partition, known, old)
@@ -507,7 +505,7 @@ class Partitions:
                 log.grown(entry.end - entry.batch_begin)
             else:
                 marked.append(self._append_marked(store, block, entry, log))
-        marker = _marker_encoder.encode(marked) if marked else b""
+        marker = encode_marker(marked) if marked else b""
         position = store.append_declared(marker, shared, source, sequence, timestamp_ms)
         for begin, at in placed:
             blocks.set_base_offset(block, begin, blocks.base_offset(shared, at))
@@ -532,7 +530,7 @@ class Partitions:
     ) -> MarkedAppend:
         log_topic = entry.log_name or entry.topic
         batch = block[entry.batch_begin : entry.end]
-        base_offset = store.append_partition(log, batch)
+        base_offset, copied = store.append_partition(log, batch)
         blocks.set_base_offset(block, entry.begin, base_offset)
         return MarkedAppend(
             log_topic,
@@ -546,6 +544,7 @@ class Partitions:
             self._topics[log_topic].topic_id.bytes,
             end_of(log),
             producer_part(block, entry.batch_begin, entry.end, entry.flags),
+            copied,
         )
 
     def append_batch(
@@ -564,7 +563,7 @@ class Partitions:
             raise BrokerError(Fault.OWNER_UNAVAILABLE, f"{topic!r} is not here")
         if isinstance(log, SharedPartition):
             return log.append_kafka(flags, batch, store.leader_epoch)
-        base_offset = store.append_partition(log, batch)
+        base_offset, copied = store.append_partition(log, batch)
         mark = MarkedAppend(
             topic,
             partition,
@@ -577,29 +576,37 @@ class Partitions:
             self._topics[topic].topic_id.bytes,
             end_of(log),
             producer_part(batch, 0, len(batch), flags),
+            copied,
         )
-        store.append(DECLARED_MARKER, _marker_encoder.encode([mark]), 0, 0, timestamp_ms)
+        store.append(DECLARED_MARKER, encode_marker([mark]), 0, 0, timestamp_ms)
         return base_offset
 
-    def replay_marker(self, payload: bytes | memoryview) -> list[MarkedAppend]:
-        """Recovery: a partition holds what a marker says; what lies behind the last marker was
-        written by a turn whose commit the crash cut off, and is cut when the partition is opened.
-        """
-        marks: list[MarkedAppend] = _marker_decoder.decode(payload)
+    def replay_marker(self, shard: int, position: int, payload: bytes) -> list[MarkedAppend]:
+        """Recovery: a partition holds what a marker at a position of a shard's log says; what lies
+        behind the last marker was written by a turn whose commit the crash cut off, and is cut when
+        the partition is opened."""
+        marks = decode_marker(payload)
         for mark in marks:
             if mark.topic_id:
                 name = partition_name(mark.topic_id, mark.partition)
                 self._marked[name] = (mark.log_topic, mark.partition, mark.end_offset)
+                if mark.copied is not None:
+                    self._redo[shard].note(mark, position, payload)
         return marks
 
     def replay_end(self, shard: int, payload: bytes) -> None:
         """Recovery: another engine took a partition over that ended so."""
-        self._marked[payload[8:].decode()] = b"", shard, int.from_bytes(payload[:8], "little")
+        name = payload[8:].decode()
+        self._marked[name] = b"", shard, int.from_bytes(payload[:8], "little")
+        self._redo[shard].forget(name)
 
-    def replay_shared(self, payload: bytes) -> tuple[list[MarkedAppend], list[StoredEntry], bytes]:
+    def replay_shared(
+        self, shard: int, position: int, payload: bytes
+    ) -> tuple[list[MarkedAppend], list[StoredEntry], bytes]:
         """Recovery: what the marker in an entry of shared partitions says, and what those are."""
         marker, block = parts(payload)
-        marks = self.replay_marker(marker) if marker else []
+        at = position + block_begin(payload) - len(marker)
+        marks = self.replay_marker(shard, at, marker) if marker else []
         return marks, list(stored_entries(block)), block
 
     def read_shared(self, payload: bytes | memoryview) -> bytearray:
@@ -624,7 +631,7 @@ class Partitions:
         out. Raises STORAGE_FAILED where the disk cannot read it now, or the object store has not
         given it yet."""
         block = bytearray()
-        for mark in _marker_decoder.decode(payload):
+        for mark in decode_marker(payload):
             if mark.header and is_transactional(mark.header):
                 # Told when its transaction is committed, if it is (`releases`).
                 continue
@@ -671,8 +678,3 @@ def producer_part(buffer: bytes | bytearray, begin: int, end: int, flags: int) -
 def is_transactional(header: bytes | bytearray | memoryview, begin: int = 0) -> bool:
     """Is a batch part of a transaction, or the end of one?"""
     return bool(header[begin + _ATTRIBUTES_AT] & (batches.TRANSACTIONAL | batches.CONTROL))
-
-
-def partition_name(topic_id: bytes, partition: int) -> str:
-    """The name of a partition's directory."""
-    return f"{topic_id.hex()}-{partition}"

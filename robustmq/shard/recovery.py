@@ -16,7 +16,7 @@ from robustmq.shard.inbox import InboxEntry, decode_inbox
 from robustmq.shard.left_behind import LeftBehind
 from robustmq.shard.machines import MachineEntry, decode_machine_entry
 from robustmq.shard.owner import Owner
-from robustmq.shard.partitions import MarkedAppend, Partitions, producer_part
+from robustmq.shard.partitions import Partitions, producer_part
 from robustmq.shard.placement import ENTRY_KAFKA, ENTRY_QOS2, ENTRY_RETAIN, SESSION_KIND, WILL_KIND
 from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.received import packet_name
@@ -33,6 +33,8 @@ from robustmq.shard.snapshots import (
     decode_snapshot,
 )
 from robustmq.shard.subscribing import decode_cursors
+from robustmq.storage.markers import MarkedAppend
+from robustmq.storage.shard_log import HEAD
 from robustmq.storage.shard_store import (
     BLOCK,
     CURSOR,
@@ -115,9 +117,9 @@ class Recovery:
         elif kind == CURSOR:
             self._cursors(payload)
         elif kind == DECLARED_MARKER:
-            self._declared(payload, fresh)
+            self._declared(position, payload, fresh)
         elif kind == SHARED_BLOCK:
-            self._shared(payload, fresh)
+            self._shared(position, payload, fresh)
         elif kind == PARTITION_ENDS:
             self._partitions.replay_end(self.shard, payload)
         elif kind == RETAINED_BLOCK:
@@ -147,8 +149,9 @@ class Recovery:
             if fresh and flags & ENTRY_RETAIN:
                 self._retained.append((self.shard, kind, payload))
 
-    def _declared(self, payload: bytes, fresh: bool) -> None:
-        marks = self._partitions.replay_marker(payload)
+    def _declared(self, position: int, payload: bytes, fresh: bool) -> None:
+        begin = position + HEAD.size
+        marks = self._partitions.replay_marker(self.shard, begin, payload)
         self._marked(marks)
         if fresh and any(mark.flags & ENTRY_RETAIN for mark in marks):
             self._retained.append((self.shard, DECLARED_MARKER, payload))
@@ -163,8 +166,9 @@ class Recovery:
             if mark.flags & ENTRY_QOS2
         )
 
-    def _shared(self, payload: bytes, fresh: bool) -> None:
-        marks, stored, block = self._partitions.replay_shared(payload)
+    def _shared(self, position: int, payload: bytes, fresh: bool) -> None:
+        begin = position + HEAD.size
+        marks, stored, block = self._partitions.replay_shared(self.shard, begin, payload)
         self._marked(marks)
         flags = 0
         for one in stored:

@@ -25,7 +25,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustmq import engines
-from robustmq.shard.partitions import partition_name
 from robustmq.shard.producer_states import ProducerStates
 from robustmq.shard.surroundings import TierAround
 from robustmq.storage.cluster_mark import MARK_MS, Mark, write_mark
@@ -39,6 +38,7 @@ from robustmq.storage.manifest import (
     TopicInfo,
     prefix_of,
 )
+from robustmq.storage.markers import partition_name
 from robustmq.storage.object_store import ObjectRefusedError, ObjectStore, ObjectStoreError
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.stored_producers import Aborted

@@ -22,7 +22,7 @@ from typing import Protocol
 import msgspec
 
 from robustmq.promises import Promise
-from robustmq.storage.disk import Disk, Rows
+from robustmq.storage.disk import Disk, Row, Rows
 
 Job = Callable[[], None]
 
@@ -34,7 +34,8 @@ ms."""
 
 class Stage(msgspec.Struct, frozen=True):
     """A part of a grouped job: `before`, then the rows are written, then all that was written below
-    the directories of `synced` is synced, then `behind`."""
+    the directories of `synced` is synced, then `behind`. Where none of a group is synced and has
+    something behind it, its rows are written by one call with those of the next stage."""
 
     rows: Rows
     synced: Sequence[str]
@@ -76,18 +77,25 @@ def run_all(jobs: Iterable[AnyJob]) -> None:
 
 
 def _finish(group: list[GroupedJob]) -> None:
+    rows: list[Row] = []
     for number in range(max((len(job.stages) for job in group), default=0)):
         stages = [job.stages[number] for job in group if number < len(job.stages)]
-        for stage in stages:
-            if stage.before is not None:
-                stage.before()
-        rows = [row for stage in stages for row in stage.rows]
+        before = [stage.before for stage in stages if stage.before is not None]
+        if rows and before:
+            group[0].disk.commit(rows)
+            rows = []
+        for job in before:
+            job()
+        rows += [row for stage in stages for row in stage.rows]
         directories = {directory: None for stage in stages for directory in stage.synced}
-        if rows or directories:
+        behind = [stage.behind for stage in stages if stage.behind is not None]
+        if directories or (rows and behind):
             group[0].disk.commit(rows, *directories)
-        for stage in stages:
-            if stage.behind is not None:
-                stage.behind()
+            rows = []
+        for job in behind:
+            job()
+    if rows:
+        group[0].disk.commit(rows)
 
 
 class Committer(Protocol):

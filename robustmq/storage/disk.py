@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -19,7 +19,8 @@ from robustmq.storage import group_io, reserving
 from robustmq.storage.mapped_files import MappedFiles
 
 Buffer = bytes | bytearray | memoryview
-Rows = Sequence[tuple[str, Sequence[Buffer]]]
+Row = tuple[str, Sequence[Buffer]]
+Rows = Sequence[Row]
 """What is appended, by file. An empty row is of a file that nobody wants any more."""
 
 FILE_MODE = 0o600
@@ -126,6 +127,11 @@ class Disk(Protocol):
         disk is full or the file is gone."""
         ...
 
+    def write_again(self, path: str, offset: int, data: Buffer) -> bool:
+        """Write the bytes that were appended to a file at a place, as they were: it may have lost
+        them. False where the disk is full."""
+        ...
+
     def truncate(self, path: str, size: int) -> None:
         """Cut a file."""
         ...
@@ -141,6 +147,51 @@ class Disk(Protocol):
 
 def _no_room(error: OSError) -> None:
     raise error
+
+
+class UnsyncedFiles:
+    """Files that were written to and not synced since, by every directory that they lie below: they
+    may be thousands, and each commit asks for the few of its logs. One thread takes out; the loop
+    may add meanwhile."""
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+        self._below: dict[str, dict[str, None]] = {}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths
+
+    def add(self, path: str) -> None:
+        """A file is written to."""
+        if path not in self._paths:
+            for directory in _above(path):
+                self._below.setdefault(directory, {})[path] = None
+            self._paths.add(path)
+
+    def discard(self, path: str) -> None:
+        """A file is synced, or gone."""
+        if path in self._paths:
+            for directory in _above(path):
+                self._below.get(directory, {}).pop(path, None)
+            self._paths.discard(path)
+
+    def below(self, directories: Sequence[str]) -> list[str]:
+        """Those below these, each once."""
+        found: dict[str, None] = {}
+        for directory in directories:
+            found.update(dict.fromkeys(tuple(self._below.get(directory, ()))))
+        return list(found)
+
+    def forget_directory(self, path: str) -> None:
+        """A directory is removed, with all that was in it."""
+        self._below.pop(path, None)
+
+
+def _above(path: str) -> Iterator[str]:
+    end = path.rfind("/")
+    while end >= 0:
+        yield path[:end]
+        end = path.rfind("/", 0, end)
 
 
 class RealDisk:
@@ -164,7 +215,7 @@ class RealDisk:
         self._writers: dict[str, int] = {}
         self._readers: dict[str, int] = {}
         self._unnamed: set[str] = set()
-        self._unsynced: set[str] = set()
+        self._unsynced = UnsyncedFiles()
         self._syncing: ThreadPoolExecutor | None = None
         """Begun at the first use, so never before a fork, as the queue is."""
         self._queue: int | None = None
@@ -251,21 +302,17 @@ class RealDisk:
         rows = [row for row in rows if row[1]]
         paths = {path: None for path, _ in rows}
         # Marked first: what fails in the middle is not synced.
-        self._unsynced.update(paths)
-        synced = self._unsynced_below(directories)
+        for path in paths:
+            self._unsynced.add(path)
+        synced = self._unsynced.below(directories)
         most = min(GROUP_FILES, self._max_open)
-        if len(paths.keys() | synced) <= most:
+        if len({*paths, *synced}) <= most:
             self._commit_group(rows, synced)
             return
         for first in range(0, len(rows), most):
             self._commit_group(rows[first : first + most], ())
         for first in range(0, len(synced), most):
             self._commit_group((), synced[first : first + most])
-
-    def _unsynced_below(self, directories: Sequence[str]) -> Sequence[str]:
-        wanted = set(directories)
-        # Those that the loop opens meanwhile are marked, too.
-        return [path for path in tuple(self._unsynced) if _is_in(path, wanted)] if wanted else []
 
     def _commit_group(self, rows: Rows, synced: Sequence[str]) -> None:
         if not (rows or synced):
@@ -385,6 +432,7 @@ class RealDisk:
                 self._remove_all(inside)
             else:
                 self.remove(inside)
+        self._unsynced.forget_directory(path)
         try:
             os.rmdir(path)
         except FileNotFoundError:
@@ -429,6 +477,11 @@ class RealDisk:
             if error.errno not in (*FULL, errno.ENOENT):
                 raise
             return False
+
+    def write_again(self, path: str, offset: int, data: Buffer) -> bool:
+        """It has its fdatasync with the next `sync_below`."""
+        self.mark_unsynced(path)
+        return self.overwrite(path, offset, data)
 
     def truncate(self, path: str, size: int) -> None:
         """ftruncate."""
@@ -484,16 +537,6 @@ def _boot_id() -> bytes:
     except (OSError, ValueError):
         # Then nothing that was not synced is believed by another process.
         return os.urandom(BOOT_ID_BYTES)
-
-
-def _is_in(path: str, directories: set[str]) -> bool:
-    """Does a path lie below one of these?"""
-    end = path.rfind("/")
-    while end >= 0:
-        if path[:end] in directories:
-            return True
-        end = path.rfind("/", 0, end)
-    return False
 
 
 def _behind(buffers: Sequence[Buffer], size: int) -> list[Buffer]:
@@ -657,6 +700,15 @@ class MemoryDisk:
             raise Crash
         self.files[path] = bytearray(data)
         self.synced[path] = len(data)
+
+    def write_again(self, path: str, offset: int, data: Buffer) -> bool:
+        """What was synced is as it was."""
+        file, synced = self.files[path], self.synced.get(path, 0)
+        assert offset <= len(file), "a file has no holes"
+        here = max(0, min(synced - offset, len(data)))
+        assert file[offset : offset + here] == data[:here], "what is synced does not change"
+        file[offset : offset + len(data)] = data
+        return True
 
     def truncate(self, path: str, size: int) -> None:
         """Cut a file."""

@@ -46,6 +46,12 @@ class WriteJob(msgspec.Struct, frozen=True):
         """What is appended."""
         return list(self.append.items())
 
+    @property
+    def only_appends(self) -> bool:
+        """Is there nothing to do but that?"""
+        before = self.make_directory or self.reserve
+        return not (before or self.settle or self.snapshots or self.sync or self.bad or self.after)
+
     def begin(self, directory: str, disk: Disk) -> None:
         """Make room for what is appended."""
         if self.make_directory:

@@ -31,10 +31,12 @@ from robustmq.storage.kv import KeyValue
 from robustmq.storage.light_topics import LightTopics
 from robustmq.storage.log_files import LogFile
 from robustmq.storage.lookups import Lookups, after
+from robustmq.storage.markers import Copied
 from robustmq.storage.memory import MemoryPartition, RingMemory
 from robustmq.storage.retained_values import RetainedValues
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.segment_opening import is_small
+from robustmq.storage.segment_redo import SegmentRedo
 from robustmq.storage.shard_log import ShardLog
 from robustmq.storage.shared import SharedPartition, SharedPartitions, stored_name
 from robustmq.storage.stored_producers import StoredProducers, light_key
@@ -393,23 +395,31 @@ class ShardStore:
         if not (segments or others):
             return NOTHING, []
         disk = self._disk
+        more = [(log, job) for log, job in segments if not job.only_appends]
 
         def before() -> None:
             for _, write in others:
                 write(sync)
-            for log, job in segments:
+            for log, job in more:
                 if not log.deleted:
                     job.begin(log.directory, disk)
 
         def behind() -> None:
-            for log, job in segments:
+            for log, job in more:
                 if not log.deleted:
                     job.end(log.directory, disk)
 
+        synced = []
+        if sync:
+            for log, _ in segments:
+                if log.needs_sync:
+                    log.needs_sync = False
+                    synced.append(log.directory)
         rows = [row for _, job in segments for row in job.rows]
-        synced = [log.directory for log, _ in segments] if sync else []
         partitions = [log for log, _ in (*segments, *others)]
-        return Stage(rows, synced, before, behind), partitions
+        is_more = bool(others or more)
+        stage = Stage(rows, synced, before if is_more else None, behind if more else None)
+        return stage, partitions
 
     def _log_stages(self, pending: Rows, sync: bool, whole: bool, rest: Job) -> list[Stage]:
         """What follows it: the log, and then what is looked up. One stage, but where a file of a
@@ -587,7 +597,11 @@ class ShardStore:
         self._partition_names[id(fresh)] = name
         self._unwritten[id(fresh)] = fresh
         # The last marker may be older than the old engine's last record: not every engine has any.
-        payload = fresh.end_offset.to_bytes(8, "little") + name.encode()
+        self.taken_over(name, fresh.end_offset)
+
+    def taken_over(self, name: str, end_offset: int) -> None:
+        """Another engine has a partition, which ended there."""
+        payload = end_offset.to_bytes(8, "little") + name.encode()
         self.log.append(PARTITION_ENDS, payload, 0, 0, 0)
 
     def discard(self, log: PartitionLog) -> Promise[None]:
@@ -608,11 +622,19 @@ class ShardStore:
             return -1
         return self.shared.append(shared, marker, self.leader_epoch, source, sequence, timestamp_ms)
 
-    def append_partition(self, log: PartitionLog, batch: bytearray) -> int:
-        """Append a batch to an open partition, patched in place; its base offset."""
+    def append_partition(self, log: PartitionLog, batch: bytearray) -> tuple[int, Copied | None]:
+        """Append a batch to an open partition, patched in place; its base offset, and what the
+        marker must have of it."""
         self._unwritten[id(log)] = log
         self._partition_bytes += len(batch)
-        return log.append(batch, self.leader_epoch)
+        if isinstance(log, SegmentPartition) and (self._settings.sync or log.settings.sync):
+            return log.append_copied(batch, self.leader_epoch)
+        return log.append(batch, self.leader_epoch), None
+
+    def redo(self, redo: SegmentRedo) -> None:
+        """Recovery: before a partition is opened, write into its files what the log has of them,
+        which was not synced there."""
+        redo.run(f"{self._directory}/segments", self._disk, self.log.read)
 
     @property
     def disk(self) -> Disk:

@@ -14,6 +14,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from robustmq.mqtt.packets import PacketType, Publish
+from robustmq.storage.segment import COPIED_BYTES
 from tests.broker import BrokerProcess
 from tests.faults.files import SYNC, WRITE, FaultyFiles
 from tests.mqtt.wire import Wire
@@ -97,11 +98,10 @@ def test_each_mode_waits_for_what_it_says_and_for_no_more(
 
 
 @pytest.mark.timeout(60)
-def test_an_acknowledgement_waits_for_the_file_of_its_partition_too(
+def test_an_acknowledgement_waits_for_the_log_and_where_that_has_no_copy_for_the_file_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And for both: what comes at once is synced together, and none hears before its own files
-    are."""
+    """What comes at once is synced together, and none hears before its own files are."""
     files = FaultyFiles(tmp_path)
     for name, value in files.environment.items():
         monkeypatch.setenv(name, value)
@@ -117,14 +117,15 @@ def test_an_acknowledgement_waits_for_the_file_of_its_partition_too(
             client.connect(topic[-2:])
             client.publish(topic, b"made", 1)
         files.set(SYNC, "/segments/", wait_s=WAIT_S)
-        light = min(seconds(partial(clients[0].publish, b"persistent/l", b"x", 1)) for _ in "1234")
-        assert light < WAIT_S * 0.9, "it has no such file"
-        for path in ("/segments/", "/log/"):
+        for topic in (b"persistent/l", topics[0]):
+            small = min(seconds(partial(clients[0].publish, topic, b"x", 1)) for _ in "1234")
+            assert small < WAIT_S * 0.9, "it has no such file, or the log has a copy"
+        for path, payload in (("/log/", b"small"), ("/segments/", bytes(COPIED_BYTES))):
             files.clear()
             files.set(SYNC, path, wait_s=WAIT_S)
             began = time.monotonic()
             for client, topic in zip(clients, topics, strict=True):
-                client.send(Publish(topic, path.encode(), 1, packet_id=900))
+                client.send(Publish(topic, payload, 1, packet_id=900))
             for client in clients:
                 client.expect_ack(PacketType.PUBACK, 900)
                 assert time.monotonic() - began > WAIT_S * 0.9, path

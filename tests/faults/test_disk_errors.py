@@ -71,6 +71,9 @@ def test_a_disk_that_cannot_write_ends_the_worker_and_recovery_loses_nothing(
         until(lambda: once.acked and exactly.acked[0] and exactly.acked[1])
         workers = broker.worker_pids()
         with files.failing(calls, path, error):
+            for worker in range(2 if (calls, path) == (SYNC, "/segments/") else 0):
+                # They sync a file of a partition when they have first written to it.
+                broker.kill_worker(worker)
             until(lambda: broker.log.count("the disk failed") >= 2, what="the ends of workers")
             until(lambda: files.hits() >= 4, 20, "more tries")
             tries = broker.log.count("a process died")

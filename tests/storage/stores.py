@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 from robustmq.core import batches, blocks
 from robustmq.core.publish import build_entry
 from robustmq.records import Record
@@ -22,6 +25,8 @@ class Heard:
     def __init__(self) -> None:
         self.snapshots: list[tuple[bytes, bytes, bytes]] = []
         self.entries: list[tuple[int, bytes]] = []
+        self.positions: list[int] = []
+        """Of these in the log."""
         self.fresh: list[bytes] = []
         """Blocks with retained messages that the key-value store may lack."""
         self.corrupt: list[tuple[int, int]] = []
@@ -34,6 +39,7 @@ class Heard:
 
     def on_entry(self, kind: int, position: int, payload: bytes, fresh: bool) -> None:
         self.entries.append((kind, payload))
+        self.positions.append(position)
         if fresh and kind == BLOCK and blocks.all_flags(payload) & blocks.RETAIN:
             self.fresh.append(payload)
 
@@ -75,11 +81,24 @@ class Machine:
         self.store.flush(sync)
         self.committer.kick()
 
-    def lose_power(self, keep: float, of_look_ups: float | None = None) -> ShardStore:
+    def lose_pages(self, choose: random.Random) -> None:
+        """Of what is not synced of the files of partitions some does not reach the disk, and what
+        lies behind it does."""
+        for path, data in self.disk.files.items():
+            synced = self.disk.synced.get(path, 0)
+            if "/segments/" in path and path.endswith(".log") and synced < len(data):
+                begin, end = sorted(choose.choices(range(synced, len(data) + 1), k=2))
+                data[begin:end] = bytes(end - begin)
+
+    def lose_power(
+        self, keep: float | Callable[[str], float], of_look_ups: float | None = None
+    ) -> ShardStore:
         """Of what is not synced this part (0 to 1) survives, and of the key-value store the same or
         another one; recover."""
         self.disk.lose_power(keep)
-        self.kv.lose_power(keep if of_look_ups is None else of_look_ups)
+        if of_look_ups is None:
+            of_look_ups = keep("") if callable(keep) else keep
+        self.kv.lose_power(of_look_ups)
         return self.open()
 
     def publish(self, topic: bytes, *values: bytes, source: int = 0, sequence: int = 0) -> int:

@@ -4,6 +4,7 @@ lost more."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +20,12 @@ from robustmq.errors import KafkaCode
 from robustmq.storage.checkpoints import CheckpointWriter
 from robustmq.storage.disk import Buffer, Crash, MemoryDisk, RealDisk
 from robustmq.storage.engine import PartitionLog, PartitionSettings
-from robustmq.storage.segment import SegmentPartition
+from robustmq.storage.markers import MarkedAppend, decode_marker, encode_marker, partition_name
+from robustmq.storage.segment import COPIED_BYTES, SegmentPartition
 from robustmq.storage.segment_index import read_head, read_rows
-from robustmq.storage.shard_log import ShardLog
-from robustmq.storage.shard_store import DECLARED_MARKER, StoreSettings
+from robustmq.storage.segment_redo import SegmentRedo
+from robustmq.storage.shard_log import HEAD, ShardLog
+from robustmq.storage.shard_store import DECLARED_MARKER, PARTITION_ENDS, StoreSettings
 from robustmq.storage.stored_producers import Aborted, light_key
 from tests.storage.stores import NOW_MS, Machine, batch, values_of
 
@@ -36,12 +39,47 @@ TURNS = st.lists(
 )
 
 
+FILE_BYTES = st.sampled_from([300, 2_000])
+LARGE = bytes(COPIED_BYTES)
+"""The log has no copy of it."""
+TOPIC_ID = bytes(range(16))
+NAME = partition_name(TOPIC_ID, 0)
+
+
+def open_marked(machine: Machine, settings: PartitionSettings, name: str = NAME) -> PartitionLog:
+    """The partition after a start: what the log has of it is written into its files again, and what
+    lies behind its last marker is cut."""
+    heard, store, redo = machine.heard, machine.store, SegmentRedo()
+    for position, (kind, payload) in zip(heard.positions, heard.entries, strict=True):
+        if kind == DECLARED_MARKER:
+            for mark in decode_marker(payload):
+                store.note_end(partition_name(mark.topic_id, mark.partition), mark.end_offset)
+                redo.note(mark, position + HEAD.size, payload)
+        elif kind == PARTITION_ENDS:
+            redo.forget(payload[8:].decode())
+    store.redo(redo)
+    return store.open_partition(name, "segment", settings)
+
+
+def append_marked(
+    machine: Machine, log: PartitionLog, *values: bytes, partition: int = 0
+) -> MarkedAppend:
+    """Append to the partition, with its marker, as `Partitions` does."""
+    base, copied = machine.store.append_partition(log, bytearray(batch(*values)))
+    end = log.end_offset
+    mark = MarkedAppend(b"p", partition, base, b"p", 0, 0, 0, 0, TOPIC_ID, end, b"", copied)
+    machine.store.append(DECLARED_MARKER, encode_marker([mark]), 0, 0, NOW_MS)
+    return mark
+
+
 class Loaded:
     """A shard with light topics, a partition and a retained value; what was appended, and how much
     of it must survive."""
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, file_bytes: int = 300) -> None:
+        """`file_bytes`: of the partition's files."""
         self.machine = Machine(settings)
+        self.file_bytes = file_bytes
         self.appended: dict[str, list[bytes]] = {"a": [], "b/c": [], "p": []}
         self.safe = dict.fromkeys(self.appended, 0)
         self.retained: list[bytes] = [b""]
@@ -54,13 +92,8 @@ class Loaded:
 
     def open_partition(self) -> PartitionLog:
         """The partition, cut where its markers say."""
-        store = self.machine.store
-        for kind, payload in self.machine.heard.entries:
-            if kind == DECLARED_MARKER:
-                store.note_end("p-0", int.from_bytes(payload, "little"))
-        size = 300 if self.machine.settings.sync else 1 << 20
-        settings = PartitionSettings(segment_bytes=size)
-        return store.open_partition("p-0", "segment", settings)
+        size = self.file_bytes if self.machine.settings.sync else 1 << 20
+        return open_marked(self.machine, PartitionSettings(segment_bytes=size))
 
     def append(self, where: str, count: int) -> None:
         """One append, not committed."""
@@ -74,9 +107,7 @@ class Loaded:
             self.retained.append(bytes(block))
             return
         if where == "p":
-            machine.store.append_partition(self.log, bytearray(batch(*values)))
-            marker = self.log.end_offset.to_bytes(8, "little")
-            machine.store.append(DECLARED_MARKER, marker, 0, 0, NOW_MS)
+            append_marked(machine, self.log, *values)
         else:
             machine.publish(where.encode(), *values)
         self.appended[where] += values
@@ -150,19 +181,22 @@ class Loaded:
 
 
 @settings(max_examples=150, deadline=None)
-@given(turns=TURNS, keep=st.floats(0, 1), of_look_ups=st.floats(0, 1), sync=st.booleans())
+@given(turns=TURNS, seed=st.integers(), file_bytes=FILE_BYTES, sync=st.booleans())
 def test_what_was_synced_survives_power_loss_and_the_rest_is_a_prefix(
-    turns: list[tuple[list[tuple[str, int]], str]], keep: float, of_look_ups: float, sync: bool
+    turns: list[tuple[list[tuple[str, int]], str]], seed: int, file_bytes: int, sync: bool
 ) -> None:
     # Without sync a hole may be where one file of the log ends and lost more than the next.
     size = 700 if sync else 1 << 20
-    loaded = Loaded(StoreSettings(segment_bytes=size, hot_bytes=300, sync=sync))
+    loaded = Loaded(StoreSettings(segment_bytes=size, hot_bytes=300, sync=sync), file_bytes)
     for appends, how in turns:
         for where, count in appends:
             loaded.append(where, count)
         loaded.end_turn(how)
-    for part in (keep, 0.0):
-        loaded.machine.lose_power(part, of_look_ups)
+    choose = random.Random(seed)
+    for part in (lambda path: choose.random(), choose.random(), 0.0):
+        if sync:
+            loaded.machine.lose_pages(choose)
+        loaded.machine.lose_power(part, choose.random())
         loaded.log = loaded.open_partition()
         # A partition of which a turn without sync has appended is synced by none but its own.
         loaded.check(sync)
@@ -182,7 +216,7 @@ def test_offsets_that_a_loss_of_power_took_are_not_given_again(promised: bool) -
         return machine.store.open_partition("p-0", "segment", PartitionSettings(sync=promised))
 
     def append(log: PartitionLog, sync: bool) -> None:
-        machine.store.append_partition(log, bytearray(batch(b"x")))
+        machine.store.append_partition(log, bytearray(batch(LARGE)))
         machine.commit(sync)
 
     log = opened(0)
@@ -208,19 +242,11 @@ def test_offsets_that_a_loss_of_power_took_are_not_given_again(promised: bool) -
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    turns=TURNS,
-    crash_after=st.integers(0, 4_000),
-    keep=st.floats(0, 1),
-    of_look_ups=st.floats(0, 1),
-)
+@given(turns=TURNS, crash_after=st.integers(0, 4_000), seed=st.integers(), file_bytes=FILE_BYTES)
 def test_a_crash_at_any_byte_and_then_power_loss_keeps_all_that_was_acknowledged(
-    turns: list[tuple[list[tuple[str, int]], str]],
-    crash_after: int,
-    keep: float,
-    of_look_ups: float,
+    turns: list[tuple[list[tuple[str, int]], str]], crash_after: int, seed: int, file_bytes: int
 ) -> None:
-    loaded = Loaded(StoreSettings(segment_bytes=700, hot_bytes=300, sync=True))
+    loaded = Loaded(StoreSettings(segment_bytes=700, hot_bytes=300, sync=True), file_bytes)
     loaded.machine.disk.crash_after = crash_after
     try:
         for appends, how in turns:
@@ -230,12 +256,118 @@ def test_a_crash_at_any_byte_and_then_power_loss_keeps_all_that_was_acknowledged
     except Crash:
         pass
     loaded.machine.disk.crash_after = None
-    loaded.machine.lose_power(keep, of_look_ups)
+    choose = random.Random(seed)
+    loaded.machine.lose_pages(choose)
+    loaded.machine.lose_power(lambda path: choose.random(), choose.random())
     loaded.log = loaded.open_partition()
     loaded.check(True)
     kept = loaded.machine.store.retained.get(b"kept") or b""
     found = [loaded.retained.index(bytes(one)) for one in (kept, *loaded.machine.heard.fresh)]
     assert max(found) >= loaded.safe_retained, "in the key-value store, or told as not in it"
+
+
+def all_of(log: PartitionLog) -> list[bytes]:
+    """Its values."""
+    return values_of(b"".join(map(bytes, log.read(0, 1 << 20).buffers)), 0)
+
+
+def three_turns() -> tuple[Machine, PartitionLog, str]:
+    """One small batch each, of one partition, and its file."""
+    machine = Machine(StoreSettings(sync=True))
+    log = open_marked(machine, PartitionSettings())
+    for value in (b"0", b"1", b"2"):
+        append_marked(machine, log, value)
+        machine.commit()
+    (path,) = (one for one in machine.disk.files if "/segments/" in one)
+    assert 0 < machine.disk.synced[path] < machine.disk.size(path)
+    return machine, log, path
+
+
+def test_a_turn_has_one_fdatasync_however_many_partitions_it_touches() -> None:
+    machine = Machine(StoreSettings(sync=True))
+    names = [partition_name(TOPIC_ID, number) for number in range(20)]
+    logs = [machine.store.open_partition(one, "segment", PartitionSettings()) for one in names]
+
+    def syncs_of_a_turn(value: bytes = b"small") -> int:
+        for number, log in enumerate(logs):
+            append_marked(machine, log, value, partition=number)
+        before = machine.disk.syncs
+        machine.commit()
+        return machine.disk.syncs - before
+
+    assert syncs_of_a_turn() > len(logs), "the names of new files have to last"
+    assert syncs_of_a_turn() == syncs_of_a_turn() == 1
+    assert syncs_of_a_turn(LARGE) > len(logs), "too much to be written twice"
+    assert syncs_of_a_turn() == 1
+    machine.lose_power(0)
+    for name in names:
+        log = open_marked(machine, PartitionSettings(), name)
+        assert log.high_watermark == 5 and all_of(log) == [b"small"] * 3 + [LARGE, b"small"]
+    assert not machine.heard.corrupt
+
+
+def test_files_are_synced_by_the_checkpoint_behind_which_recovery_begins() -> None:
+    machine, _, path = three_turns()
+    machine.store.checkpoint([])
+    machine.committer.kick()
+    assert not machine.disk.is_unsynced(path)
+    machine.lose_power(0)
+    assert not machine.heard.entries
+    log = machine.store.open_partition(NAME, "segment", PartitionSettings())
+    assert all_of(log) == [b"0", b"1", b"2"]
+
+
+def test_what_a_failed_fdatasync_has_dropped_is_written_again_without_a_loss_of_power() -> None:
+    machine, _, path = three_turns()
+    data, synced = machine.disk.files[path], machine.disk.synced[path]
+    data[synced:] = bytes(len(data) - synced)
+    machine.open()
+    assert all_of(open_marked(machine, PartitionSettings())) == [b"0", b"1", b"2"]
+    assert machine.disk.is_unsynced(path), "the next checkpoint syncs it"
+
+
+def test_a_small_batch_that_is_the_first_of_a_file_which_was_made_empty_is_not_lost() -> None:
+    machine, log, _ = three_turns()
+    assert isinstance(log, SegmentPartition)
+    log.roll()
+    machine.store.changed(log)
+    machine.commit()
+    append_marked(machine, log, b"3")
+    machine.commit()
+    machine.lose_power(0)
+    log = open_marked(machine, PartitionSettings())
+    assert all_of(log) == [b"0", b"1", b"2"]
+    data = b"".join(map(bytes, log.read(3, 1 << 20).buffers))
+    assert values_of(data, 3) == [b"3"] and not machine.heard.corrupt
+
+
+def test_a_small_batch_behind_one_that_no_sync_has_covered_brings_that_to_the_disk() -> None:
+    machine = Machine(StoreSettings())
+    log = open_marked(machine, PartitionSettings())
+    append_marked(machine, log, b"0")
+    machine.commit(True)
+    log.configure(PartitionSettings(sync=True))
+    for value, sync in ((b"1", True), (LARGE, False), (b"2", True), (b"3", True)):
+        append_marked(machine, log, value)
+        machine.commit(sync)
+    machine.lose_power(0)
+    log = open_marked(machine, PartitionSettings(sync=True))
+    assert all_of(log) == [b"0", b"1", LARGE, b"2", b"3"]
+
+
+def test_a_partition_that_comes_back_from_another_engine_is_not_what_it_was_before() -> None:
+    machine, *_ = three_turns()
+    machine.store.taken_over(NAME, 3)
+    machine.commit()
+    machine.disk.remove_directory(f"/0000/segments/{NAME}")
+    copy = machine.store.open_beside(NAME, "segment", PartitionSettings())
+    copy.restore(bytearray(batch(b"other", b"batches", b"of it")))
+    write = copy.write()
+    assert write is not None
+    write(True)
+    machine.lose_power(0)
+    machine.store.note_end(NAME, 3)
+    assert all_of(open_marked(machine, PartitionSettings())) == [b"other", b"batches", b"of it"]
 
 
 class SyncsNot(MemoryDisk):
