@@ -75,6 +75,20 @@ class RingMemory:
 class MemoryPartition:
     """A partition in memory."""
 
+    __slots__ = (
+        "_batches",
+        "_first",
+        "_memory",
+        "_offsets",
+        "_settings",
+        "_size",
+        "_times",
+        "end_offset",
+        "keeps_all",
+        "start_offset",
+        "weight",
+    )
+
     def __init__(self, settings: PartitionSettings, memory: RingMemory) -> None:
         """`memory` is what it shares with others."""
         self._settings = settings
