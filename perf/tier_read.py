@@ -1,9 +1,9 @@
 """Reads of cold records: the first time from an object store, then from the disk and from memory.
 
-`python perf/tier_read.py [--megabytes N] [--batch BYTES] [--rounds N] [--broker]
+`python perf/tier_read.py [--megabytes N] [--batch BYTES] [--rounds N] [--broker] [--light]
 [--quick]`. The store
 is versitygw on loopback, as the tests build it, in a temporary folder. The rows, and what stands
-beside them:
+beside them; memory that was freed is used again as in a worker (`process/freed_memory.py`):
 
 - first: one `ColdReader` over all segments, nothing cached, with and without a cache folder. Beside
   it obstore alone, which reads the same objects whole with as many threads and as much at once
@@ -17,6 +17,9 @@ beside them:
   that gives copies.
 - `--broker`: one Kafka consumer (librdkafka) over a tiered topic of a broker with one worker, the
   first and the second time; beside it the same consumer over a topic that is on the local disk.
+- `--light`, alone: a light topic of mode tiered, in the log of one shard. How fast the log is
+  uploaded when the store, which was silent meanwhile, answers again; then as with `--broker`,
+  beside a light topic of which nothing is tiered.
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from crc32c import crc32c
+from paho.mqtt import publish
 
 from robustmq.core import batches
+from robustmq.process.freed_memory import reuse_freed_memory
 from robustmq.records import Record
 from robustmq.storage import segment_index
 from robustmq.storage.block_cache import BlockCache, CacheSettings
@@ -293,6 +298,18 @@ def by_consumer(broker: BrokerProcess, topic: str, count: int) -> float:
     return size / took_s / 1e6
 
 
+def fill(broker: BrokerProcess, topic: str, value: bytes, count: int) -> None:
+    """So many records."""
+    producer = Producer(
+        {"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "linger.ms": 20, "batch.size": MIB}
+    )
+    for number in range(count):
+        producer.produce(topic, value)
+        if number % 100 == 0:
+            producer.flush()
+    producer.flush()
+
+
 def with_broker(place: Path, server: S3Server, megabytes: int) -> None:
     """The rows of a real broker."""
     settings = {**server.settings(server.fresh_url()), "STORAGE__TIERING__TIMEOUT_MS": "30000"}
@@ -306,16 +323,9 @@ def with_broker(place: Path, server: S3Server, megabytes: int) -> None:
         ]
         for made in admin.create_topics(topics).values():
             made.result(30)
-        producer = Producer(
-            {"bootstrap.servers": f"127.0.0.1:{broker.kafka}", "linger.ms": 20, "batch.size": MIB}
-        )
         value = random.Random(2).randbytes(10_000)
-        for number in range(count):
-            for topic in ("local", "cold"):
-                producer.produce(topic, value)
-            if number % 100 == 0:
-                producer.flush()
-        producer.flush()
+        for topic in ("local", "cold"):
+            fill(broker, topic, value, count)
         wanted = max(megabytes // 17, 1)
         lag = "robustmq_storage_tier_lag_segments"
         while broker.metric("robustmq_storage_tier_segments") < wanted or broker.metric(lag):
@@ -326,6 +336,52 @@ def with_broker(place: Path, server: S3Server, megabytes: int) -> None:
             print(f"consumer, {row}: {by_consumer(broker, topic, count):.0f} MB/s", flush=True)
         served = broker.metric("robustmq_storage_tier_read_bytes_total")
         assert served > megabytes * MIB, "it was read from the object store"
+
+
+LIGHT = f"""
+[node]
+shards = 1
+[storage]
+segment_bytes = {16 * MIB}
+checkpoint_bytes = {16 * MIB}
+light_retention_ms = -1
+[[storage.rules]]
+filter = "light/#"
+mode = "tiered"
+local_retention_ms = 0
+"""
+
+
+def with_light(place: Path, server: S3Server, megabytes: int) -> None:
+    """The rows of a light topic."""
+    settings = {**server.settings(server.fresh_url()), "STORAGE__TIERING__TIMEOUT_MS": "30000"}
+    value = random.Random(2).randbytes(10_000)
+    count = megabytes * MIB // len(value)
+    with BrokerProcess(place, 1, LIGHT, **settings) as broker:
+        for topic in ("light/cold", "local/one"):
+            # A publish makes it.
+            publish.single(topic, value, 1, port=broker.mqtt)
+        server.hold()
+        fill(broker, "light.cold", value, count - 1)
+        # What is uploaded, without the file that is open and the one before, which may be waited
+        # for until the next checkpoint.
+        wanted = (megabytes - 32) * MIB
+        begun = time.perf_counter()
+        server.go_on()
+        sent = "robustmq_storage_tier_bytes_uploaded_total"
+        while (uploaded := broker.metric(sent)) < wanted:
+            time.sleep(0.02)
+        took_s = time.perf_counter() - begun
+        print(f"uploads of a shard's log: {uploaded / took_s / 1e6:.0f} MB/s", flush=True)
+        while sum(file.stat().st_size for file in broker.data.glob("*/log/*")) > 48 * MIB:
+            time.sleep(0.2)
+        fill(broker, "local.one", value, count - 1)
+        for row in ("local", "cold, first", "cold, second"):
+            topic = "local.one" if row == "local" else "light.cold"
+            found = by_consumer(broker, topic, count)
+            print(f"consumer of a light topic, {row}: {found:.0f} MB/s", flush=True)
+        served = broker.metric("robustmq_storage_tier_read_bytes_total")
+        assert served > (megabytes - 48) * MIB, "it was read from the object store"
 
 
 def report(found: dict[str, list[float]]) -> None:
@@ -351,15 +407,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=65_536, help="bytes of a record batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--broker", action="store_true")
+    parser.add_argument("--light", action="store_true")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
         options.megabytes, options.rounds = 256, 1
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    reuse_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "s3").mkdir()
         with S3Server(place / "s3") as server:
+            if options.light:
+                (place / "broker").mkdir()
+                with_light(place / "broker", server, options.megabytes)
+                return
             store = open_object_store(TieringSettings(server.fresh_url(), server.options))
             cold = Cold(store, options.megabytes * MIB, options.batch)
             report(rounds(cold, place, options.rounds))

@@ -41,6 +41,7 @@ from robustmq.process.access import AccessControl
 from robustmq.process.authentication import Authentication
 from robustmq.process.cluster_view import MetaView
 from robustmq.process.context import UNREADABLE, WorkerContext
+from robustmq.process.freed_memory import reuse_freed_memory
 from robustmq.process.housekeeping import Housekeeping
 from robustmq.process.kafka_sasl import SaslVerifier
 from robustmq.process.long_work import LongWork
@@ -245,6 +246,7 @@ class Worker:
         tiering = self._settings.storage.tiering
         self._tiering = None
         if tiering.url:
+            reuse_freed_memory()
             context = self._context
             worker = (context.worker_id, context.worker_count)
             data_dir = Path(self._settings.node.data_dir)
