@@ -15,7 +15,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.broker import BrokerProcess, until
+from tests.cli.test_clients import robustmq
 from tests.cli.test_storage import rows
+from tests.faults.files import WRITE, FaultyFiles
 from tests.mqtt.wire import Wire
 
 BOUND = 1024 * 1024
@@ -141,3 +143,33 @@ def test_many_topics_in_memory_hold_no_more_than_one_bound(tmp_path: Path, worke
             assert client.out_of_range(topic)
         client.consumer.close()
         assert "Traceback" not in broker.log
+
+
+def test_a_topic_that_leaves_the_memory_loses_nothing_to_others_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = FaultyFiles(tmp_path)
+    for name, value in files.environment.items():
+        monkeypatch.setenv(name, value)
+    with BrokerProcess(tmp_path, 1, CONFIG) as broker, Wire(broker.mqtt) as wire:
+        assert wire.connect(b"publisher").reason_code == 0
+        client = Client(broker)
+        client.create()
+        topic = DECLARED[0]
+        for number in range(70):
+            client.produce([topic], content("declared", number))
+        files.set(WRITE, "/segments/", wait_s=0.3)
+        node = ("--data-dir", str(broker.data))
+        assert robustmq("topics", "set", topic, "--mode", "hybrid", *node)[0] == 0
+        until(lambda: files.hits() > 0, what="the begin of the copy")
+        # It is the largest by far: its records would be the first to go.
+        for number in range(9):
+            publish(wire, LIGHT, content("light", number))
+        files.clear()
+        expected = [(number, content("declared", number)) for number in range(70)]
+        assert client.read(topic, 0, 70) == expected
+        dropped = "robustmq_storage_memory_bytes_dropped_total"
+        until(lambda: broker.metric(dropped) > 0, what="others, who make way")
+        until(lambda: sum(held(broker)) < BOUND * 0.6, what="the end of the move")
+        assert client.read(topic, 0, 70) == expected
+        client.consumer.close()
