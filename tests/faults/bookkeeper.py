@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from tests.broker import until
 from tests.clients.test_kafka_transactions import consumer
+from tests.faults.load import MqttSubscriber
 
 SIZE = 5
 PAUSE_S = 0.02
@@ -66,7 +67,7 @@ class Bookkeeper:
         try:
             producer.begin_transaction()
             for at in range(SIZE):
-                topic, partition = self._places[(number + at) % len(self._places)]
+                topic, partition = self._place(number, at)
                 producer.produce(topic, f"{number} {at}", partition=partition)
             if commit:
                 _again(lambda: producer.commit_transaction(20), self._stopped)
@@ -104,6 +105,19 @@ class Bookkeeper:
         for number in self.unknown:
             part = whole[number] & found.keys()
             assert not part or part == whole[number], f"a part of a transaction: {part}"
+
+    def check_told(self, subscriber: MqttSubscriber) -> None:
+        """MQTT has heard of the committed ones, and of no aborted one."""
+        subscriber.wait_for(self._rows(self.committed))
+        told = set(self._rows(self.aborted)).intersection(subscriber.received)
+        assert not told, f"aborted and told: {sorted(told)[:5]}"
+
+    def _rows(self, numbers: list[int]) -> list[tuple[str, str]]:
+        """The topics and values of what these transactions have written."""
+        return [(self._place(n, at)[0], f"{n} {at}") for n in numbers for at in range(SIZE)]
+
+    def _place(self, number: int, at: int) -> tuple[str, int]:
+        return self._places[(number + at) % len(self._places)]
 
     def _read(self) -> list[str]:
         """All committed values, each partition in the order of their transactions."""

@@ -43,10 +43,10 @@ MIB = 1 << 20
 PARTITIONS = 2
 RECOVERY_S = 60.0
 Q1, Q2 = [f"r/q1/{n}" for n in range(4)], [f"r/q2/{n}" for n in range(4)]
-EVERYTHING = {"r/#": 2, "orders": 1, "light": 1, "tiered": 1, "packed": 1}
-ENGINES = ("segment", "shared", "rocksdb")
 BOOKS = {"books": PARTITIONS, "ledger": 1, "pages": 1}
 """What transactions write to: in segments, in the log of the shard, and a light topic."""
+EVERYTHING = {"r/#": 2, **dict.fromkeys(("orders", "light", "tiered", "packed", *BOOKS), 1)}
+ENGINES = ("segment", "shared", "rocksdb")
 SWITCHED = ("orders", "packed", "books", "ledger")
 TIERED = {
     "remote.storage.enable": "true",
@@ -188,6 +188,7 @@ class Rounds:
             ordered = producer.idempotent or not self.was_full
             check_kafka(broker, producer, self.wide, ordered)
         self.keeper.check()
+        self.keeper.check_told(self.wide)
         assert "Traceback" not in broker.log, "an error of ours"
         assert "set aside" not in broker.log, "nothing was damaged"
 
