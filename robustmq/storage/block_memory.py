@@ -10,9 +10,10 @@ is counted whole until then.
   is bounded by `memory_bytes` and makes way by S3-FIFO (`s3_fifo`).
 - What is pinned, by blocks here and by what readers still hold of answers, is bounded by the sum
   of the two. Where slices pin more than that, the oldest answers of which a part has gone are given
-  up: what is fresh, or was asked for again, gets memory of its own and the rest makes way; if that
-  is not enough, others make way. While it is copied an answer is there twice. Readers that hold
-  more than all of it (their connections bound them) leave a part of `memory_bytes` to all others.
+  up: of what is fresh, or was asked for again, a few get memory of their own and the rest makes
+  way; if that is not enough, others make way. While it is copied an answer is there twice. Readers
+  that hold more than all of it (their connections bound them) leave a part of `memory_bytes` to all
+  others.
 
 All of it belongs to the loop.
 """
@@ -33,8 +34,9 @@ UNUSED_MS = 2_000
 
 
 MAX_COPIED = 4
-"""Blocks that are copied, as others ask for them, when an answer comes: half a millisecond, or two
-where memory is new. Further ones make way."""
+"""Blocks that are copied when an answer comes: half a millisecond, or two where memory is new (the
+first answer that came when readers held too much took 40 without a bound). Further ones make way,
+but those that somebody waits for: they stay where they are until more comes."""
 KEPT_PART = 4
 """One part of so many of `memory_bytes` is for blocks, whatever readers hold."""
 
@@ -236,23 +238,36 @@ class BlockMemory:
             self._look_at_let_go()
             if self._let_go_bytes < before:
                 continue
-            if self._partial:
-                self._give_up(next(iter(self._partial)))
+            answer = next((one for one in self._partial if self._may_give_up(one)), None)
+            if answer is not None:
+                self._give_up(answer)
             elif self._order.size > self._kept_bytes:
                 self._evicted(self._order.make_way())
             else:
                 return
 
+    def _may_give_up(self, answer: Answer) -> bool:
+        """Without a copy too many?"""
+        if self._copies_left:
+            return True
+        return any(key in self._order or self._blocks[key].ahead for key in answer.keys)
+
     def _give_up(self, answer: Answer) -> None:
         """What is worth it of an answer gets memory of its own."""
         for key in tuple(answer.keys):
-            if key in self._order:
-                if not self._copies_left or not self._order.stays(key):
-                    self._order.evict(key)
-                    self._evicted(key)
-                    continue
-                self._copies_left -= 1
             block = self._blocks[key]
+            in_order = key in self._order
+            if not self._copies_left and not in_order and not block.ahead:
+                # Somebody comes for it at once; a copy is made when more comes, if it is here then.
+                continue
+            if not self._copies_left or (in_order and not self._order.stays(key)):
+                if in_order:
+                    self._order.evict(key)
+                else:
+                    self._leave_fresh(key)
+                self._evicted(key)
+                continue
+            self._copies_left -= 1
             buffer = self._pool.take(len(block.data))
             buffer.data[:] = block.data
             block.data, block.memory = buffer.data, buffer

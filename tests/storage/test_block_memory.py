@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from robustmq.storage.block_cache import BlockCache
 from robustmq.storage.block_fetcher import CachedObject
-from robustmq.storage.block_memory import KEPT_PART, Answer, Block, BlockMemory, Piece
+from robustmq.storage.block_memory import (
+    KEPT_PART,
+    MAX_COPIED,
+    Answer,
+    Block,
+    BlockMemory,
+    Piece,
+)
 from robustmq.storage.cache_folder import BlockBuffer, BufferPool
 from robustmq.storage.remote_store import open_object_store
 from robustmq.tiering_settings import TieringSettings
@@ -230,3 +237,34 @@ def test_memory_is_bounded_whatever_is_asked_for(steps: list[tuple[str, int, int
         assert store.pinned <= counted, "nothing is pinned that is not counted"
         assert counted <= max(BOUND, sum(size for _, size in held) + MEMORY // KEPT_PART + PREFETCH)
     cache.close()
+
+
+def test_an_answer_that_comes_when_readers_hold_too_much_has_few_blocks_copied() -> None:
+    """All that stood apart was copied in one go, up to prefetch_bytes."""
+    copied: list[int] = []
+
+    class Pool(BufferPool):
+        def take(self, length: int) -> BlockBuffer:
+            copied.append(length)
+            return super().take(length)
+
+    memory = BlockMemory(
+        64 * BLOCK, 64 * BLOCK, Pool(BLOCK, 8), lambda: 0, lambda name, amount: None
+    )
+    held: list[memoryview] = []
+    most = 0
+    for first in range(0, 400, 4):
+        data = memoryview(Memory(4 * BLOCK))
+        answer = Answer(data)
+        for number in range(4):
+            view = data[number * BLOCK : (number + 1) * BLOCK]
+            memory.add(first + number, Block(Piece(view, answer), "store", True))
+        used = memory.use(first, False)
+        assert used is not None
+        # Its reader holds all of it.
+        held.append(used.data)
+        memory.remove(first)
+        before = len(copied)
+        memory.added()
+        most = max(most, len(copied) - before)
+    assert 0 < most <= MAX_COPIED
