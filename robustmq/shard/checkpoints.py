@@ -39,7 +39,7 @@ class Checkpoints:
         """The broker has its stores and sessions."""
         self._broker = broker
         self._stores = broker.stores
-        self._snapshots = Snapshots(broker)
+        self.snapshots = Snapshots(broker)
         self._slices: Slices | None = None
         self.slice_bytes = SLICE_BYTES
         self.looks_a_slice = LOOKS_A_SLICE
@@ -59,9 +59,9 @@ class Checkpoints:
         self._slices = None
         for shard, store in self._stores.items():
             self._broker.kafka.producers.save(shard)
-            writer = store.begin_checkpoint(self._snapshots.begin(shard))
-            self._snapshots.begin_slice()
-            writer.add(row for row in self._snapshots.machines(shard, store) if row is not None)
+            writer = store.begin_checkpoint(self.snapshots.begin(shard))
+            self.snapshots.begin_slice()
+            writer.add(row for row in self.snapshots.machines(shard, store) if row is not None)
             store.finish_checkpoint(writer)
 
     def _go_on(self, slices: Slices) -> None:
@@ -76,8 +76,8 @@ class Checkpoints:
 
     def _make(self, shard: int, store: ShardStore) -> Slices:
         self._broker.kafka.producers.save(shard)
-        writer = store.begin_checkpoint(self._snapshots.begin(shard))
-        machines = self._snapshots.machines(shard, store)
+        writer = store.begin_checkpoint(self.snapshots.begin(shard))
+        machines = self.snapshots.machines(shard, store)
         yield
         while not writer.whole:
             if self._may_write(store, writer):
@@ -94,7 +94,7 @@ class Checkpoints:
     def _take(self, machines: Iterator[Row | None], rows: list[Row]) -> bool:
         """Take the rows of a slice; False: those were the last."""
         monotonic_us = self._broker.around.monotonic_us
-        self._snapshots.begin_slice()
+        self.snapshots.begin_slice()
         until = monotonic_us() + SLICE_US
         for looks, row in enumerate(machines, 1):
             if row is not None:

@@ -8,7 +8,7 @@ hears of what a crash could undo. Recovery feeds the snapshot and then the log's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from robustmq.errors import BrokerError, Fault
@@ -76,13 +76,13 @@ class MachineRuntime:
         """Which machines there are, of each kind."""
         return [(kind, list(machines)) for kind, machines in self._machines.items()]
 
-    def snapshot(self, kind: bytes, key: str) -> list[bytes] | None:
-        """Records that make a machine what it is now; None: there is none."""
+    def snapshot(self, kind: bytes, key: str) -> Iterator[bytes] | None:
+        """Records that make a machine what it is now, each encoded as it is asked for; None: there
+        is none."""
         machine = self._machines[kind].get(key)
         if machine is None:
             return None
-        encode = self._kinds[kind].encode_record
-        return [encode(record) for record in machine.snapshot()]
+        return map(self._kinds[kind].encode_record, machine.snapshot())
 
     # -- events ------------------------------------------------------------------------------------
 

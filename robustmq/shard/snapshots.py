@@ -13,7 +13,9 @@ the checkpoint began.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -46,6 +48,18 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """None: it is gone."""
 
 
+class _Packed(msgspec.Struct, frozen=True):
+    """The same with its records as MessagePack has them."""
+
+    taken_at: int
+    records: msgspec.Raw
+
+
+RECORDS_A_LOOK = 500
+"""Of one machine, encoded in 0.1 ms."""
+_LIST = struct.Struct(">BI")
+_LIST_MARK = 0xDD
+"""MessagePack's array with 32 bits of length."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Snapshot | list[bytes]] = msgspec.msgpack.Decoder(
     Snapshot | list[bytes]
@@ -64,6 +78,7 @@ class Snapshots:
     def __init__(self, broker: Broker) -> None:
         """The broker has its sessions."""
         self._broker = broker
+        self.records_a_look = RECORDS_A_LOOK
         self._unqueued: dict[int, list[Queued]] | None = None
         """By the subscriber, as of this slice; None: nobody has looked."""
 
@@ -80,7 +95,7 @@ class Snapshots:
 
     def machines(self, shard: int, store: ShardStore) -> Iterator[Row | None]:
         """Begun with the checkpoint: the machines that are there now, each as it is when its turn
-        comes; None behind a look at one of which there is nothing to say."""
+        comes; None behind a look at one of which there is nothing to say, or not all yet."""
         names = [
             (kind, name) for kind, some in self._broker.kafka.machines.names() for name in some
         ]
@@ -107,7 +122,7 @@ class Snapshots:
         broker = self._broker
         for kind, name in names:
             if broker.placement.machine_shard(kind, name) == shard:
-                yield _row(kind, name.encode(), store, broker.kafka.machines.snapshot(kind, name))
+                yield from self._machine(kind, name, store)
             else:
                 yield None
         for client_id, will in wills:
@@ -117,6 +132,23 @@ class Snapshots:
                 yield None
         for subscriber in subscribers:
             yield self._session(subscriber, store) if subscriber.shard == shard else None
+
+    def _machine(self, kind: bytes, name: str, store: ShardStore) -> Iterator[Row | None]:
+        """As it is now, encoded in parts: a group may have 100,000 offsets."""
+        records = self._broker.kafka.machines.snapshot(kind, name)
+        if records is None:
+            yield _row(kind, name.encode(), store, None)
+            return
+        taken_at, count, packed = store.end_position, 0, bytearray(_LIST.size)
+        while part := list(islice(records, self.records_a_look)):
+            if count:
+                yield None
+            count += len(part)
+            for record in part:
+                _encoder.encode_into(record, packed, len(packed))
+        _LIST.pack_into(packed, 0, _LIST_MARK, count)
+        snapshot = _Packed(taken_at, msgspec.Raw(packed))
+        yield kind, name.encode(), _encoder.encode(snapshot)
 
     def _session(self, then: Subscriber, store: ShardStore) -> Row | None:
         """What was a session when the checkpoint began: `durable` is never taken back."""

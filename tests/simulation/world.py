@@ -349,7 +349,6 @@ class World:
         life = self.incarnations[number] = self._lives
         view = SimView(self.cluster, number)
         committer = InlineCommitter(self._storage_thread(number, life))
-
         rings = RingMemory()
 
         def open_store(shard: int, recovery: Recovery) -> ShardStore:
@@ -390,6 +389,7 @@ class World:
         )
         broker = Broker(self.settings, number, self.worker_count, view, around, open_store)
         broker.checkpoints.slice_bytes = broker.checkpoints.looks_a_slice = 1
+        broker.checkpoints.snapshots.records_a_look = 1
         if self.cleaned:
             cleaning = broker.log_cleaning
             cleaning.interval_ms = cleaning.files.again_ms = 0
