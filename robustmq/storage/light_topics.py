@@ -17,11 +17,13 @@ from robustmq.core import blocks
 from robustmq.core.batches import BatchInfo
 from robustmq.core.blocks import UNKNOWN
 from robustmq.core.topic_index import NO_POSITION, TopicIndex
+from robustmq.errors import BrokerError
 from robustmq.promises import Promise
 from robustmq.storage import shard_log
 from robustmq.storage.engine import PartitionSettings, ReadResult
 from robustmq.storage.light import OTHER_PREFIX, LightReader
 from robustmq.storage.light_mending import Search
+from robustmq.storage.light_salvage import follows, is_block, salvaged
 from robustmq.storage.lookups import Lookups, after
 from robustmq.storage.memory import MemoryPartition, RingMemory
 from robustmq.storage.shard_log import (
@@ -72,6 +74,8 @@ class LightTopics:
         self._starts: dict[bytes, int] = {}
         """Where light topics begin that do not begin at 0."""
         self._damaged: list[tuple[int, int]] = []
+        self._salvaged: set[int] = set()
+        """Where entries stand in what is damaged that are known all the same."""
         self.others = 0
         """What the index has that is no light topic: shared partitions (`shared`)."""
         self._graves = next(lookups.range(_GRAVE, after(_GRAVE)), None) is not None
@@ -89,17 +93,42 @@ class LightTopics:
         self._index.load(dump)
 
     def damaged(self, begin: int, end: int) -> None:
-        """Recovery has set this part of the log aside: what points into it is led over it."""
+        """Recovery has set this part of the log aside: what of it is known by itself is read where
+        it stands, and what else points into it is led over it."""
         self._damaged.append((begin, end))
+        try:
+            data = bytes(self._log.files.read(begin, end - begin))
+        except BrokerError:
+            # It is not here, or cannot be read.
+            return
+        block = is_block(data)
+        for found in salvaged(data, begin):
+            known = self._index.lookup(found.topic)
+            if not follows(found, known, begin, block):
+                continue
+            if known is None:
+                if found.topic.startswith(OTHER_PREFIX):
+                    continue
+                self._new_topics.append(found.topic)
+            way = known or (0, NO_POSITION)
+            if found.previous not in (way[1], NO_POSITION):
+                # It is unknown where it leads to, or that is lost here.
+                self._lead_over(found.previous, way)
+            self._index.set(found.topic, found.end_offset, found.position)
+            self._salvaged.add(found.position)
+
+    def _lead_over(self, position: int, way: tuple[int, int]) -> None:
+        self._reader.bridges[position] = way
+        self._keep_way(_BRIDGE, position, way)
 
     def _bridge(self, block: bytes) -> None:
         for entry in blocks.entries(block):
             at = entry.begin + PREVIOUS_AT
             previous = int.from_bytes(block[at : at + 8], "little")
+            if previous in self._salvaged:
+                continue
             if any(begin <= previous < end for begin, end in self._damaged):
-                found = self._index.lookup(entry.topic) or (0, NO_POSITION)
-                self._reader.bridges[previous] = found
-                self._keep_way(_BRIDGE, previous, found)
+                self._lead_over(previous, self._index.lookup(entry.topic) or (0, NO_POSITION))
 
     def _keep_way(self, prefix: bytes, over: int, way: tuple[int, int]) -> None:
         value = b"".join(number.to_bytes(8, "little") for number in way)

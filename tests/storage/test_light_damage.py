@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustmq.core import batches, blocks
-from robustmq.core.blocks import ENTRY_HEADER, NO_POSITION
+from robustmq.core.blocks import ENTRY_HEADER, NO_POSITION, build_entry
 from robustmq.errors import Fault
 from robustmq.storage.engine import ReadResult
 from robustmq.storage.light_topics import PREVIOUS_AT, LightTopics
 from robustmq.storage.shard_log import HEAD
 from robustmq.storage.shard_store import StoreSettings
-from tests.storage.stores import Machine
+from tests.storage.stores import NOW_MS, Machine, batch
 
 COUNT = 12
 LOST = 6
@@ -345,7 +345,8 @@ def test_what_leads_over_damage_is_forgotten_with_it() -> None:
     files = machine.store.log.files
     second = files.files[1]
     hit = max(number for number, place in enumerate(places) if place < second.end)
-    machine.disk.files[second.path][places[hit] - second.start + 70] ^= 1
+    begin = places[hit] - second.start
+    machine.disk.files[second.path][begin : begin + ENTRY_HEADER] = bytes(ENTRY_HEADER)
     machine.open()
     assert machine.heard.corrupt and bridges_of(machine) == [places[hit]]
     for _ in range(2):
@@ -366,6 +367,60 @@ def test_what_leads_over_damage_is_forgotten_with_it() -> None:
         # As when the broker was killed before that was known to LevelDB.
         machine.kv.write([(b"h" + places[hit].to_bytes(8, "big"), bytes(16))], True)
         machine.open()
+
+
+LOOKS_TORN = range(4)
+"""Of the head of the last log entry: how long it is."""
+IS_BLOCK = range(8, 12)
+"""In it: that it is a block, without which nobody knows of a new topic there."""
+WHOSE = {*range(4), 6, 7, 14, 15, *range(32, 48)}
+"""Of a block entry: where it ends, its offset, its topic; and the name of that."""
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_turn_that_is_damaged_at_the_end_costs_one_batch_and_no_offset(
+    together: int, known: bool
+) -> None:
+    """What a turn brought is one entry of the log: one bit of it made all of it be lost, and the
+    next records got its offsets."""
+    topics = (b"hit", b"other", b"third")[:together]
+    count = COUNT if known else 1
+    step, size = 0, 1
+    while step < size:
+        machine = Machine(StoreSettings(segment_bytes=1 << 20, hot_bytes=1))
+        for number in range(count):
+            last = machine.store.log.end_position
+            block = bytearray()
+            for topic in topics:
+                block += build_entry(topic, b"", 0, 1, 7, 0, batch(b"%d" % number, b"more"))
+            machine.store.append_block(block, 0, 0, NOW_MS)
+            machine.commit()
+        begins = {entry.topic: entry.begin + HEAD.size for entry in blocks.entries(block)}
+        (path,) = [name for name in machine.disk.files if "/log/" in name]
+        file = machine.disk.files[path]
+        size = len(file) - last
+        file[last + step] ^= 1 << step % 8
+        machine.open()
+        hit = 0
+        for topic in topics:
+            name = range(ENTRY_HEADER, ENTRY_HEADER + len(topic))
+            if step in LOOKS_TORN or step - begins[topic] in {*WHOSE, *name}:
+                continue
+            if step in IS_BLOCK and not known:
+                continue
+            assert machine.store.light.end_offset(topic) >= 2 * count, f"{topic!r} {step}"
+            for offset in range(2 * count):
+                result = machine.store.light.read(topic, offset, 1)
+                if result.error:
+                    assert result.error == Fault.CORRUPT_RECORD.kafka, "nothing is to be looked for"
+                    assert offset >= 2 * count - 2, "all before it is read"
+                    hit += offset % 2
+                    continue
+                rows = batches.parse(bytes(result.buffers[0]))
+                assert [row.value for row in rows] == [b"%d" % (offset // 2), b"more"]
+        assert hit <= 1
+        step += 1
 
 
 def bridges_of(machine: Machine) -> list[int]:
