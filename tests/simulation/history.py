@@ -48,6 +48,8 @@ class History:
         """`world` is one that was made otherwise than these say."""
         self.world = world or World(seed, workers, settings, cleaned, tier, loses_power=loses_power)
         self.random = self.world.scheduler.random
+        self.topics = TOPICS
+        """What is published to."""
         self.seen: dict[tuple[Partition, int], bytes] = {}
         view = next(iter(self.world.cluster.views.values()))
         view.create_topic(DECLARED, PARTITIONS, {}, uuid.UUID(int=1))
@@ -111,7 +113,7 @@ class History:
     def _load(self, messages: int) -> None:
         for _ in range(messages):
             self.sent += 1
-            topic = self.random.choice(TOPICS)
+            topic = self.random.choice(self.topics)
             if self.random.random() < 0.25:
                 self._load_kafka(topic, self.sent)
                 continue

@@ -28,7 +28,7 @@ from robustmq.storage.manifest import (
     read_rows,
 )
 from tests.simulation.full_disk import FullWorld
-from tests.simulation.history import LIGHT, LOAD_MS, TOPICS, History
+from tests.simulation.history import LIGHT, LOAD_MS, History
 from tests.simulation.producer import Partition
 from tests.simulation.tiers import Tier, no_partitions
 from tests.simulation.world import World
@@ -64,8 +64,6 @@ class Tiered(History):
         world: type[World] = World,
     ) -> None:
         self.tier = tier
-        self.topics = TOPICS
-        """What is looked at."""
         self.power_lost = self.times_full = 0
         made = world(seed, workers, settings(rule, sync), True, tier.of_worker)
         super().__init__(seed, workers, True, world=made)
@@ -75,12 +73,9 @@ class Tiered(History):
         if not isinstance(self.world, FullWorld):
             super()._load(messages)
             return
-        for broker, (topic, _) in self._owners():
-            if topic in LIGHT:
-                broker.kafka.logs.light_topic(topic, "create")
         self.sent += messages
         for number in range(messages):
-            self._load_kafka(self.random.choice(TOPICS), number)
+            self._load_kafka(self.random.choice(self.topics), number)
 
     def _owners(self) -> list[tuple[Broker, Partition]]:
         return [(broker, one) for broker, one in super()._owners() if one[0] in self.topics]
@@ -101,6 +96,10 @@ class Tiered(History):
         """This part of all writes find the disk full, until the load is over."""
         world = self.world
         assert isinstance(world, FullWorld), "its disk may be full"
+        for broker, (topic, _) in self._owners():
+            if topic in LIGHT:
+                broker.kafka.logs.light_topic(topic, "create")
+        world.scheduler.run(100)
 
         def following() -> None:
             over = world.scheduler.now_ms > begun_ms + LOAD_MS
@@ -225,7 +224,7 @@ def test_power_that_is_lost_in_the_middle_of_uploads_takes_nothing(seed: int) ->
     sync = ("disk", "os")[seed % 2]
     run = Tiered(seed, 2, tier, rule, sync)
     if sync == "os":
-        # What is not of mode tiered loses some.
+        # What is not of mode tiered would lose some.
         run.topics = LIGHT
         run.world.on_loss = lambda position, length: None
     tier.troubled = True
@@ -247,8 +246,8 @@ def test_a_disk_that_gets_full_in_the_middle_of_uploads_takes_nothing(seed: int)
     tier = Tier(no_partitions)
     rule = StorageRule("t/+", mode="tiered", local_retention_ms=200)
     run = Tiered(seed, 2, tier, rule, world=FullWorld)
-    tier.troubled = True
     run.fill_disk(0.02)
+    tier.troubled = True
     run.run(messages=150, faults=3)
     run.settle()
     count = check_store(run)
