@@ -25,6 +25,7 @@ from functools import partial
 import msgspec
 
 from robustmq.core import batches, blocks
+from robustmq.errors import BrokerError, Fault
 from robustmq.shard import wire
 from robustmq.shard.commits import Commits
 from robustmq.shard.deliverable import shown
@@ -201,6 +202,11 @@ class Dealing:
                 block = self._block(shard, dealt.position)
             except Gone:
                 # Everybody who got something of it has confirmed that (`position_floors`).
+                return []
+            except BrokerError as error:
+                if error.fault is not Fault.CORRUPT_RECORD:
+                    raise
+                # A disk has lost it: nobody gets it, and what lies behind it is told.
                 return []
             entries = blocks.entries(block)
             for part in dealt.parts:

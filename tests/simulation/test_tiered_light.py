@@ -28,7 +28,7 @@ from robustmq.storage.manifest import (
     read_rows,
 )
 from tests.simulation.full_disk import FullWorld
-from tests.simulation.history import LIGHT, LOAD_MS, History
+from tests.simulation.history import LIGHT, LOAD_MS, TOPICS, History
 from tests.simulation.producer import Partition
 from tests.simulation.tiers import Tier, no_partitions
 from tests.simulation.world import World
@@ -64,6 +64,8 @@ class Tiered(History):
         world: type[World] = World,
     ) -> None:
         self.tier = tier
+        self.checked = TOPICS
+        """What must have lost nothing."""
         self.power_lost = self.times_full = 0
         made = world(seed, workers, settings(rule, sync), True, tier.of_worker)
         super().__init__(seed, workers, True, world=made)
@@ -78,7 +80,7 @@ class Tiered(History):
             self._load_kafka(self.random.choice(self.topics), number)
 
     def _owners(self) -> list[tuple[Broker, Partition]]:
-        return [(broker, one) for broker, one in super()._owners() if one[0] in self.topics]
+        return [(broker, one) for broker, one in super()._owners() if one[0] in self.checked]
 
     def lose_power(self, times: int) -> None:
         """At random times, while the load runs."""
@@ -224,8 +226,8 @@ def test_power_that_is_lost_in_the_middle_of_uploads_takes_nothing(seed: int) ->
     sync = ("disk", "os")[seed % 2]
     run = Tiered(seed, 2, tier, rule, sync)
     if sync == "os":
-        # What is not of mode tiered would lose some.
-        run.topics = LIGHT
+        # What is not of mode tiered loses some.
+        run.checked = LIGHT
         run.world.on_loss = lambda position, length: None
     tier.troubled = True
     run.lose_power(3)
