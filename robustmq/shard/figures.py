@@ -55,7 +55,7 @@ def totals(broker: Broker) -> dict[str, int]:
 def _held(broker: Broker) -> dict[str, int]:
     """Bytes of records by engine: logs and files on the disk, rings in memory."""
     stores = broker.stores.values()
-    log = sum(store.log.end_position - store.log.start_position for store in stores)
+    log = sum(store.log.disk_bytes for store in stores)
     return {
         "storage_held_log": log,
         "storage_held_segment": sum(store.disk_bytes for store in stores) - log,
@@ -66,7 +66,7 @@ def _held(broker: Broker) -> dict[str, int]:
 
 def _storage_totals(broker: Broker) -> dict[str, int]:
     stores = broker.stores.values()
-    written = sum(store.end_position for store in stores)
+    written = sum(store.log.appended_bytes for store in stores)
     found = {
         "storage_bytes_written": written,
         "storage_partition_bytes_written": sum(store.appended_bytes for store in stores) - written,

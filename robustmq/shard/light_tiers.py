@@ -575,7 +575,7 @@ class LightTiers:
             "storage_tier_light_objects": sum(len(one.cold.table) for one in shards),
             "storage_tier_light_bytes": sum(one.cold.table.size for one in shards),
             "storage_tier_light_lag_bytes": sum(
-                max(0, one.store.end_position - one.cold.state.looked_to)
+                one.store.log.bytes_from(one.cold.state.looked_to)
                 for one in shards
                 if self._modes.any
             ),

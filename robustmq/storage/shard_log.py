@@ -88,6 +88,7 @@ class ShardLog:
         self._behind_gap = False
         self._other_bytes = 0
         self.end_position = 0
+        self._opened_at = 0
         self.hot_bytes_read = 0
         """Bytes that were read from memory, and those from the disk."""
         self.cold_bytes_read = 0
@@ -150,6 +151,23 @@ class ShardLog:
         if not files or files[-1].cleaned or self._behind_gap:
             return sum(file.size for file in files)
         return sum(file.size for file in files[:-1]) + self.end_position - files[-1].start
+
+    @property
+    def appended_bytes(self) -> int:
+        """What was appended since it was opened."""
+        return self.end_position - self._opened_at
+
+    def bytes_from(self, position: int) -> int:
+        """What it has from a position on, with what is still to be written."""
+        found = 0
+        files = self.files.files
+        for file in reversed(files):
+            grows = file is files[-1] and not (file.cleaned or self._behind_gap)
+            end = self.end_position if grows else file.end
+            if end <= position:
+                break
+            found += min(end - position, end - file.start if grows else file.size)
+        return found
 
     @property
     def open_blocks(self) -> int:
@@ -402,7 +420,7 @@ class ShardLog:
     def skip_to(self, position: int) -> None:
         """Recovery: what is appended next stands there. If that is not right behind the last file
         it begins one."""
-        self.end_position = self.committed_position = position
+        self.end_position = self.committed_position = self._opened_at = position
         files = self.files.files
         self._behind_gap = bool(files) and (files[-1].cleaned or position > files[-1].end)
         self._rolled = self._behind_gap

@@ -62,6 +62,8 @@ TOLD = frozenset((BLOCK, DECLARED_MARKER, RELEASE, SHARED_BLOCK))
 
 NOTHING = Stage((), ())
 _APPLIED, _BOOT = b"p", b"B"
+LOST_AT_MOST = 1 << 40
+"""Bytes of a log that a loss of power takes are fewer."""
 _MAX_SOURCES = 256
 _HEARD_OF = blocks.QOS2 | blocks.RETAIN | blocks.KAFKA
 LASTING_SOURCE = 1 << 62
@@ -239,12 +241,18 @@ class ShardStore:
             )
 
     def _go_behind(self, applied: int) -> None:
-        """Of a loss of power the key-value store may have kept more than the log. What it says of
+        """Of a loss of power others may have kept more than the log: the key-value store, and the
+        logs of other shards, which say how far they have heard of this one. What is known of
         positions and offsets that are lost must not hold for what comes next, as that a topic is
-        deleted up to there: that gets later ones."""
-        if applied <= self.log.end_position:
+        deleted up to there, or that a session has it: that gets later ones."""
+        end_position = self.log.end_position
+        behind = max(applied, end_position)
+        if behind and self._lost_power and not self._settings.sync:
+            behind = (behind // LOST_AT_MOST + 2) * LOST_AT_MOST
+        if behind > end_position:
+            self.log.skip_to(behind)
+        if applied <= end_position:
             return
-        self.log.skip_to(applied)
         self.light.keep_ahead_of_starts()
         for topic in self.producers.light_topics():
             self.light.skip_to(topic, self.producers.end_offset(light_key(topic)))
@@ -324,8 +332,8 @@ class ShardStore:
 
     @property
     def appended_bytes(self) -> int:
-        """What was appended, to the log and to partitions: it only grows."""
-        return self.log.end_position + self._partition_bytes
+        """What was appended since it was opened, to the log and to partitions."""
+        return self.log.appended_bytes + self._partition_bytes
 
     @property
     def start_position(self) -> int:
