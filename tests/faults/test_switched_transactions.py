@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from robustmq.core import batches
 from robustmq.records import Record
 from tests.broker import BrokerProcess, until
+from tests.cli.test_storage import rows
 from tests.clients.test_kafka_transactions import consumer, producer
 from tests.faults.load import ENGINE, MODE, alter_topic
 from tests.kafka.test_broker_partition_transactions import (
@@ -210,6 +211,9 @@ def test_transactions_go_on_in_another_mode_of_light_topics(
         taken = broker.log.count("settings reloaded")
         os.kill(broker.pid, signal.SIGHUP)
         until(lambda: broker.log.count("settings reloaded") == taken + broker.workers)
+        if not (before or behind == "kill"):
+            # Within seconds; what is stopped before that loses what is in memory alone.
+            until(lambda: not any(one["memory_bytes"] for one in rows(broker.data, "list")))
         restart(broker, behind)
         check(broker, topics)
 
