@@ -184,6 +184,8 @@ class UnsyncedFiles:
 
     def forget_directory(self, path: str) -> None:
         """A directory is removed, with all that was in it."""
+        for file in tuple(self._below.get(path, ())):
+            self.discard(file)
         self._below.pop(path, None)
 
 
@@ -422,6 +424,8 @@ class RealDisk:
             self._remove_all(gone)
             for name in self.list(path):
                 self._let_go(f"{path}/{name}")
+                self._unsynced.forget_directory(f"{path}/{name}")
+            self._unsynced.forget_directory(path)
             os.rename(path, gone)
         self._remove_all(gone)
 
@@ -432,7 +436,6 @@ class RealDisk:
                 self._remove_all(inside)
             else:
                 self.remove(inside)
-        self._unsynced.forget_directory(path)
         try:
             os.rmdir(path)
         except FileNotFoundError:
