@@ -84,7 +84,7 @@ async def handle(request: Any, context: RequestContext, gateway: Gateway) -> Any
             break
         if not await _woken(read, isolation, left_ms, context, gateway):
             break
-    context.connection.unreadable = _unreadable(targets)
+    context.connection.unreadable = _unreadable(targets) if len(read) < len(targets) else {}
     gateway.count("kafka_bytes_out", size)
     if size:
         buffers = [buffer for target in targets for buffer in target.result.buffers]
