@@ -26,11 +26,11 @@ from robustmq.config import Settings
 from robustmq.listener import ENCRYPTED
 from robustmq.net.tls import ServerTls, TlsError
 from robustmq.security import passwords
+from robustmq.storage.data_directory import FORMAT_VERSION
 
 WANTED_FILES = 65_536
 SLOW_SYNC_MS = 10.0
 SYNC_ROUNDS = 20
-FORMAT_VERSION = 2
 EARLIEST_YEAR_S = 1_735_689_600
 LOCK_FILE = "lock"
 DAY_S = 86_400

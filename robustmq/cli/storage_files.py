@@ -15,6 +15,7 @@ from robustmq.core.hashing import set_topic_secret
 from robustmq.errors import BrokerError
 from robustmq.storage.data_directory import DataDirectoryError, read_identity
 from robustmq.storage.inspection import (
+    PARTITIONS,
     Damage,
     EnginePartition,
     Tail,
@@ -185,7 +186,7 @@ def declared_sizes(files: Files, fits: Callable[[str], bool]) -> list[SizeRow]:
                 rows.append(
                     SizeRow(topic_id, int(partition), shard, stored.engine, "", None, *sizes)
                 )
-        for folder in sorted((directory / "segments").glob("*-*[0-9]")):
+        for folder in sorted((directory / "segments").glob(PARTITIONS)):
             topic_id, _, partition = folder.name.partition("-")
             paths = sorted(folder.glob("*.log"))
             if not paths or not fits(topic_id):

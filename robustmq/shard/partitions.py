@@ -38,12 +38,13 @@ from robustmq.storage.markers import (
     decode_marker,
     encode_marker,
     partition_name,
+    split_name,
 )
 from robustmq.storage.memory import MemoryPartition
 from robustmq.storage.segment import SegmentPartition
 from robustmq.storage.segment_redo import SegmentRedo
 from robustmq.storage.shard_log import block_begin
-from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore, split_name
+from robustmq.storage.shard_store import DECLARED_MARKER, ShardStore
 from robustmq.storage.shared import (
     SharedPartition,
     StoredEntry,

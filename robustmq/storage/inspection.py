@@ -26,6 +26,8 @@ from robustmq.storage.segment_file import HEADER_BYTES, claimed_length, next_sou
 from robustmq.storage.shard_log import HEAD, MAX_ENTRY_BYTES, NEEDLE, NEEDLE_AT, parsed
 
 CHUNK_BYTES = 8 * 1024 * 1024
+PARTITIONS = "*-*[0-9]"
+"""The directories of partitions, without what a removal that was cut off has left."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -247,7 +249,7 @@ def _next_entry(source: Source, at: int) -> int | None:
 
 def segment_files(shard: Path) -> list[Path]:
     """The files of all partitions of a shard that have files of their own."""
-    return sorted((shard / "segments").glob("*-*[0-9]/*.log"))
+    return sorted((shard / "segments").glob(f"{PARTITIONS}/*.log"))
 
 
 def segment_batches(path: Path) -> Iterator[Batch | Damage | Tail]:
@@ -314,7 +316,7 @@ class EnginePartition(msgspec.Struct, frozen=True, gc=False):
 
 def engine_partitions(shard: Path) -> list[EnginePartition]:
     """All that a shard has of those."""
-    found = sorted(path for path in (shard / "engines").glob("*/*-*[0-9]") if path.is_dir())
+    found = sorted(path for path in (shard / "engines").glob(f"*/{PARTITIONS}") if path.is_dir())
     return [EnginePartition(path.parent.name, path) for path in found]
 
 

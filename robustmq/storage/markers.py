@@ -55,3 +55,9 @@ def decode_marker(payload: bytes | memoryview) -> list[MarkedAppend]:
 def partition_name(topic_id: bytes, partition: int) -> str:
     """The name of a partition's directory."""
     return f"{topic_id.hex()}-{partition}"
+
+
+def split_name(name: str) -> tuple[bytes, int]:
+    """(topic id, partition) of the name of a partition."""
+    topic_id, _, number = name.partition("-")
+    return bytes.fromhex(topic_id), int(number)

@@ -147,10 +147,7 @@ class ShardLog:
     @property
     def disk_bytes(self) -> int:
         """What the files take, with what is still to be written."""
-        files = self.files.files
-        if not files or files[-1].cleaned or self._behind_gap:
-            return sum(file.size for file in files)
-        return sum(file.size for file in files[:-1]) + self.end_position - files[-1].start
+        return self.bytes_from(0)
 
     @property
     def appended_bytes(self) -> int:

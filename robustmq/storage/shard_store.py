@@ -31,7 +31,7 @@ from robustmq.storage.kv import KeyValue
 from robustmq.storage.light_topics import LightTopics
 from robustmq.storage.log_files import LogFile
 from robustmq.storage.lookups import Lookups, after
-from robustmq.storage.markers import Copied
+from robustmq.storage.markers import Copied, split_name
 from robustmq.storage.memory import MemoryPartition, RingMemory
 from robustmq.storage.retained_values import RetainedValues
 from robustmq.storage.segment import SegmentPartition
@@ -774,9 +774,3 @@ class ShardStore:
         for log in self._partitions.values():
             log.close()
         self._kv.close()
-
-
-def split_name(name: str) -> tuple[bytes, int]:
-    """(topic id, partition) of the name of a partition."""
-    topic_id, _, number = name.partition("-")
-    return bytes.fromhex(topic_id), int(number)
