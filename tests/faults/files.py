@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 READ, WRITE, SYNC, OPEN = 1, 2, 4, 8
 FOR_EVER = 1 << 60
 _RULE = struct.Struct("<qiiqqq216s")
@@ -35,6 +37,11 @@ class FaultyFiles:
         self.journal = directory / "journal"
         with self._rules_file.open("r+b") as file:
             self._rules = mmap.mmap(file.fileno(), 0)
+
+    def preload(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Under all brokers that are started from now on."""
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -56,8 +56,7 @@ def test_each_mode_waits_for_what_it_says_and_for_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str
 ) -> None:
     files = FaultyFiles(tmp_path)
-    for name, value in files.environment.items():
-        monkeypatch.setenv(name, value)
+    files.preload(monkeypatch)
     with BrokerProcess(tmp_path, 1, CONFIG.format(sync=sync)) as broker:
         monkeypatch.undo()
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}"})
@@ -103,8 +102,7 @@ def test_an_acknowledgement_waits_for_the_log_and_where_that_has_no_copy_for_the
 ) -> None:
     """What comes at once is synced together, and none hears before its own files are."""
     files = FaultyFiles(tmp_path)
-    for name, value in files.environment.items():
-        monkeypatch.setenv(name, value)
+    files.preload(monkeypatch)
     with BrokerProcess(tmp_path, 1, CONFIG.format(sync="os")) as broker:
         monkeypatch.undo()
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.kafka}"})

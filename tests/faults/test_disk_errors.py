@@ -30,8 +30,7 @@ STORAGE_ERROR = 56
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaultyFiles:
     """The files of every broker that the test starts."""
     files = FaultyFiles(tmp_path)
-    for name, value in files.environment.items():
-        monkeypatch.setenv(name, value)
+    files.preload(monkeypatch)
     return files
 
 

@@ -257,8 +257,7 @@ def test_a_flood_onto_a_slow_disk_is_slowed_by_tcp_and_not_buffered(
         files = FaultyFiles(tmp_path)
         for path in ("/log/", "/segments/"):
             files.set(WRITE, path, bytes_a_second=4 * MIB, number=path == "/log/")
-        for name, value in files.environment.items():
-            monkeypatch.setenv(name, value)
+        files.preload(monkeypatch)
         broker.start()
         monkeypatch.undo()
         topic = topic_on(1, workers)

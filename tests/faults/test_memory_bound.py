@@ -149,8 +149,7 @@ def test_a_topic_that_leaves_the_memory_loses_nothing_to_others_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = FaultyFiles(tmp_path)
-    for name, value in files.environment.items():
-        monkeypatch.setenv(name, value)
+    files.preload(monkeypatch)
     with BrokerProcess(tmp_path, 1, CONFIG) as broker, Wire(broker.mqtt) as wire:
         assert wire.connect(b"publisher").reason_code == 0
         client = Client(broker)

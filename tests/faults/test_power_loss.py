@@ -37,8 +37,7 @@ def test_a_turn_syncs_no_file_of_a_partition_and_a_loss_of_power_takes_nothing(
 ) -> None:
     chosen = random.Random(seed())
     files = FaultyFiles(tmp_path)
-    for name, value in files.environment.items():
-        monkeypatch.setenv(name, value)
+    files.preload(monkeypatch)
     sent = [f"{number}" for number in range(MESSAGES)]
 
     def publish(client: Wire, part: list[str]) -> None:

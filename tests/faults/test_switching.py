@@ -184,8 +184,7 @@ def test_yet_another_engine_while_a_partition_moves_and_kill_9_then_loses_nothin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = FaultyFiles(tmp_path)
-    for name, value in files.environment.items():
-        monkeypatch.setenv(name, value)
+    files.preload(monkeypatch)
     with BrokerProcess(tmp_path, 1) as broker:
         switched = Switched(broker, "chosen")
         switched.set(engine="rocksdb")

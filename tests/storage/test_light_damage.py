@@ -108,15 +108,21 @@ def test_whatever_byte_of_an_entry_is_damaged_its_batch_alone_is_lost(
         step = step + 1 if begins[LOST] + step + 1 < begins[LOST + 1] else -1
 
 
-@pytest.mark.parametrize("leads_to", ["a gap", "an older batch", "none", "itself", "behind it"])
-def test_where_a_damaged_entry_leads_to_is_not_believed(leads_to: str) -> None:
-    """It read as the beginning of its topic, or skipped what lies between."""
+def two_topics() -> tuple[Machine, list[int]]:
+    """Small files with the batches of two topics in turn; where those of the one stand."""
     machine = Machine(StoreSettings(segment_bytes=1_000, hot_bytes=1))
     places = []
     for number in range(COUNT):
         places.append(machine.publish(b"hit", b"%d" % number) + HEAD.size)
         machine.publish(b"other", b"%d" % number)
         machine.commit()
+    return machine, places
+
+
+@pytest.mark.parametrize("leads_to", ["a gap", "an older batch", "none", "itself", "behind it"])
+def test_where_a_damaged_entry_leads_to_is_not_believed(leads_to: str) -> None:
+    """It read as the beginning of its topic, or skipped what lies between."""
+    machine, places = two_topics()
     machine.store.checkpoint([])
     machine.committer.kick()
     files = machine.store.log.files
@@ -336,12 +342,7 @@ def test_a_last_batch_that_was_damaged_in_memory_is_told(size: int) -> None:
 
 def test_what_leads_over_damage_is_forgotten_with_it() -> None:
     """Offsets of a lost batch were said to be damaged when all around them was gone long since."""
-    machine = Machine(StoreSettings(segment_bytes=1_000, hot_bytes=1))
-    places = []
-    for number in range(COUNT):
-        places.append(machine.publish(b"hit", b"%d" % number) + HEAD.size)
-        machine.publish(b"other", b"%d" % number)
-        machine.commit()
+    machine, places = two_topics()
     files = machine.store.log.files
     second = files.files[1]
     hit = max(number for number, place in enumerate(places) if place < second.end)
